@@ -1,0 +1,209 @@
+//! [`Fabric`]: the one abstraction under the protocol. A fabric gives a node a [`Segment`] of its own and a
+//! [`Mirror`] of each peer's, and carries what is published from the one to the others.
+//!
+//! # The contract
+//!
+//! - **F1** *Order between publishes.* What one publish covers becomes visible in a peer's mirror no later than
+//!   anything that a later publish to the same peer covers. Inside one publish only aligned 8-byte words are atomic,
+//!   and they may land in any order (tearing).
+//! - A word of the segment may become visible from the moment in which it is stored, even before it is published
+//!   (over shared memory the segment *is* the mirror), but not before what was *published* earlier. So the protocol
+//!   stores a word that vouches for ring bytes only after it has published these.
+//! - **F2** A mirror is read without blocking and without the peer's doing.
+//! - **F3** [`Fabric::poll`] drives I/O; [`Fabric::wait`] sleeps until something may have changed.
+//! - **F4** After [`Fabric::fence`] returns, no byte from that peer changes this node's memory any more.
+//! - **F5** A link that the machine knows to be dead is reported at once ([`LinkEvent::Down`]).
+//! - **F6** [`Fabric::relay`] passes on bytes of a peer's mirror.
+//!
+//! A fabric is used by one thread at a time, its owner; only the [`Doorbell`] is for all.
+
+use std::fmt;
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::memory::{Mirror, Segment};
+use crate::names::{NodeId, PeerSet, Slot, Time};
+use crate::sync::{Arc, AtomicBool, Ordering, fence};
+
+/// The first bytes of every segment belong to the fabric (its epoch and sleeper words live there); sessions start
+/// behind them. One page.
+pub const FABRIC_PAGE: usize = 4096;
+
+/// How a node's memory reaches its peers'. See the [module's contract](self).
+pub trait Fabric {
+    /// The name that users choose it by: `shm`, `tcp`, `verbs`, `sim`.
+    fn name(&self) -> &'static str;
+
+    /// This node's own segment.
+    fn segment(&self) -> &Segment;
+
+    /// What a peer must know to link to this node, carried to it by the control plane. Opaque to all but the same
+    /// kind of fabric.
+    fn offer(&self) -> Vec<u8>;
+
+    /// Starts linking to `peer`, who made `offer`; both sides call this, in any order. Does not block: the link is
+    /// there when [`LinkEvent::Up`] comes. `within` bounds the attempt; after it comes [`LinkEvent::Down`].
+    ///
+    /// # Errors
+    /// The offer is malformed or of another kind of fabric, or the slot is taken.
+    fn connect(
+        &mut self,
+        slot: Slot,
+        peer: NodeId,
+        offer: &[u8],
+        within: Duration,
+    ) -> Result<(), ConnectError>;
+
+    /// The peer's segment, once its link is up. After a fence it stays readable, and frozen.
+    fn mirror(&self, slot: Slot) -> Option<&Mirror>;
+
+    /// Makes the *words* in `range` of the segment visible to `peers`. The words may change at any time: what lands is
+    /// the value of each at some time from now on. Cheap: queued until [`Fabric::flush`].
+    fn publish_words(&mut self, range: Range<usize>, peers: PeerSet);
+
+    /// Makes the *ring bytes* in `range` visible to `peers`. They must not change until every one of `peers` has
+    /// released them or was fenced: the fabric may send them from where they are. Queued until [`Fabric::flush`].
+    fn publish_ring(&mut self, range: Range<usize>, peers: PeerSet);
+
+    /// Sends on what is queued, with as few system calls as possible. Does not block; what a full link does not take
+    /// goes out by later calls of [`Fabric::poll`].
+    fn flush(&mut self);
+
+    /// Takes in what has come and goes on with what is under way. Never blocks. Returns whether anything came.
+    fn poll(&mut self, now: Time) -> bool;
+
+    /// Sleeps until a peer's publish may have changed a mirror, a link event came, the [`Doorbell`] rang, or `until`.
+    ///
+    /// Changes since the last [`Fabric::poll`] end the sleep at once; and `idle` is called when the sleep has been
+    /// announced (so that who publishes or rings from then on will wake it): if it returns false there is work after
+    /// all and the call returns.
+    fn wait(&mut self, now: Time, until: Time, idle: &mut dyn FnMut() -> bool);
+
+    /// Rouses the owner out of [`Fabric::wait`], from any thread.
+    fn doorbell(&self) -> Doorbell;
+
+    /// Cuts the link to a peer for good (F4). What was queued for it is dropped, its mirror stays as it is.
+    fn fence(&mut self, slot: Slot);
+
+    /// Ends the link in an orderly way: what was published is delivered before the peer sees the end. Blocks for at
+    /// most `within`.
+    fn close(&mut self, within: Duration);
+
+    /// Passes on bytes of the mirror of `origin` to `peers`, into *their* mirrors of `origin` (F6). Returns false where the
+    /// fabric or a link can't (the origin then sends to each itself).
+    fn relay(&mut self, origin: Slot, range: Range<usize>, peers: PeerSet) -> bool {
+        let _ = (origin, range, peers);
+        false
+    }
+
+    /// What happened to links since the last call, oldest first.
+    fn poll_event(&mut self) -> Option<LinkEvent>;
+
+    /// Counts since the start.
+    fn stats(&self) -> FabricStats;
+}
+
+/// Something happened to a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LinkEvent {
+    /// The link is there, and the peer's mirror with it.
+    Up(Slot),
+    /// The link is gone for good (F5).
+    Down(Slot, LinkDown),
+}
+
+/// Why a link is gone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinkDown {
+    /// The peer closed it in order: it has left.
+    #[error("the peer closed the link")]
+    Closed,
+    /// The peer's process or machine is gone, or the connection was reset.
+    #[error("the link broke: {0}")]
+    Broken(String),
+    /// The peer sent what no sound peer sends. It is not to be trusted further.
+    #[error("the peer sent bytes that break the protocol: {0}")]
+    Corrupt(String),
+    /// The link could not be set up.
+    #[error("the link could not be set up: {0}")]
+    Failed(String),
+}
+
+/// A link can't even be tried.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The offer is not one of this kind of fabric.
+    #[error("the peer's offer does not fit this fabric ({0}); give all nodes of the group the same fabric")]
+    Offer(String),
+    /// There is a link in that slot.
+    #[error("there is a link to a peer in {0:?} already")]
+    Taken(Slot),
+    /// The machine refused a resource.
+    #[error("no resources for another link: {0}")]
+    Machine(String),
+}
+
+/// What a fabric counted since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FabricStats {
+    /// System calls made.
+    pub system_calls: u64,
+    /// Bytes handed to links, frame headers included; nothing is copied over `shm`, so 0 there.
+    pub bytes_out: u64,
+    /// Bytes that came in from links.
+    pub bytes_in: u64,
+    /// Sleeps in [`Fabric::wait`].
+    pub sleeps: u64,
+    /// Sleeping peers woken.
+    pub wakes: u64,
+}
+
+/// Rouses the thread that owns a fabric. Clones ring the same bell. Any thread may ring; ringing an owner that is awake
+/// costs a memory fence and no system call.
+#[derive(Clone)]
+pub struct Doorbell {
+    bell: Arc<Bell>,
+}
+
+struct Bell {
+    asleep: AtomicBool,
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Doorbell {
+    /// A bell that calls `wake` when it finds the owner asleep. `wake` must make a sleep end that has been announced,
+    /// even if it has not quite begun.
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { bell: Arc::new(Bell { asleep: AtomicBool::new(false), wake: Box::new(wake) }) }
+    }
+
+    /// Wakes the owner if it sleeps. Call it *after* the change that it should see.
+    pub fn ring(&self) {
+        // The change before this fence, the owner's `announce` before its own: one of the two sees the other's.
+        fence(Ordering::SeqCst);
+        if self.bell.asleep.load(Ordering::Relaxed) && self.bell.asleep.swap(false, Ordering::Relaxed) {
+            (self.bell.wake)();
+        }
+    }
+
+    /// For fabrics: the owner is about to sleep. It must look for work once more after this.
+    pub fn announce(&self) {
+        self.bell.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst); // pairs with the one in `ring`
+    }
+
+    /// For fabrics: the owner is awake again. Returns whether the bell was rung meanwhile.
+    pub fn awake(&self) -> bool {
+        !self.bell.asleep.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Doorbell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Doorbell")
+    }
+}

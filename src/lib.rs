@@ -1,0 +1,1 @@
+//! Group communication: see the crates.
