@@ -1,1 +1,2 @@
 //! Fabrics on real machines.
+pub mod tcp;
