@@ -1,2 +1,7 @@
-//! Fabrics on real machines.
+//! Fabrics on real machines: how one node's memory reaches another's (DESIGN.md §3), in reading order.
+//!
+//! Each implements [`consort_dataplane::fabric::Fabric`] and keeps its contract, F1 to F6; one suite of tests
+//! holds them all to it (`tests/all/conformance`). Nothing here knows what a message, a round or a view is.
+
+pub mod shm;
 pub mod tcp;
