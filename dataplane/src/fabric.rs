@@ -23,7 +23,8 @@ use std::time::Duration;
 
 use crate::memory::{Mirror, Segment};
 use crate::names::{NodeId, PeerSet, Slot, Time};
-use crate::sync::{Arc, AtomicBool, Ordering, fence};
+use crate::sync::{AtomicBool, Ordering, fence};
+use std::sync::Arc;
 
 /// The first bytes of every segment belong to the fabric (its epoch and sleeper words live there); sessions start
 /// behind them. One page.

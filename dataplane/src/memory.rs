@@ -15,7 +15,8 @@ use std::fmt;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 /// Bytes in a word.
 pub const WORD: usize = 8;
@@ -29,6 +30,7 @@ struct Memory {
     base: NonNull<AtomicU64>,
     len: usize,
     /// Dropping the last clone unmaps.
+    #[allow(dead_code, reason = "held for its drop")]
     keep: Arc<dyn Any + Send + Sync>,
 }
 
@@ -45,8 +47,10 @@ impl Memory {
             "word at byte {offset} of a segment of {} bytes",
             self.len
         );
-        // SAFETY: the assertion keeps the pointer inside the `len` bytes that `base` stands for, aligned to a word.
-        unsafe { &*self.base.as_ptr().add(offset / WORD) }
+        // SAFETY: the assertion keeps the offset inside the `len` bytes that `base` stands for.
+        let at = unsafe { self.base.add(offset / WORD) };
+        // SAFETY: in bounds and aligned to a word; mapped while `self` lives; only ever used as an atomic.
+        unsafe { at.as_ref() }
     }
 
     fn checked(&self, range: &Range<usize>) {

@@ -1,0 +1,168 @@
+//! What a session is started from: who its members are, where each keeps the session in its segment, and what a
+//! delivery promises. A plan is a value: control makes it from a view, the same at every member but for `me` and the
+//! slots.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::layout::{self, Layout};
+use crate::names::{MAX_NODES, NodeId, Rank, Slot, ViewId};
+
+/// When a message is delivered (D8).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Guarantee {
+    /// As received: in each sender's order, with no order between senders.
+    Fifo,
+    /// Ordered: every member delivers the same sequence, but what a member delivered just before it crashed may be
+    /// lost to the others.
+    Agreed,
+    /// Ordered and stable, hence uniform: what any member delivers, every survivor delivers. The default.
+    #[default]
+    Atomic,
+}
+
+impl Guarantee {
+    /// Whether delivery waits until the order is known (D6).
+    pub const fn ordered(self) -> bool {
+        !matches!(self, Self::Fifo)
+    }
+
+    /// Whether delivery waits until every member has received (D7).
+    pub const fn stable(self) -> bool {
+        matches!(self, Self::Atomic)
+    }
+}
+
+impl fmt::Display for Guarantee {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fifo => "fifo",
+            Self::Agreed => "agreed",
+            Self::Atomic => "atomic",
+        })
+    }
+}
+
+impl FromStr for Guarantee {
+    type Err = PlanError;
+
+    fn from_str(name: &str) -> Result<Self, PlanError> {
+        match name {
+            "fifo" => Ok(Self::Fifo),
+            "agreed" => Ok(Self::Agreed),
+            "atomic" => Ok(Self::Atomic),
+            _ => Err(PlanError::Guarantee(name.to_owned())),
+        }
+    }
+}
+
+/// A member of a session, as one of them sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Who it is.
+    pub node: NodeId,
+    /// The link to it; `None` for the node itself.
+    pub slot: Option<Slot>,
+    /// Where the session's region starts in that member's segment, in bytes.
+    pub base: usize,
+}
+
+/// What a session is started from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionPlan {
+    /// The view that the session belongs to.
+    pub view: ViewId,
+    /// Its members in rank order.
+    pub members: Vec<Member>,
+    /// This node's rank among them.
+    pub me: Rank,
+    /// Size of every member's ring in bytes: a power of two.
+    pub ring_bytes: usize,
+    /// What delivery promises.
+    pub guarantee: Guarantee,
+}
+
+impl SessionPlan {
+    /// Bytes that a session takes in a segment.
+    pub const fn region_bytes(ring_bytes: usize) -> usize {
+        layout::ROW_BYTES + ring_bytes
+    }
+
+    /// Checks what the protocol relies on.
+    ///
+    /// # Errors
+    /// Names the first rule that the plan breaks, and what to change.
+    pub fn check(&self) -> Result<(), PlanError> {
+        let n = self.members.len();
+        if n == 0 || n > MAX_NODES {
+            return Err(PlanError::Members(n));
+        }
+        if usize::from(self.me.0) >= n {
+            return Err(PlanError::Rank(self.me, n));
+        }
+        Layout::check_ring(self.ring_bytes, n)?;
+        for (rank, member) in self.members.iter().enumerate() {
+            if member.slot.is_none() != (rank == usize::from(self.me.0)) {
+                return Err(PlanError::Slots);
+            }
+            if !member.base.is_multiple_of(crate::memory::LINE) {
+                return Err(PlanError::Base(member.base));
+            }
+            if self.members[..rank].iter().any(|m| m.node == member.node) {
+                return Err(PlanError::Twice(member.node));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A session can't be started like this.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// Too few or too many.
+    #[error("a session of {0} members: it takes 1 to 64")]
+    Members(usize),
+    /// A rank that nobody has.
+    #[error("rank {0} in a session of {1} members")]
+    Rank(Rank, usize),
+    /// Slots must name exactly the other members.
+    #[error("every member but this node itself needs a link's slot")]
+    Slots,
+    /// A region off its boundary.
+    #[error("a session's region at byte {0}: it must start at a multiple of 64")]
+    Base(usize),
+    /// A node named twice.
+    #[error("node {0} is named twice; give every node an id of its own")]
+    Twice(NodeId),
+    /// A ring of an impossible size.
+    #[error("a ring of {bytes} bytes for {members} members; take a power of two from {least} to {most}")]
+    Ring {
+        /// What was asked for.
+        bytes: usize,
+        /// Members of the session.
+        members: usize,
+        /// The smallest ring that works.
+        least: usize,
+        /// The largest ring for so many members.
+        most: usize,
+    },
+    /// The segment or a mirror ends before the session's region does.
+    #[error(
+        "the segment of node {node} has {bytes} bytes, the session needs {needed}; make the segments larger"
+    )]
+    Segment {
+        /// Whose.
+        node: NodeId,
+        /// Bytes that it has.
+        bytes: usize,
+        /// Bytes that it must have.
+        needed: usize,
+    },
+    /// A member's link isn't up.
+    #[error("there is no link to node {0} yet; start the session when all links are up")]
+    Unlinked(NodeId),
+    /// No such guarantee.
+    #[error("no guarantee is called {0:?}; take fifo, agreed or atomic")]
+    Guarantee(String),
+}

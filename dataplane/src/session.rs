@@ -1,0 +1,467 @@
+//! A session: one shard of one group in one view, the unit of ordering. One struct, one owner thread.
+//!
+//! [`Session::step`] does a message's whole life, each part for all that is there (D9):
+//!
+//! 1. *receive* (`exchange`): read every peer's `head`: ring bytes up to its position are here (F1, D2), its promise holds;
+//! 2. *send*: take what was committed to the own ring, stamp it with the current round, publish the bytes;
+//! 3. *acknowledge*: store `received`, raise the promise to the greatest seen (D5), then store `head`, publish the words;
+//! 4. *deliver* ([`deliver`]): in the order (D6), as far as stable (D7), into the caller's [`Sink`];
+//! 5. *release*: what was delivered and not lent may be overwritten by its sender (D11).
+//!
+//! # Invariants, checked as [`Frontiers::validate`]
+//! For every sender s, at every member: `released[s] ≤ delivered up to ≤ stable[s] ≤ received[s] ≤ head of s`
+//! (`delivered ≤ stable` for `Atomic` only), all monotone; `head of s - released[s] ≤ ring`.
+//! And `received[s]` is published only after every byte below it was here.
+
+mod deliver;
+mod frontiers;
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use crate::fabric::Fabric;
+use crate::layout::{Layout, pack_head, unpack_head};
+use crate::loan::Loans;
+use crate::memory::{Mirror, Segment};
+use crate::names::{NodeId, PeerSet, Position, Rank, Round, Seq, Slot};
+use crate::plan::{PlanError, SessionPlan};
+use crate::ring::{RingOwner, RingSender};
+
+pub use deliver::{Delivery, Sink, Verdict};
+pub use frontiers::{Blocked, Frontiers, SenderFrontiers};
+
+/// A session can't go on.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// A peer wrote what no sound member writes (S1). Fence it: it is not to be trusted further.
+    #[error("member {node} broke the protocol: {blame}")]
+    Peer {
+        /// Its rank.
+        rank: Rank,
+        /// Who it is.
+        node: NodeId,
+        /// What it did.
+        blame: Blame,
+    },
+}
+
+/// What a peer did that no sound member does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Blame {
+    /// The published position or promise fell, or the position ran over bytes that aren't released.
+    #[error("its head went from position {from}, promise {promise} to the word {word:#018x}")]
+    Head {
+        /// The last sound position.
+        from: Position,
+        /// The last sound promise.
+        promise: Round,
+        /// What was read.
+        word: u64,
+    },
+    /// An acknowledgement fell, or covers what was never sent.
+    #[error("its acknowledgement of rank {sender}'s ring went from {from} to {to}")]
+    Received {
+        /// Whose ring.
+        sender: Rank,
+        /// The last sound value.
+        from: Position,
+        /// What was read.
+        to: Position,
+    },
+    /// It released what it didn't have, or took a release back.
+    #[error("it released this node's ring up to {to}, after {from}")]
+    Released {
+        /// The last sound value.
+        from: Position,
+        /// What was read.
+        to: Position,
+    },
+    /// A header that no sound sender writes.
+    #[error("the record at {at} of its ring has the header {word:#018x}")]
+    Record {
+        /// Where.
+        at: Position,
+        /// What was read.
+        word: u64,
+    },
+}
+
+/// How another member is seen.
+struct Peer {
+    rank: usize,
+    slot: Slot,
+    mirror: Mirror,
+    base: usize,
+    /// The last head read, as it was.
+    head: u64,
+    /// `received[s]` of this peer, for each s.
+    received: Vec<Position>,
+    /// Up to where it released this node's ring.
+    released: Position,
+}
+
+/// One sender's stream, as this member has it.
+struct Stream {
+    /// Where the ring's bytes are: the peer's mirror, or the own segment.
+    memory: Mirror,
+    /// Where the ring starts there.
+    ring: usize,
+    /// Up to here its records are here.
+    received: Position,
+    /// It sends nothing below this round any more.
+    promise: Round,
+    /// Up to here every member has its records, as far as was looked.
+    stable: Position,
+    /// Up to here its records were delivered.
+    at: Position,
+    /// The round of its last record looked at.
+    round: Round,
+    /// The record at `at`, if looked at already.
+    next: Option<deliver::Next>,
+    /// Up to here its room was released, and the value last published.
+    released: Position,
+    released_published: Position,
+}
+
+/// A delivered record whose room can't be released yet.
+struct Held {
+    rank: usize,
+    end: Position,
+    /// The loan that must come back first; `None` if it only waits for those before it.
+    loan: Option<u64>,
+}
+
+/// The engine of one session. See the [module](self).
+pub struct Session {
+    plan: SessionPlan,
+    me: usize,
+    layout: Layout,
+    segment: Segment,
+    base: usize,
+    ring: RingOwner,
+    peers: Vec<Peer>,
+    everyone: PeerSet,
+    streams: Vec<Stream>,
+    /// Messages delivered.
+    seq: Seq,
+    held: VecDeque<Held>,
+    loans: Loans,
+    /// Words that may wait were stored and not published.
+    later: bool,
+    beats: u64,
+    wedged: bool,
+    #[cfg(feature = "mutants")]
+    mutant: Option<Mutant>,
+}
+
+/// Rules to break on purpose, so that tests can show that they would notice.
+#[cfg(feature = "mutants")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mutant {
+    /// D2: the head goes out before the ring bytes that it covers.
+    HeadFirst,
+    /// D5: a silent member keeps its promise where it is.
+    SilentPromise,
+    /// D6: equal rounds are delivered without looking at ranks.
+    NoTieBreak,
+    /// D7: delivery doesn't wait for the others to have received.
+    NotStable,
+    /// D11: room is released when a record is received, before it is delivered.
+    EarlyRelease,
+}
+
+impl Session {
+    /// Starts a session. The links to all members must be up, and the session's region zero in every member's segment.
+    ///
+    /// # Errors
+    /// The plan breaks a rule, a segment is too small for it, or a member isn't linked.
+    pub fn start<F: Fabric + ?Sized>(plan: SessionPlan, fabric: &F) -> Result<(Self, RingSender), PlanError> {
+        plan.check()?;
+        let me = usize::from(plan.me.0);
+        let n = plan.members.len();
+        let layout = Layout::new(n);
+        let segment = fabric.segment().clone();
+        let mut peers = Vec::with_capacity(n - 1);
+        let mut streams = Vec::with_capacity(n);
+        let mut everyone = PeerSet::EMPTY;
+        for (rank, member) in plan.members.iter().enumerate() {
+            let memory = match member.slot {
+                None => segment.mirror(),
+                Some(slot) => fabric.mirror(slot).cloned().ok_or(PlanError::Unlinked(member.node))?,
+            };
+            let needed = member.base + SessionPlan::region_bytes(plan.ring_bytes);
+            if memory.size() < needed {
+                return Err(PlanError::Segment { node: member.node, bytes: memory.size(), needed });
+            }
+            if let Some(slot) = member.slot {
+                everyone = everyone.with(slot);
+                peers.push(Peer {
+                    rank,
+                    slot,
+                    mirror: memory.clone(),
+                    base: member.base,
+                    head: 0,
+                    received: vec![Position(0); n],
+                    released: Position(0),
+                });
+            }
+            streams.push(Stream {
+                memory,
+                ring: member.base + layout.ring(),
+                received: Position(0),
+                promise: Round(0),
+                stable: Position(0),
+                at: Position(0),
+                round: Round(0),
+                next: None,
+                released: Position(0),
+                released_published: Position(0),
+            });
+        }
+        let base = plan.members[me].base;
+        let ring = RingOwner::new(segment.clone(), base + layout.ring(), plan.ring_bytes);
+        let sender = ring.sender();
+        let loans = Loans::new(streams.iter().map(|s| s.memory.clone()).collect());
+        let session = Self {
+            me,
+            layout,
+            segment,
+            base,
+            ring,
+            peers,
+            everyone,
+            streams,
+            seq: Seq(0),
+            held: VecDeque::new(),
+            loans,
+            later: false,
+            beats: 0,
+            wedged: false,
+            plan,
+            #[cfg(feature = "mutants")]
+            mutant: None,
+        };
+        Ok((session, sender))
+    }
+
+    /// What the session was started from.
+    pub fn plan(&self) -> &SessionPlan {
+        &self.plan
+    }
+
+    /// One step: receive, send, acknowledge, deliver, release, and flush the fabric. Returns whether anything happened.
+    /// Never blocks; what `sink` does with a message is the caller's.
+    ///
+    /// # Errors
+    /// A peer broke the protocol. The session is as it was before the bad word; fence the peer.
+    pub fn step<F: Fabric + ?Sized>(&mut self, fabric: &mut F, sink: &mut dyn Sink) -> Result<bool, Fault> {
+        let exchanged = self.exchange(fabric)?;
+        fabric.flush();
+        let delivered = self.deliver(fabric, sink)?;
+        if delivered {
+            fabric.flush();
+        }
+        Ok(exchanged || delivered)
+    }
+
+    /// The first half of a step, for callers with many sessions: receive, send, acknowledge. Flush the fabric after it:
+    /// others wait for what it published.
+    ///
+    /// # Errors
+    /// As [`Session::step`].
+    pub fn exchange<F: Fabric + ?Sized>(&mut self, fabric: &mut F) -> Result<bool, Fault> {
+        if self.wedged {
+            return Ok(false);
+        }
+        let mut promise = self.streams[self.me].promise;
+        let mut received = false;
+        let mut seen = Round(0);
+
+        for at in 0..self.peers.len() {
+            received |= self.receive(at)?;
+            seen = seen.max(self.streams[self.peers[at].rank].promise);
+        }
+
+        // D5: at least what anyone promised. For a sender this is also the round that it stamps next (D4).
+        if self.raises_promises() {
+            promise = promise.max(seen);
+        }
+        let from = self.ring.taken();
+        let sent = self.ring.take(promise.0 as u32);
+        if sent {
+            let [first, second] = self.ring.ranges(from);
+            #[cfg(feature = "mutants")]
+            if self.mutant == Some(Mutant::HeadFirst) {
+                let head = pack_head(self.ring.taken(), Round(promise.0 + 1));
+                self.segment.store(self.base + self.layout.head(), head);
+                fabric.publish_words(self.words(self.layout.urgent_end()), self.everyone);
+                fabric.flush();
+            }
+            // D2: the bytes first, then the head that covers them.
+            fabric.publish_ring(first, self.everyone);
+            if !second.is_empty() {
+                fabric.publish_ring(second, self.everyone);
+            }
+            promise = Round(promise.0 + 1);
+            let own = &mut self.streams[self.me];
+            own.received = self.ring.taken();
+            self.segment.store(self.base + self.layout.received(self.me), own.received.0);
+        }
+
+        let raised = promise > self.streams[self.me].promise;
+        if raised {
+            self.streams[self.me].promise = promise;
+            // D1: position and promise in one word.
+            self.segment.store(self.base + self.layout.head(), pack_head(self.ring.taken(), promise));
+        }
+        // What the others wait for goes out at once; what they don't need for a delivery goes with it, or later.
+        let wanted =
+            sent || raised && self.plan.guarantee.ordered() || received && self.plan.guarantee.stable();
+        if wanted {
+            self.publish(fabric);
+        } else {
+            self.later |= raised || received;
+        }
+        if self.ring.wants_room() {
+            self.make_room()?;
+        }
+        Ok(sent || received || raised)
+    }
+
+    /// Takes in what peer `at` published since the last look. Returns whether there were records.
+    fn receive(&mut self, at: usize) -> Result<bool, Fault> {
+        let peer = &mut self.peers[at];
+        let word = peer.mirror.load(peer.base + self.layout.head());
+        if word == peer.head {
+            return Ok(false);
+        }
+        let stream = &mut self.streams[peer.rank];
+        // S1, D11: nobody may publish over what this member hasn't released.
+        let limit = Position(stream.released.0 + self.plan.ring_bytes as u64);
+        let Some((position, promise)) = unpack_head(word, stream.received, stream.promise, limit) else {
+            let blame = Blame::Head { from: stream.received, promise: stream.promise, word };
+            return Err(self.blame(self.peers[at].rank, blame));
+        };
+        peer.head = word;
+        let more = position > stream.received;
+        // D6: the promise counts with all that was published with it; both come from the one word.
+        stream.promise = promise;
+        stream.received = position;
+        let rank = peer.rank;
+        if more {
+            self.segment.store(self.base + self.layout.received(rank), position.0);
+        }
+        Ok(more)
+    }
+
+    /// Finds out what every member released of the own ring, and lets senders have it (D11).
+    fn make_room(&mut self) -> Result<(), Fault> {
+        let mut least = self.streams[self.me].released;
+        for at in 0..self.peers.len() {
+            let peer = &mut self.peers[at];
+            let to = Position(peer.mirror.load(peer.base + self.layout.released(self.me)));
+            if to < peer.released || to > self.streams[self.me].received {
+                let blame = Blame::Released { from: peer.released, to };
+                return Err(self.blame(self.peers[at].rank, blame));
+            }
+            peer.released = to;
+            least = least.min(to);
+        }
+        self.ring.release(least);
+        Ok(())
+    }
+
+    /// Publishes the row: all of it if words that could wait have changed.
+    fn publish<F: Fabric + ?Sized>(&mut self, fabric: &mut F) {
+        let end = if self.later { self.layout.end() } else { self.layout.urgent_end() };
+        fabric.publish_words(self.words(end), self.everyone);
+        if self.later {
+            self.later = false;
+            for stream in &mut self.streams {
+                stream.released_published = stream.released;
+            }
+        }
+    }
+
+    fn words(&self, end: usize) -> Range<usize> {
+        self.base..self.base + end
+    }
+
+    /// Publishes what could wait so far. Call it when a step found nothing to do and before sleeping: others may wait
+    /// for room. Flush the fabric after it.
+    pub fn settle<F: Fabric + ?Sized>(&mut self, fabric: &mut F) {
+        if self.later && !self.wedged {
+            self.publish(fabric);
+        }
+    }
+
+    /// Whether there is something to do that no peer will wake this node for: messages committed, loans returned.
+    pub fn has_work(&self) -> bool {
+        !self.wedged && (self.ring.ready() || self.loan_is_back())
+    }
+
+    /// Counts the heartbeat up by one and publishes it. Flush the fabric after it.
+    pub fn beat<F: Fabric + ?Sized>(&mut self, fabric: &mut F) {
+        if !self.wedged {
+            self.beats += 1;
+            self.segment.store(self.base + self.layout.heartbeat(), self.beats);
+            self.later = true;
+            self.publish(fabric);
+        }
+    }
+
+    /// The heartbeat of a member, as last published; `None` if there is no such member.
+    pub fn heartbeat(&self, rank: Rank) -> Option<u64> {
+        if usize::from(rank.0) == self.me {
+            return Some(self.beats);
+        }
+        let peer = self.peers.iter().find(|p| p.rank == usize::from(rank.0))?;
+        Some(peer.mirror.load(peer.base + self.layout.heartbeat()))
+    }
+
+    /// Stops the session for good: its frontiers freeze, its ring takes nothing more (V2). Returns the frozen frontiers,
+    /// of which `received` is the report.
+    pub fn wedge(&mut self) -> Frontiers {
+        self.wedged = true;
+        self.ring.close();
+        self.frontiers()
+    }
+
+    /// Whether [`Session::wedge`] was called.
+    pub fn is_wedged(&self) -> bool {
+        self.wedged
+    }
+
+    /// The rank of the member behind `slot`.
+    pub fn rank_of(&self, slot: Slot) -> Option<Rank> {
+        self.peers.iter().find(|p| p.slot == slot).and_then(|p| u8::try_from(p.rank).ok()).map(Rank)
+    }
+
+    fn blame(&self, rank: usize, blame: Blame) -> Fault {
+        Fault::Peer { rank: rank_at(rank), node: self.plan.members[rank].node, blame }
+    }
+
+    fn raises_promises(&self) -> bool {
+        #[cfg(feature = "mutants")]
+        if self.mutant == Some(Mutant::SilentPromise) {
+            return false;
+        }
+        true
+    }
+
+    /// Breaks a rule from now on, for tests of the tests.
+    #[cfg(feature = "mutants")]
+    pub fn mutate(&mut self, mutant: Mutant) {
+        self.mutant = Some(mutant);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+/// A rank from an index into the members, of which there are at most [`crate::names::MAX_NODES`].
+fn rank_at(index: usize) -> Rank {
+    Rank(index as u8)
+}
