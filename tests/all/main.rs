@@ -1,1 +1,4 @@
 //! One binary of integration tests.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that can't go on should say where")]
+
+mod sim;

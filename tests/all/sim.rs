@@ -1,0 +1,75 @@
+//! The simulation of sessions under seeds. `CONSORT_SIM_SEEDS` says how many, `CONSORT_SIM_SEED` replays one.
+
+use consort_dataplane::session::Mutant;
+use consort_tests::world::{Trouble, run};
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}; give a number")))
+}
+
+/// D1 to D11, V2 to V4: every seed's history holds.
+#[test]
+fn sim_histories_hold() {
+    if let Some(seed) = number("CONSORT_SIM_SEED") {
+        let trouble = run(seed, None).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        println!("seed {seed} holds: {trouble:?}");
+        return;
+    }
+    let seeds = number("CONSORT_SIM_SEEDS").unwrap_or(1000);
+    let mut all = Trouble::default();
+    for seed in 0..seeds {
+        match run(seed, None) {
+            Ok(trouble) => all.add(trouble),
+            Err(error) => panic!("seed {seed}: {error}\nreplay it with: cargo xtask sim --seed {seed}"),
+        }
+    }
+    println!("{seeds} seeds hold: {all:?}");
+    let Trouble { torn, full, crashed, paused, refused, lent, delivered } = all;
+    for (what, count) in [
+        ("torn publishes", torn),
+        ("full rings", full),
+        ("crashes", crashed),
+        ("pauses", paused),
+        ("refusals", refused),
+        ("loans", lent),
+        ("deliveries", delivered),
+    ] {
+        assert!(count > 0 || seeds < 100, "{what} never happened in {seeds} seeds");
+    }
+}
+
+fn is_caught(mutant: Mutant) {
+    for seed in 0..3000 {
+        if let Err(error) = run(seed, Some(mutant)) {
+            println!("{mutant:?} caught by seed {seed}: {error}");
+            return;
+        }
+    }
+    panic!("{mutant:?} went unnoticed in 3,000 seeds");
+}
+
+#[test]
+fn sim_catches_a_head_before_its_bytes() {
+    is_caught(Mutant::HeadFirst); // D2
+}
+
+#[test]
+fn sim_catches_promises_that_silence_does_not_raise() {
+    is_caught(Mutant::SilentPromise); // D5
+}
+
+#[test]
+fn sim_catches_ties_that_ranks_do_not_break() {
+    is_caught(Mutant::NoTieBreak); // D6
+}
+
+#[test]
+fn sim_catches_delivery_before_stability() {
+    is_caught(Mutant::NotStable); // D7
+}
+
+#[test]
+fn sim_catches_room_released_too_early() {
+    is_caught(Mutant::EarlyRelease); // D11
+}

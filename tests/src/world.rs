@@ -1,0 +1,404 @@
+//! One simulated run: a few members with the real engine over the simulated fabric, everything chosen by one seed: how
+//! many members and which guarantee, sizes and numbers of messages, delays, tearing, who is slow or pauses, who keeps
+//! loans, who crashes and when, and who reports at the end.
+//!
+//! Each kind of trouble is off in about half of the runs, so that none hides another. After the trouble the run must
+//! come to an end: everything delivered if nobody crashed, else the survivors' cut (V2 to V4, with the agreement
+//! itself left to an oracle: the trim is handed to all).
+
+use std::time::Duration;
+
+use consort_dataplane::fabric::{FABRIC_PAGE, Fabric};
+use consort_dataplane::loan::Loan;
+use consort_dataplane::names::{NodeId, Position, Rank, Slot, Time, ViewId};
+use consort_dataplane::plan::{Guarantee, Member, SessionPlan};
+use consort_dataplane::ring::{ReserveError, RingSender};
+use consort_dataplane::session::{Delivery, Mutant, Session, Verdict};
+use consort_dataplane::sim::{Choices, SimFabric, SimNetwork, SimOptions};
+
+use crate::history::{Delivered, History};
+
+/// How often each kind of trouble happened, over all runs: a campaign in which one never fired proves nothing of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trouble {
+    /// Publishes seen when only some of their words had landed.
+    pub torn: u64,
+    /// Reservations refused by a full ring.
+    pub full: u64,
+    /// Members that crashed.
+    pub crashed: u64,
+    /// Looks that a pausing member skipped.
+    pub paused: u64,
+    /// Deliveries that were refused at first.
+    pub refused: u64,
+    /// Messages kept as loans for a while.
+    pub lent: u64,
+    /// Messages delivered.
+    pub delivered: u64,
+}
+
+impl Trouble {
+    /// Adds another run's counts.
+    pub fn add(&mut self, other: Self) {
+        self.torn += other.torn;
+        self.full += other.full;
+        self.crashed += other.crashed;
+        self.paused += other.paused;
+        self.refused += other.refused;
+        self.lent += other.lent;
+        self.delivered += other.delivered;
+    }
+}
+
+/// What a seed chose.
+struct Plan {
+    members: usize,
+    guarantee: Guarantee,
+    ring_bytes: usize,
+    options: SimOptions,
+    messages: Vec<usize>,
+    longest: u64,
+    /// In how many of 100 turns each member takes a step.
+    speed: Vec<u64>,
+    pauses: bool,
+    lends: bool,
+    refuses: bool,
+    /// After how many turns how many crash.
+    crash: Option<(u64, usize)>,
+}
+
+impl Plan {
+    fn choose(c: &mut Choices) -> Self {
+        let members = 2 + c.below(4) as usize;
+        let guarantee = match c.below(5) {
+            0 => Guarantee::Fifo,
+            1 => Guarantee::Agreed,
+            _ => Guarantee::Atomic,
+        };
+        let ring_bytes = 4096 << c.below(2);
+        let most = if c.chance(50) { 1000 } else { 100_000 };
+        let most_messages = [3, 40, 120][c.below(3) as usize];
+        let uneven = c.chance(50);
+        Self {
+            members,
+            guarantee,
+            ring_bytes,
+            options: SimOptions {
+                delay: (Duration::from_nanos(c.below(most)), Duration::from_nanos(most)),
+                tearing: if c.chance(50) { 40 } else { 0 },
+                segment_bytes: FABRIC_PAGE + SessionPlan::region_bytes(ring_bytes),
+            },
+            messages: (0..members).map(|_| c.below(most_messages + 1) as usize).collect(),
+            longest: if c.chance(50) { 64 } else { ring_bytes as u64 / 2 - 64 },
+            speed: (0..members).map(|_| if uneven { 2 + c.below(99) } else { 90 }).collect(),
+            pauses: c.chance(50),
+            lends: c.chance(50),
+            refuses: c.chance(50),
+            // The cut of Fifo and Agreed needs records fetched from members, which is the membership's part.
+            crash: (guarantee == Guarantee::Atomic && members > 2 && c.chance(60))
+                .then(|| (c.below(600), 1 + c.below((members as u64 - 1) / 2) as usize)),
+        }
+    }
+}
+
+struct Run {
+    plan: Plan,
+    choices: Choices,
+    network: SimNetwork,
+    fabrics: Vec<SimFabric>,
+    sessions: Vec<Session>,
+    senders: Vec<RingSender>,
+    now: Time,
+    history: History,
+    /// Where each message of each sender ends in its ring.
+    ends: Vec<Vec<Position>>,
+    loans: Vec<Vec<Loan>>,
+    paused_until: Vec<Time>,
+    alive: Vec<bool>,
+    trouble: Trouble,
+}
+
+/// Runs one seed, with a rule broken if asked for.
+///
+/// # Errors
+/// What went wrong: a broken guarantee, a fault where all members are sound, or a run that doesn't end.
+pub fn run(seed: u64, mutant: Option<Mutant>) -> Result<Trouble, String> {
+    let mut run = Run::new(seed, mutant);
+    run.go()?;
+    run.history.check(run.plan.guarantee)?;
+    run.trouble.torn = run.network.torn();
+    run.trouble.delivered = run.history.delivered.iter().map(|log| log.len() as u64).sum();
+    Ok(run.trouble)
+}
+
+impl Run {
+    fn new(seed: u64, mutant: Option<Mutant>) -> Self {
+        let mut choices = Choices::new(seed);
+        let plan = Plan::choose(&mut choices);
+        let n = plan.members;
+        let nodes: Vec<_> = (0..n).map(|rank| NodeId(rank as u32 + 1)).collect();
+        let (network, fabrics) = SimNetwork::new(choices.any(), &nodes, plan.options);
+        let mut sessions = Vec::new();
+        let mut senders = Vec::new();
+        for (me, fabric) in fabrics.iter().enumerate() {
+            let member = |rank: usize| Member {
+                node: nodes[rank],
+                slot: (rank != me).then_some(Slot(rank as u8)),
+                base: FABRIC_PAGE,
+            };
+            let start = SessionPlan {
+                view: ViewId(1),
+                members: (0..n).map(member).collect(),
+                me: Rank(me as u8),
+                ring_bytes: plan.ring_bytes,
+                guarantee: plan.guarantee,
+            };
+            let (mut session, sender) =
+                Session::start(start, fabric).unwrap_or_else(|e| panic!("seed {seed} chose a bad plan: {e}"));
+            if let Some(mutant) = mutant {
+                session.mutate(mutant);
+            }
+            sessions.push(session);
+            senders.push(sender);
+        }
+        Self {
+            choices,
+            network,
+            fabrics,
+            sessions,
+            senders,
+            now: Time(0),
+            history: History {
+                sent: vec![0; n],
+                delivered: vec![Vec::new(); n],
+                survived: vec![true; n],
+                complete: false,
+            },
+            ends: vec![Vec::new(); n],
+            loans: (0..n).map(|_| Vec::new()).collect(),
+            paused_until: vec![Time(0); n],
+            alive: vec![true; n],
+            trouble: Trouble::default(),
+            plan,
+        }
+    }
+
+    fn go(&mut self) -> Result<(), String> {
+        let mut idle = 0;
+        let mut turn = 0u64;
+        loop {
+            if self.plan.crash.is_some_and(|(at, _)| at == turn) {
+                return self.crash_and_cut();
+            }
+            turn += 1;
+            let moved = self.turn()?;
+            idle = if moved { 0 } else { idle + 1 };
+            if self.plan.crash.is_none() && idle > 200 && self.all_sent() {
+                if self.all_delivered() {
+                    self.history.complete = true;
+                    return Ok(());
+                }
+                if self.network.next_due().is_none() && idle > 3000 {
+                    let blocked = self.sessions.iter().map(|s| s.blocked().map(|b| b.to_string()));
+                    return Err(format!("no progress (D5?): {:?}", blocked.collect::<Vec<_>>()));
+                }
+            }
+            if turn > 3_000_000 {
+                return Err("the run doesn't end".into());
+            }
+        }
+    }
+
+    fn all_sent(&self) -> bool {
+        self.history.sent == self.plan.messages
+    }
+
+    fn all_delivered(&self) -> bool {
+        let total: usize = self.history.sent.iter().sum();
+        self.history.delivered.iter().all(|log| log.len() == total)
+    }
+
+    /// Time passes; some member sends, some member takes a step.
+    fn turn(&mut self) -> Result<bool, String> {
+        let pace = self.plan.options.delay.1.as_nanos() as u64;
+        self.now = Time(self.now.0 + 1 + self.choices.below(pace / 8 + 1));
+        if self.choices.chance(3) {
+            self.now = self.network.next_due().map_or(self.now, |due| due.max(self.now));
+        }
+        self.network.advance_to(self.now);
+        let at = self.choices.below(self.plan.members as u64) as usize;
+        if !self.alive[at] || self.sessions[at].is_wedged() {
+            return Ok(false);
+        }
+        if self.paused_until[at] > self.now {
+            self.trouble.paused += 1;
+            return Ok(true);
+        }
+        if self.plan.pauses && self.choices.below(400) == 0 {
+            self.paused_until[at] = Time(self.now.0 + self.choices.below(pace * 20));
+        }
+        let mut moved = false;
+        for _ in 0..=self.choices.below(3) {
+            moved |= self.send(at);
+        }
+        if self.choices.chance(self.plan.speed[at]) {
+            moved |= self.step(at)?;
+        }
+        Ok(moved)
+    }
+
+    /// A member sends its next message, if there is one and it fits.
+    fn send(&mut self, at: usize) -> bool {
+        let index = self.history.sent[at];
+        if index == self.plan.messages[at] {
+            return false;
+        }
+        let extra = self.choices.below(self.plan.longest) as usize;
+        match self.senders[at].try_reserve(8 + extra) {
+            Ok(mut room) => {
+                room[..4].copy_from_slice(&(at as u32).to_le_bytes());
+                room[4..8].copy_from_slice(&(index as u32).to_le_bytes());
+                room[8..].fill(filling(at, index));
+                self.ends[at].push(room.send().0);
+                self.history.sent[at] += 1;
+                true
+            }
+            Err(ReserveError::Full) => {
+                self.trouble.full += 1;
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn step(&mut self, at: usize) -> Result<bool, String> {
+        // Loans come back in any order.
+        while !self.loans[at].is_empty() && self.choices.chance(60) {
+            let pick = self.choices.below(self.loans[at].len() as u64) as usize;
+            check_payload(&self.loans[at].swap_remove(pick))?;
+        }
+        self.fabrics[at].poll(self.now);
+        // What every member has truly received at this moment: nobody else moves during this step.
+        let received: Vec<Vec<Position>> = self.sessions.iter().map(received).collect();
+        let mut wrong = None;
+        let Self { sessions, fabrics, history, choices, trouble, loans, ends, plan, .. } = self;
+        let mut sink = |delivery: &mut Delivery<'_>| {
+            if plan.refuses && choices.chance(10) {
+                trouble.refused += 1;
+                return Verdict::Later;
+            }
+            match check_payload(delivery.payload) {
+                Ok(one) if one.sender == usize::from(delivery.rank.0) => {
+                    // D7: at this moment every member must have it (a member's own ring it always has).
+                    let lacks = |(member, has): (usize, &Vec<Position>)| {
+                        (member != at
+                            && member != one.sender
+                            && has[one.sender] < ends[one.sender][one.index])
+                            .then_some(member)
+                    };
+                    if plan.guarantee.stable()
+                        && let Some(member) = received.iter().enumerate().find_map(lacks)
+                    {
+                        wrong = Some(format!("stability (D7): {at} delivered {one:?}, which {member} lacks"));
+                    }
+                    history.delivered[at].push(one);
+                }
+                Ok(one) => wrong = Some(format!("{one:?} came as rank {}'s", delivery.rank)),
+                Err(error) => wrong = Some(error),
+            }
+            if plan.lends
+                && loans[at].len() < 20
+                && choices.chance(20)
+                && let Some(loan) = delivery.lend()
+            {
+                trouble.lent += 1;
+                loans[at].push(loan);
+            }
+            Verdict::Taken
+        };
+        let moved =
+            sessions[at].step(&mut fabrics[at], &mut sink).map_err(|fault| format!("at {at}: {fault}"))?;
+        if !moved || self.choices.chance(10) {
+            self.sessions[at].settle(&mut self.fabrics[at]);
+            self.fabrics[at].flush();
+        }
+        self.sessions[at].frontiers().validate()?;
+        wrong.map_or(Ok(moved), Err)
+    }
+
+    /// Some members die; the others wedge one by one while the rest still runs; a majority reports; all of these
+    /// deliver to the trim.
+    fn crash_and_cut(&mut self) -> Result<(), String> {
+        let Some((_, dying)) = self.plan.crash else { return Ok(()) };
+        let n = self.plan.members;
+        for _ in 0..dying {
+            let at = self.choices.below(n as u64) as usize;
+            if self.alive[at] {
+                self.alive[at] = false;
+                self.history.survived[at] = false;
+                self.network.crash(at);
+                self.trouble.crashed += 1;
+            }
+        }
+        let majority = n / 2 + 1;
+        let mut reports: Vec<(usize, Vec<Position>)> = Vec::new();
+        let mut waiting: Vec<usize> = (0..n).filter(|at| self.alive[*at]).collect();
+        while !waiting.is_empty() {
+            for _ in 0..self.choices.below(60) {
+                self.turn()?;
+            }
+            let pick = self.choices.below(waiting.len() as u64) as usize;
+            let at = waiting.swap_remove(pick);
+            let report = self.sessions[at].wedge();
+            report.validate()?;
+            reports.push((at, report.senders.iter().map(|s| s.received).collect()));
+            // V3: who is suspected by then is left out, but a majority reports.
+            if reports.len() >= majority && self.choices.chance(30) {
+                break;
+            }
+        }
+        for at in waiting {
+            self.history.survived[at] = false;
+        }
+        // V3: per sender the least received over those who go on.
+        let least = |sender: usize| reports.iter().map(|(_, r)| r[sender]).min().unwrap_or_default();
+        let trim: Vec<Position> = (0..n).map(least).collect();
+        for (at, _) in &reports {
+            let log = &mut self.history.delivered[*at];
+            let mut wrong = None;
+            let mut sink = |delivery: &mut Delivery<'_>| {
+                match check_payload(delivery.payload) {
+                    Ok(one) => log.push(one),
+                    Err(error) => wrong = Some(error),
+                }
+                Verdict::Taken
+            };
+            let done = self.sessions[*at].cut(&trim, &mut sink).map_err(|e| format!("cut at {at}: {e}"))?;
+            if let Some(error) = wrong.or((!done).then(|| format!("{at} lacks records below the trim"))) {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn received(session: &Session) -> Vec<Position> {
+    session.frontiers().senders.iter().map(|s| s.received).collect()
+}
+
+fn filling(sender: usize, index: usize) -> u8 {
+    (sender * 31 + index * 7 + 1) as u8
+}
+
+/// Which message it is; every byte must be as sent.
+fn check_payload(payload: &[u8]) -> Result<Delivered, String> {
+    let word = |at: usize| payload.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
+    let (Some(sender), Some(index)) = (word(0), word(4)) else {
+        return Err(format!("creation: a message of {} bytes was delivered", payload.len()));
+    };
+    let (sender, index) = (sender as usize, index as usize);
+    if payload[8..].iter().any(|byte| *byte != filling(sender, index)) {
+        return Err(format!("creation: message {index} of {sender} was delivered with other bytes"));
+    }
+    Ok(Delivered { sender, index })
+}
