@@ -1,2 +1,101 @@
-//! `cargo xtask`.
-fn main() {}
+//! `cargo xtask`: one command for everything a developer does, and for what CI does.
+//!
+//! Each step is a subcommand, so that what fails in CI is repeated by one line. `cargo xtask ci` runs them all, in the
+//! order in which they fail soonest, goes on after a failure, and ends with a table of times and one line of counts.
+//!
+//! Modules in reading order, each leaning only on those above it: [`shell`] runs commands and reads what tests say,
+//! [`tools`] finds or installs what a step needs, [`source`] reads the modules of a crate, [`layers`] judges who imports
+//! whom, [`steps`] are the steps themselves, [`ci`] is their sequence.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to whoever sits at the terminal")]
+
+mod shell;
+mod tools;
+mod source;
+mod layers;
+mod steps;
+mod ci;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::shell::Workspace;
+use crate::steps::{Sim, Step};
+
+/// Consort's developer command.
+///
+/// Run it from anywhere in the repository. Every subcommand is one step of CI; `check` is what to run before a commit,
+/// `ci` is all there is.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Format, lints as errors, documentation, layers and licences: everything that runs no test
+    Check,
+    /// Formatting, as rustfmt.toml has it
+    Fmt,
+    /// Clippy over all crates and targets, warnings as errors
+    Clippy,
+    /// Documentation of all crates, warnings as errors
+    Docs,
+    /// Who imports whom: between the crates, and between the modules inside each
+    Layers,
+    /// Licences, sources and duplicates of the dependencies, as deny.toml has them (cargo-deny)
+    Deny,
+    /// Unit tests, integration tests and the examples in the documentation
+    Test {
+        /// Run only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Whole groups over the simulated fabric, many seeds, every history checked
+    Sim {
+        /// How many seeds
+        #[arg(long, default_value_t = steps::SIM_SEEDS)]
+        seeds: u64,
+        /// Only this seed, to repeat a failure
+        #[arg(long, conflicts_with = "seeds")]
+        seed: Option<u64>,
+    },
+    /// The concurrent parts under every schedule and every memory order that loom can think of
+    Loom,
+    /// The data plane under miri: undefined behaviour, weak memory
+    Miri,
+    /// The parsers of foreign bytes under libFuzzer
+    Fuzz {
+        /// Seconds for each target
+        #[arg(long, default_value_t = steps::FUZZ_SECONDS)]
+        seconds: u64,
+        /// Only targets whose name contains this
+        #[arg(long)]
+        target: Option<String>,
+    },
+    /// Each benchmark once, as a test, so that none rots
+    BenchTest,
+    /// Everything that CI does, in order
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let workspace = Workspace::here();
+    let one = |step: Step| ci::run(&workspace, &[step]);
+    match Arguments::parse().command {
+        Command::Check => ci::run(&workspace, &ci::CHECK),
+        Command::Fmt => one(Step::Fmt),
+        Command::Clippy => one(Step::Clippy),
+        Command::Docs => one(Step::Docs),
+        Command::Layers => one(Step::Layers),
+        Command::Deny => one(Step::Deny),
+        Command::Test { filter } => one(Step::Test { filter }),
+        Command::Sim { seeds, seed } => one(Step::Sim(seed.map_or(Sim::Seeds(seeds), Sim::Seed))),
+        Command::Loom => one(Step::Loom),
+        Command::Miri => one(Step::Miri),
+        Command::Fuzz { seconds, target } => one(Step::Fuzz { seconds, target }),
+        Command::BenchTest => one(Step::BenchTest),
+        Command::Ci => ci::run(&workspace, &ci::ALL),
+    }
+}

@@ -1,0 +1,242 @@
+//! The steps: what each runs, how long CI waits for it, and the command that repeats it.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::layers;
+use crate::shell::{Tally, Trouble, Workspace, quiet, run};
+use crate::tools;
+
+/// Simulated runs in CI.
+pub(crate) const SIM_SEEDS: u64 = 10_000;
+
+/// Seconds for each fuzz target in CI: enough to run the corpus and to see that the target still bites; the long runs are
+/// made by hand.
+pub(crate) const FUZZ_SECONDS: u64 = 15;
+
+/// The crates that have a `fuzz/` directory of their own.
+const FUZZED: [&str; 3] = ["dataplane", "hw", "control"];
+
+/// One thing that CI does.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Fmt,
+    Layers,
+    Deny,
+    Clippy,
+    Docs,
+    Test { filter: Option<String> },
+    Sim(Sim),
+    Loom,
+    Miri,
+    Fuzz { seconds: u64, target: Option<String> },
+    BenchTest,
+}
+
+/// Which simulated runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sim {
+    /// The first so many seeds.
+    Seeds(u64),
+    /// This one.
+    Seed(u64),
+}
+
+/// How a step ended, when it ended well or could not begin.
+pub(crate) enum Done {
+    /// It ran. What counts as one passed check where it has no tests.
+    Passed(Tally),
+    /// It can't be run here, and why.
+    Skipped(String),
+}
+
+/// What came of a step, and what its tests said.
+pub(crate) type Outcome = (Tally, Result<Done, Trouble>);
+
+impl Step {
+    /// The subcommand.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Fmt => "fmt",
+            Self::Layers => "layers",
+            Self::Deny => "deny",
+            Self::Clippy => "clippy",
+            Self::Docs => "docs",
+            Self::Test { .. } => "test",
+            Self::Sim(_) => "sim",
+            Self::Loom => "loom",
+            Self::Miri => "miri",
+            Self::Fuzz { .. } => "fuzz",
+            Self::BenchTest => "bench-test",
+        }
+    }
+
+    /// The command line that runs this step again.
+    pub(crate) fn again(&self) -> String {
+        let mut line = format!("cargo xtask {}", self.name());
+        match self {
+            Self::Test { filter: Some(filter) } => line += &format!(" {filter}"),
+            Self::Sim(Sim::Seeds(seeds)) => line += &format!(" --seeds {seeds}"),
+            Self::Sim(Sim::Seed(seed)) => line += &format!(" --seed {seed}"),
+            Self::Fuzz { seconds, target } => {
+                line += &format!(" --seconds {seconds}");
+                if let Some(target) = target {
+                    line += &format!(" --target {target}");
+                }
+            }
+            _ => {}
+        }
+        line
+    }
+
+    /// Runs it; each command of it for at most `limit`.
+    pub(crate) fn run(&self, workspace: &Workspace, limit: Option<Duration>) -> Outcome {
+        let plain = |command: Command| {
+            let (tally, result) = run(command, limit);
+            (tally, result.map(|()| Done::Passed(Tally { passed: 1, ..Tally::default() })))
+        };
+        match self {
+            Self::Fmt => {
+                let mut command = workspace.cargo();
+                command.args(["fmt", "--all", "--check"]);
+                plain(command)
+            }
+            Self::Layers => {
+                let result = layers::check(workspace);
+                (Tally::default(), result.map(|passed| Done::Passed(Tally { passed, ..Tally::default() })))
+            }
+            Self::Deny => match tools::DENY.ready(workspace) {
+                Ok(deny) => {
+                    let mut command = workspace.command(deny);
+                    command.args(["--workspace", "check", "licenses", "bans", "sources"]);
+                    plain(command)
+                }
+                Err(trouble) => (Tally::default(), Err(trouble)),
+            },
+            Self::Clippy => {
+                let mut command = workspace.cargo();
+                command.args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]);
+                plain(command)
+            }
+            Self::Docs => {
+                let mut command = workspace.cargo();
+                command
+                    .args(["doc", "--workspace", "--no-deps", "--quiet"])
+                    .env("RUSTDOCFLAGS", "-D warnings");
+                plain(command)
+            }
+            Self::Test { filter } => {
+                let mut command = workspace.cargo();
+                command.args(["test", "--workspace", "--no-fail-fast"]).args(filter);
+                counted(run(command, limit))
+            }
+            Self::Sim(which) => {
+                let mut command = workspace.cargo();
+                command.args(["test", "-p", "consort-tests", "--release", "--test", "all", "sim"]);
+                match which {
+                    Sim::Seeds(seeds) => command.env("CONSORT_SIM_SEEDS", seeds.to_string()),
+                    Sim::Seed(seed) => {
+                        command.env("CONSORT_SIM_SEED", seed.to_string()).args(["--", "--nocapture"])
+                    }
+                };
+                counted(run(command, limit))
+            }
+            Self::Loom => {
+                let mut command = workspace.cargo();
+                command.args(["test", "-p", "consort-dataplane", "--release", "--lib", "loom"]);
+                // A directory of its own: other flags would rebuild everything at each change of mind.
+                command.arg("--target-dir").arg(workspace.target.join("loom"));
+                command.env("RUSTFLAGS", "--cfg loom");
+                counted(run(command, limit))
+            }
+            Self::Miri => miri(workspace, limit),
+            Self::Fuzz { seconds, target } => fuzz(workspace, limit, *seconds, target.as_deref()),
+            Self::BenchTest => {
+                let mut command = workspace.cargo();
+                command.args(["bench", "-p", "consort-benches", "--benches", "--", "--test"]);
+                counted(run(command, limit))
+            }
+        }
+    }
+}
+
+/// A step that runs tests and runs none is broken, whatever its exit status says.
+fn counted((tally, result): (Tally, Result<(), Trouble>)) -> Outcome {
+    let result = match result {
+        Ok(()) if tally.passed == 0 => {
+            Err(Trouble::Found("no test ran: the filter matches nothing".to_owned()))
+        }
+        Ok(()) => Ok(Done::Passed(tally)),
+        Err(trouble) => Err(trouble),
+    };
+    (tally, result)
+}
+
+fn miri(workspace: &Workspace, limit: Option<Duration>) -> Outcome {
+    if let Err(why) = tools::nightly(workspace, &["miri", "rust-src"]) {
+        return (Tally::default(), Ok(Done::Skipped(why)));
+    }
+    let mut command = workspace.nightly_cargo();
+    command.args(["miri", "test", "-p", "consort-dataplane", "--lib"]);
+    command.arg("--target-dir").arg(workspace.target.join("miri"));
+    // Property tests read the environment and keep their failures in files.
+    command.env("MIRIFLAGS", "-Zmiri-disable-isolation").env("PROPTEST_CASES", "8");
+    counted(run(command, limit))
+}
+
+fn fuzz(workspace: &Workspace, limit: Option<Duration>, seconds: u64, only: Option<&str>) -> Outcome {
+    let mut tally = Tally::default();
+    let result = fuzz_all(workspace, limit, seconds, only, &mut tally);
+    (tally, result)
+}
+
+fn fuzz_all(
+    workspace: &Workspace,
+    limit: Option<Duration>,
+    seconds: u64,
+    only: Option<&str>,
+    tally: &mut Tally,
+) -> Result<Done, Trouble> {
+    if let Err(why) = tools::nightly(workspace, &[]) {
+        return Ok(Done::Skipped(why));
+    }
+    let fuzzer = tools::FUZZ.ready(workspace)?;
+    let cargo_fuzz = |verb: &str, directory: &PathBuf| {
+        let mut command = workspace.command(&fuzzer);
+        command.args(["fuzz", verb, "--fuzz-dir"]).arg(directory);
+        // cargo-fuzz calls the cargo of its environment, and only a nightly one instruments.
+        command.env("RUSTUP_TOOLCHAIN", "nightly").env_remove("CARGO").env_remove("RUSTC");
+        command
+    };
+    let mut first = Ok(());
+    for name in FUZZED {
+        let directory = workspace.root.join(name).join("fuzz");
+        if !directory.join("Cargo.toml").is_file() {
+            println!("    {name} has no fuzz targets");
+            continue;
+        }
+        let targets = quiet(cargo_fuzz("list", &directory))?;
+        for target in targets.lines().filter(|target| only.is_none_or(|only| target.contains(only))) {
+            let mut command = cargo_fuzz("run", &directory);
+            command.arg(target).arg("--target-dir").arg(workspace.target.join("fuzz")).arg("--");
+            command.args([
+                &format!("-max_total_time={seconds}"),
+                "-rss_limit_mb=2048",
+                "-print_final_stats=1",
+            ]);
+            match run(command, limit).1 {
+                Ok(()) => tally.passed += 1,
+                Err(trouble) => {
+                    tally.failed += 1;
+                    first = first.and(Err(trouble));
+                }
+            }
+        }
+    }
+    first?;
+    if tally.passed == 0 {
+        return Err(Trouble::Found("no fuzz target ran".to_owned()));
+    }
+    Ok(Done::Passed(*tally))
+}
