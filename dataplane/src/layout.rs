@@ -23,7 +23,6 @@
 
 use crate::memory::{LINE, WORD};
 use crate::names::{Position, Round};
-use crate::plan::PlanError;
 use crate::record;
 
 /// Bytes of a row: a page, whatever the number of members.
@@ -53,8 +52,8 @@ impl Layout {
         Self { members, later: (WORD + WORD * members).next_multiple_of(LINE) }
     }
 
-    /// Checks a ring's size against the inequalities above.
-    pub(crate) fn check_ring(ring_bytes: usize, members: usize) -> Result<(), PlanError> {
+    /// Checks a ring's size against the inequalities above; the refusal is the largest size that these members can have.
+    pub(crate) fn check_ring(ring_bytes: usize, members: usize) -> Result<(), usize> {
         let mut most = MOST_RING;
         while members * (most / WORD) >= 1 << 31 {
             most /= 2;
@@ -62,7 +61,7 @@ impl Layout {
         if ring_bytes.is_power_of_two() && (LEAST_RING..=most).contains(&ring_bytes) {
             Ok(())
         } else {
-            Err(PlanError::Ring { bytes: ring_bytes, members, least: LEAST_RING, most })
+            Err(most)
         }
     }
 

@@ -100,7 +100,13 @@ impl SessionPlan {
         if usize::from(self.me.0) >= n {
             return Err(PlanError::Rank(self.me, n));
         }
-        Layout::check_ring(self.ring_bytes, n)?;
+        let bytes = self.ring_bytes;
+        Layout::check_ring(bytes, n).map_err(|most| PlanError::Ring {
+            bytes,
+            members: n,
+            least: layout::LEAST_RING,
+            most,
+        })?;
         for (rank, member) in self.members.iter().enumerate() {
             if member.slot.is_none() != (rank == usize::from(self.me.0)) {
                 return Err(PlanError::Slots);

@@ -371,9 +371,4 @@ mod tests {
             [("dataplane/src/mod.rs", "mod memory;"), ("dataplane/src/memory.rs", "#![allow(unsafe_code)]")];
         assert_eq!(breaches("x", &[files, more].concat()), [""; 0]);
     }
-
-    #[test]
-    fn the_repository_keeps_its_layers() {
-        check(&Workspace::here()).unwrap();
-    }
 }
