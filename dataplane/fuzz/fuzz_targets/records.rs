@@ -1,0 +1,103 @@
+//! A member whose peer writes whatever the fuzzer likes into its row and its ring (S1): the session may blame it, and must
+//! not panic, loop, or deliver a byte from outside the peer's ring.
+//!
+//! The input is a script of three-byte-led commands: where to write (row word, ring word, or a plausible head or
+//! record), what, and when to step.
+#![no_main]
+
+use std::time::Duration;
+
+use consort_dataplane::fabric::{FABRIC_PAGE, Fabric};
+use consort_dataplane::layout::Layout;
+use consort_dataplane::names::{NodeId, Rank, Slot, Time, ViewId};
+use consort_dataplane::plan::{Guarantee, Member, SessionPlan};
+use consort_dataplane::record::{Header, Kind};
+use consort_dataplane::session::{Delivery, Session, Verdict};
+use consort_dataplane::sim::{SimNetwork, SimOptions};
+use libfuzzer_sys::fuzz_target;
+
+const RING: usize = 4096;
+
+fuzz_target!(|script: &[u8]| {
+    let Some((&first, mut script)) = script.split_first() else { return };
+    let guarantee = [Guarantee::Fifo, Guarantee::Agreed, Guarantee::Atomic][usize::from(first % 3)];
+    let options = SimOptions {
+        delay: (Duration::ZERO, Duration::ZERO),
+        tearing: 0,
+        segment_bytes: FABRIC_PAGE + SessionPlan::region_bytes(RING),
+    };
+    let nodes = [NodeId(1), NodeId(2), NodeId(3)];
+    let (network, mut fabrics) = SimNetwork::new(1, &nodes, options);
+    let members = (0..3u8)
+        .map(|rank| Member {
+            node: nodes[usize::from(rank)],
+            slot: (rank != 0).then_some(Slot(rank)),
+            base: FABRIC_PAGE,
+        })
+        .collect();
+    let plan = SessionPlan { view: ViewId(1), members, me: Rank(0), ring_bytes: RING, guarantee };
+    let fabric = &mut fabrics[0];
+    let (mut session, sender) = Session::start(plan, fabric).expect("a sound plan");
+    let mut now = 0;
+    let mut loans = Vec::new();
+    while let [command, a, b, rest @ ..] = script {
+        script = rest;
+        let peer = 1 + usize::from(command >> 7);
+        let mut word = [0; 8];
+        let value = |word: &mut [u8; 8], script: &mut &[u8]| {
+            let take = script.len().min(8);
+            word[..take].copy_from_slice(&script[..take]);
+            *script = &script[take..];
+            u64::from_le_bytes(*word)
+        };
+        let layout = Layout::new(3);
+        match command & 7 {
+            0 => {
+                let to = FABRIC_PAGE + usize::from(*a) % (layout.end() / 8) * 8;
+                let what = value(&mut word, &mut script);
+                network.poke(peer, 0, to, what);
+            }
+            1 => {
+                let to = FABRIC_PAGE + layout.ring() + (usize::from(*a) * 2 + usize::from(*b & 1)) * 8 % RING;
+                let what = value(&mut word, &mut script);
+                network.poke(peer, 0, to, what);
+            }
+            // A head of `a` words and promise `b`.
+            2 => network.poke(peer, 0, FABRIC_PAGE, u64::from(*a) << 32 | u64::from(*b)),
+            3 => {
+                let kind = [Kind::Data, Kind::Pad, Kind::End][usize::from(command >> 3) % 3];
+                let header = Header { len: usize::from(*b) * 8, kind, round: u32::from(command >> 5 & 3) };
+                network.poke(peer, 0, FABRIC_PAGE + layout.ring() + usize::from(*a) % 512 * 8, header.word());
+            }
+            4 => {
+                let to = FABRIC_PAGE + layout.received(usize::from(*a) % 3);
+                network.poke(peer, 0, to, u64::from(*b) * 8);
+            }
+            5 => {
+                if let Ok(room) = sender.try_reserve(usize::from(*a)) {
+                    room.send();
+                }
+            }
+            6 => loans.clear(),
+            _ => {
+                now += 1;
+                fabric.poll(Time(now));
+                let mut sink = |delivery: &mut Delivery<'_>| {
+                    assert!(delivery.payload.len() <= RING, "more than a ring was delivered");
+                    std::hint::black_box(delivery.payload.iter().fold(0u8, |a, b| a ^ b));
+                    loans.extend(delivery.lend());
+                    Verdict::Taken
+                };
+                if session.step(fabric, &mut sink).is_err() {
+                    return;
+                }
+                session.blocked();
+                session.frontiers().validate().expect("sound frontiers");
+            }
+        }
+    }
+    // Whatever the peer wrote, a view change can wedge and cut what was received.
+    let frozen = session.wedge();
+    let trim: Vec<_> = frozen.senders.iter().map(|s| s.received).collect();
+    let _ = session.cut(&trim, &mut |_: &mut Delivery<'_>| Verdict::Taken);
+});
