@@ -1,0 +1,350 @@
+//! What a node is told at its start: parsed once, checked once, passed on as a value.
+//!
+//! # As a file
+//! ```toml
+//! cluster = "orders"            # nodes of different clusters refuse each other; default "consort"
+//! id = 1                        # this node's name in the cluster; 1 or more
+//! listen = "10.0.0.1:7101"      # where its control links are accepted
+//! # advertise = "…:7101"        # the address that peers reach it by, if `listen` is 0.0.0.0 or translated
+//!
+//! fabric = "auto"               # auto | shm | tcp: how messages travel; the same at all nodes
+//! guarantee = "atomic"          # fifo | agreed | atomic: when a message is delivered; the same at all nodes
+//! wait = "adaptive"             # spin | adaptive | block: what this node does while nothing happens
+//! ring = "4 MiB"                # memory for messages under way, per member: a power of two; the same at all nodes
+//!
+//! # start_within = "1m"         # give up if the group hasn't started by then; default: wait for ever
+//! # key_file = "cluster.key"    # a secret that all nodes share, beside this file; without one, no authentication
+//!
+//! [peers]                       # everyone else; at every node the same members
+//! 2 = "10.0.0.2:7101"
+//! 3 = "10.0.0.3:7101"
+//! ```
+//! Unknown keys are refused, and every error names file, line and key and says what to write instead:
+//!
+//! ```
+//! use consort_control::config::NodeConfig;
+//! let text = "id = 1\nlisten = \"127.0.0.1:7101\"\nring = \"5 MiB\"\n[peers]\n2 = \"127.0.0.1:7102\"\n";
+//! let error = NodeConfig::from_toml(text, "node.toml".as_ref(), &["auto", "shm", "tcp"]).unwrap_err();
+//! assert!(error.to_string().starts_with("node.toml:3: `ring`: "), "{error}");
+//! ```
+
+mod file;
+mod key;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use consort_dataplane::fabric::FABRIC_PAGE;
+use consort_dataplane::names::{MAX_NODES, NodeId, Rank, Slot, ViewId};
+use consort_dataplane::plan::{Guarantee, Member, PlanError, SessionPlan};
+
+use crate::view::SessionShape;
+
+pub use key::{KeyError, SharedKey};
+
+/// The longest name of a cluster, in bytes.
+pub const CLUSTER_LEN: usize = 64;
+
+/// The longest name of a fabric, in bytes.
+pub const FABRIC_LEN: usize = 16;
+
+/// What a node is told. Start from [`NodeConfig::new`] or [`NodeConfig::from_file`], change what is to be changed, and
+/// let [`NodeConfig::check`] look at it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct NodeConfig {
+    /// The name of the cluster: nodes of different clusters refuse each other.
+    pub cluster: String,
+    /// This node's name.
+    pub id: NodeId,
+    /// Where its control links are accepted.
+    pub listen: SocketAddr,
+    /// The address that peers reach it by, where that isn't `listen`.
+    pub advertise: Option<SocketAddr>,
+    /// Everyone else, and where their control links are accepted.
+    pub peers: BTreeMap<NodeId, SocketAddr>,
+    /// The name of the fabric. What names there are is known to who links the fabrics in; this crate isn't one.
+    pub fabric: String,
+    /// When a message is delivered (D8).
+    pub guarantee: Guarantee,
+    /// What the engine does while nothing happens.
+    pub wait: WaitStrategy,
+    /// Bytes of each member's ring: a power of two.
+    pub ring_bytes: usize,
+    /// Give up if the group hasn't started by then. `None`: wait for ever.
+    pub start_within: Option<Duration>,
+    /// The secret that all nodes share.
+    pub key: Option<SharedKey>,
+}
+
+/// What the engine does while nothing happens.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
+pub enum WaitStrategy {
+    /// Never sleeps and never yields: for a core that is this node's alone. With fewer cores than spinning threads it
+    /// is thousands of times slower than the others.
+    Spin,
+    /// Yields at first, then sleeps; notices when it shares its core. Right unless you have measured otherwise.
+    #[default]
+    Adaptive,
+    /// Sleeps at once: least CPU, some tens of microseconds more when cores are idle.
+    Block,
+}
+
+impl fmt::Display for WaitStrategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Spin => "spin",
+            Self::Adaptive => "adaptive",
+            Self::Block => "block",
+        })
+    }
+}
+
+/// No wait strategy is called that.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("no wait strategy is called {0:?}; take spin, adaptive or block")]
+pub struct UnknownWait(String);
+
+impl FromStr for WaitStrategy {
+    type Err = UnknownWait;
+
+    fn from_str(name: &str) -> Result<Self, UnknownWait> {
+        match name {
+            "spin" => Ok(Self::Spin),
+            "adaptive" => Ok(Self::Adaptive),
+            "block" => Ok(Self::Block),
+            _ => Err(UnknownWait(name.to_owned())),
+        }
+    }
+}
+
+/// A configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("can't read {}: {cause}; give the path of a file as `consort node --help` shows it", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The file isn't TOML, has a key that doesn't exist, or lacks one.
+    #[error("{place}: {message}")]
+    Syntax {
+        /// Where.
+        place: Place,
+        /// What the parser says.
+        message: String,
+    },
+    /// A value can't be.
+    #[error("{}`{key}`: {problem}", place.as_ref().map(|p| format!("{p}: ")).unwrap_or_default())]
+    Value {
+        /// Where, if it was in a file.
+        place: Option<Place>,
+        /// The name of the setting.
+        key: String,
+        /// What is wrong, and what to write instead.
+        problem: String,
+    },
+}
+
+/// A line of a file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
+}
+
+impl NodeConfig {
+    /// What node `id` does if nothing else is said: no peers, `127.0.0.1` and a port of the kernel's choice, fabric
+    /// `auto`, `Atomic`, `Adaptive`, rings of 4 MiB, no key, and it waits for ever for its peers.
+    pub fn new(id: NodeId) -> Self {
+        Self {
+            cluster: "consort".to_owned(),
+            id,
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            advertise: None,
+            peers: BTreeMap::new(),
+            fabric: "auto".to_owned(),
+            guarantee: Guarantee::default(),
+            wait: WaitStrategy::default(),
+            ring_bytes: 4 << 20,
+            start_within: None,
+            key: None,
+        }
+    }
+
+    /// All members, this node included, in ascending order.
+    pub fn members(&self) -> Vec<NodeId> {
+        let mut members: Vec<_> = self.peers.keys().copied().chain([self.id]).collect();
+        members.sort_unstable();
+        members
+    }
+
+    /// The address that peers reach this node by.
+    pub fn address(&self) -> SocketAddr {
+        self.advertise.unwrap_or(self.listen)
+    }
+
+    /// What all members' sessions have in common.
+    pub fn session(&self) -> SessionShape {
+        SessionShape { ring_bytes: self.ring_bytes, guarantee: self.guarantee }
+    }
+
+    /// Checks what can be checked before anything is started.
+    ///
+    /// # Errors
+    /// Names the first setting that can't be, and what to write instead.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.first_fault()
+            .map_or(Ok(()), |(key, problem)| Err(ConfigError::Value { place: None, key, problem }))
+    }
+
+    fn first_fault(&self) -> Option<(String, String)> {
+        let fault = |key: &str, problem: String| Some((key.to_owned(), problem));
+        if self.cluster.is_empty() || self.cluster.len() > CLUSTER_LEN {
+            return fault(
+                "cluster",
+                format!("a name of 1 to {CLUSTER_LEN} bytes, not {}", self.cluster.len()),
+            );
+        }
+        if self.id == NodeId(0) {
+            return fault("id", "0 is no node; give each node a number of its own, from 1".to_owned());
+        }
+        if self.fabric.is_empty() || self.fabric.len() > FABRIC_LEN {
+            return fault("fabric", format!("no fabric is called {:?}", self.fabric));
+        }
+        if !self.peers.is_empty() && unreachable(self.address().ip()) {
+            let problem = format!(
+                "peers can't dial {}: set `advertise` to the address of this machine that they reach",
+                self.address()
+            );
+            return fault(if self.advertise.is_some() { "advertise" } else { "listen" }, problem);
+        }
+        if self.members().len() > MAX_NODES {
+            return fault(
+                "peers",
+                format!("{} members; a group has at most {MAX_NODES}", self.members().len()),
+            );
+        }
+        let mut addresses = BTreeMap::from([(self.address(), self.id)]);
+        for (&node, &address) in &self.peers {
+            let key = format!("peers.{node}");
+            if node == NodeId(0) {
+                return fault(&key, "0 is no node; give each node a number of its own, from 1".to_owned());
+            }
+            if node == self.id {
+                return fault(&key, "this is the node itself: list only the others, and see that every node has an `id` of its own".to_owned());
+            }
+            if address.port() == 0 || unreachable(address.ip()) {
+                return fault(
+                    &key,
+                    format!("{address} can't be dialled: write what node {node} has as `listen`"),
+                );
+            }
+            if let Some(other) = addresses.insert(address, node) {
+                return fault(&key, format!("{address} is already node {other}'s: every node needs its own"));
+            }
+        }
+        match self.plan_check() {
+            Err(error @ PlanError::Ring { .. }) => fault("ring", error.to_string()),
+            Err(error) => fault("peers", error.to_string()),
+            Ok(()) => None,
+        }
+    }
+
+    /// What the data plane says to a session of these members.
+    fn plan_check(&self) -> Result<(), PlanError> {
+        let members = self.members();
+        let me = members.iter().position(|node| *node == self.id).and_then(|at| u8::try_from(at).ok());
+        let me = Rank(me.ok_or(PlanError::Members(members.len()))?);
+        let members = members.into_iter().zip(0..).map(|(node, at)| {
+            let slot = (node != self.id).then_some(Slot(at));
+            Member { node, slot, base: FABRIC_PAGE }
+        });
+        let (ring_bytes, guarantee) = (self.ring_bytes, self.guarantee);
+        SessionPlan { view: ViewId(1), members: members.collect(), me, ring_bytes, guarantee }.check()
+    }
+}
+
+fn unreachable(ip: IpAddr) -> bool {
+    ip.is_unspecified() || ip.is_multicast()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: u32, peers: &[(u32, &str)]) -> NodeConfig {
+        let mut config = NodeConfig::new(NodeId(id));
+        config.listen = "127.0.0.1:7101".parse().unwrap();
+        config.peers = peers.iter().map(|(id, address)| (NodeId(*id), address.parse().unwrap())).collect();
+        config
+    }
+
+    #[test]
+    fn what_is_sound_passes() {
+        node(1, &[(2, "127.0.0.1:7102"), (3, "[::1]:7103")]).check().unwrap();
+        node(7, &[]).check().unwrap();
+        let mut behind = node(1, &[(2, "10.0.0.2:7101")]);
+        behind.listen = "0.0.0.0:7101".parse().unwrap();
+        behind.advertise = Some("10.0.0.1:7101".parse().unwrap());
+        behind.check().unwrap();
+        assert_eq!(node(2, &[(3, "[::1]:1"), (1, "[::1]:2")]).members(), [NodeId(1), NodeId(2), NodeId(3)]);
+    }
+
+    #[test]
+    fn what_is_not_is_named_with_its_remedy() {
+        let peers: &[(u32, &str)] = &[(2, "127.0.0.1:7102")];
+        let many: Vec<_> = (2..66).map(|id| (id, format!("10.0.0.{id}:1"))).collect();
+        let many: Vec<_> = many.iter().map(|(id, address)| (*id, address.as_str())).collect();
+        let change = |f: fn(&mut NodeConfig)| {
+            let mut config = node(1, peers);
+            f(&mut config);
+            config
+        };
+        for (config, key, remedy) in [
+            (node(0, peers), "id", "from 1"),
+            (node(1, &[(1, "127.0.0.1:7102")]), "peers.1", "list only the others"),
+            (node(1, &[(0, "127.0.0.1:7102")]), "peers.0", "from 1"),
+            (node(1, &[(2, "127.0.0.1:7101")]), "peers.2", "already node 1's"),
+            (node(1, &[(2, "127.0.0.1:7102"), (3, "127.0.0.1:7102")]), "peers.3", "already node 2's"),
+            (node(1, &[(2, "127.0.0.1:0")]), "peers.2", "`listen`"),
+            (node(1, &[(2, "0.0.0.0:7102")]), "peers.2", "`listen`"),
+            (node(1, &many), "peers", "at most 64"),
+            (change(|c| c.cluster = String::new()), "cluster", "1 to 64 bytes"),
+            (change(|c| c.cluster = "x".repeat(65)), "cluster", "1 to 64 bytes"),
+            (change(|c| c.fabric = String::new()), "fabric", "no fabric"),
+            (change(|c| c.ring_bytes = 5 << 20), "ring", "power of two"),
+            (change(|c| c.ring_bytes = 64), "ring", "power of two"),
+            (change(|c| c.listen = "0.0.0.0:7101".parse().unwrap()), "listen", "set `advertise`"),
+            (change(|c| c.advertise = "[::]:7101".parse().ok()), "advertise", "set `advertise`"),
+        ] {
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("`{key}`: ")) && error.contains(remedy), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_long_and_never_printed() {
+        assert!(matches!(SharedKey::new("too short"), Err(KeyError::Length(9))));
+        let key = SharedKey::new("a secret that nobody may read").unwrap();
+        assert!(!format!("{key:?}").contains("secret"));
+    }
+}

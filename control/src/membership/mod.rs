@@ -1,0 +1,3 @@
+//! Membership.
+mod stop;
+pub use stop::{Absent, Stopped};

@@ -1,0 +1,212 @@
+//! What a node tells its application: as owned [`Event`]s from a queue between the engine's thread and the
+//! application's, or borrowed ([`Incoming`]) on the application's own thread. Either way a message's payload lies in ring
+//! memory and is not copied (D10).
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::time::Duration;
+
+use consort_dataplane::fabric::Doorbell;
+use consort_dataplane::loan::Loan;
+use consort_dataplane::names::{NodeId, Seq, ViewId};
+use consort_dataplane::ring::Ticket;
+use consort_dataplane::session::Delivery;
+use crossbeam_queue::ArrayQueue;
+
+use super::gate::Gate;
+use crate::membership::{Absent, Stopped};
+use crate::view::View;
+
+/// How many events wait for the application at most; then the group waits too (D11).
+const EVENTS: usize = 1024;
+
+/// Something that the application should know, in the order in which it happened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// The group can't start yet. Comes again when the reasons change.
+    Waiting {
+        /// For whom, and why each isn't there.
+        for_whom: Vec<Absent>,
+    },
+    /// A view is installed: the group runs.
+    View(View),
+    /// A message of some member, this node included.
+    Message(Message),
+    /// That member sends nothing more; no message of it follows.
+    Ended {
+        /// Who.
+        node: NodeId,
+    },
+}
+
+/// An [`Event`], borrowed for a call of the application's code.
+#[non_exhaustive]
+pub enum Incoming<'a, 'd> {
+    /// As [`Event::Waiting`].
+    Waiting(&'a [Absent]),
+    /// As [`Event::View`].
+    View(&'a View),
+    /// A message, in ring memory. [`Delivery::lend`] keeps it past the call.
+    Message(&'a mut Delivery<'d>),
+    /// As [`Event::Ended`].
+    Ended(NodeId),
+}
+
+/// A delivered message, lent from the ring of its sender. The sender can't reuse that room, nor any that came after it, until
+/// the message is dropped, on whatever thread: keep it as long as you read it, and copy what you keep longer.
+pub struct Message {
+    /// The view in which it was delivered.
+    pub view: ViewId,
+    /// Its place in the order, the same at all members (but under `Fifo`: there it counts this member's deliveries).
+    pub seq: Seq,
+    /// Who sent it.
+    pub sender: NodeId,
+    /// Which of this node's own sends it is; `None` for others'.
+    pub ticket: Option<Ticket>,
+    // In this order: the engine is roused when the loan is back.
+    loan: Loan,
+    _returned: Returned,
+}
+
+impl Message {
+    /// Its bytes.
+    pub fn payload(&self) -> &[u8] {
+        &self.loan
+    }
+}
+
+impl Deref for Message {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.loan
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Message({}{} of {}, {} bytes)", self.view, self.seq, self.sender, self.loan.len())
+    }
+}
+
+/// Rouses the engine when dropped: a sender elsewhere may wait for the room.
+struct Returned(Doorbell);
+
+impl Drop for Returned {
+    fn drop(&mut self) {
+        self.0.ring();
+    }
+}
+
+/// What the engine puts into the queue: an [`Event`] without what only the taker needs.
+pub(crate) enum Entry {
+    Waiting(Vec<Absent>),
+    View(View),
+    Message { view: ViewId, seq: Seq, sender: NodeId, ticket: Option<Ticket>, loan: Loan },
+    Ended(NodeId),
+}
+
+/// The queue between the engine's thread and the application's.
+pub(crate) struct Inbox {
+    queue: ArrayQueue<Entry>,
+    stopped: OnceLock<Stopped>,
+    /// Where the application waits for events.
+    gate: Gate,
+    /// The engine found the queue full, and is to be told when it no longer is.
+    full: AtomicBool,
+    bell: OnceLock<Doorbell>,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Self {
+            queue: ArrayQueue::new(EVENTS),
+            stopped: OnceLock::new(),
+            gate: Gate::default(),
+            full: AtomicBool::new(false),
+            bell: OnceLock::new(),
+        }
+    }
+}
+
+impl Inbox {
+    /// A session starts; `bell` rouses its engine. Before anything of it is pushed.
+    pub(crate) fn open(&self, bell: Doorbell) {
+        let _ = self.bell.set(bell);
+    }
+
+    /// The engine's side. Gives the entry back if the queue is full.
+    pub(crate) fn push(&self, entry: Entry) -> Result<(), Entry> {
+        match self.queue.push(entry) {
+            Ok(()) => {
+                self.full.store(false, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(entry) => {
+                self.full.store(true, Ordering::Relaxed);
+                Err(entry)
+            }
+        }
+    }
+
+    /// Wakes the application if it waits. Once after a number of pushes.
+    pub(crate) fn tell(&self) {
+        self.gate.open();
+    }
+
+    /// Whether the engine must wait for the application before it can push.
+    pub(crate) fn is_full(&self) -> bool {
+        self.queue.is_full()
+    }
+
+    /// Nothing more will come.
+    pub(crate) fn stop(&self, reason: &Stopped) {
+        let _ = self.stopped.set(reason.clone());
+        self.gate.open();
+    }
+
+    /// The next event, if there is one.
+    pub(crate) fn try_take(&self) -> Result<Option<Event>, Stopped> {
+        // Looked at before the queue: what was pushed before the stop is still to be had.
+        let stopped = self.stopped.get();
+        match (self.queue.pop(), stopped) {
+            (Some(entry), _) => Ok(Some(self.event(entry))),
+            (None, Some(reason)) => Err(reason.clone()),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The next event, waiting for it.
+    pub(crate) fn take(&self, within: Option<Duration>) -> Result<Option<Event>, Stopped> {
+        if let Some(event) = self.try_take()? {
+            return Ok(Some(event));
+        }
+        self.gate.wait(within, || self.try_take().transpose()).transpose()
+    }
+
+    fn event(&self, entry: Entry) -> Event {
+        fence(Ordering::SeqCst); // the room before the look at `full`; the engine fences in `Doorbell::announce`
+        if self.full.load(Ordering::Relaxed) && self.full.swap(false, Ordering::Relaxed) {
+            self.ring();
+        }
+        match entry {
+            Entry::Waiting(for_whom) => Event::Waiting { for_whom },
+            Entry::View(view) => Event::View(view),
+            Entry::Message { view, seq, sender, ticket, loan } => {
+                let Some(bell) = self.bell.get() else { unreachable!("`open` comes before messages") };
+                let returned = Returned(bell.clone());
+                Event::Message(Message { view, seq, sender, ticket, loan, _returned: returned })
+            }
+            Entry::Ended(node) => Event::Ended { node },
+        }
+    }
+
+    fn ring(&self) {
+        if let Some(bell) = self.bell.get() {
+            bell.ring();
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Building a node in code or from a file, with the fabrics linked in.
+
+use std::error::Error;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use consort_control::config::{ConfigError, NodeConfig, SharedKey};
+use consort_control::shell::{DrivenNode, MakeFabric, Node, Start, StartError};
+use consort_dataplane::fabric::Fabric;
+use consort_hw::shm::{ShmFabric, ShmOptions};
+use consort_hw::tcp::{TcpFabric, TcpOptions};
+
+use crate::{Guarantee, NodeId, WaitStrategy};
+
+/// The names that `fabric` may have in a configuration.
+const FABRICS: &[&str] = &["auto", "shm", "tcp"];
+
+/// How messages travel between the nodes. All nodes of a group use the same.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
+pub enum FabricChoice {
+    /// `Shm` if the control addresses of all nodes are this machine's own, else `Tcp`.
+    #[default]
+    Auto,
+    /// Shared memory: all nodes on one machine.
+    Shm,
+    /// TCP, over io_uring where the kernel allows it: any machines.
+    Tcp,
+}
+
+/// No fabric is called that.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnknownFabric(String);
+
+impl fmt::Display for UnknownFabric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no fabric is called {:?}; take {}", self.0, FABRICS.join(", "))
+    }
+}
+
+impl Error for UnknownFabric {}
+
+impl fmt::Display for FabricChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Shm => "shm",
+            Self::Tcp => "tcp",
+        })
+    }
+}
+
+impl FromStr for FabricChoice {
+    type Err = UnknownFabric;
+
+    fn from_str(name: &str) -> Result<Self, UnknownFabric> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "shm" => Ok(Self::Shm),
+            "tcp" => Ok(Self::Tcp),
+            _ => Err(UnknownFabric(name.to_owned())),
+        }
+    }
+}
+
+/// Builds a node: says who it is, who the others are, and how they talk.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `start` or `driven`"]
+pub struct NodeBuilder {
+    config: NodeConfig,
+    listener: Option<TcpListener>,
+}
+
+impl NodeBuilder {
+    /// Starts building node `id`: its name in the cluster, from 1, which no other node has.
+    pub fn new(id: u32) -> Self {
+        Self { config: NodeConfig::new(NodeId(id)), listener: None }
+    }
+
+    /// Reads a configuration file ([its form](crate::config)).
+    ///
+    /// # Errors
+    /// Names file, line and key, and what to write instead.
+    pub fn from_toml(file: &Path) -> Result<Self, ConfigError> {
+        Ok(Self { config: NodeConfig::from_file(file, FABRICS)?, listener: None })
+    }
+
+    /// The cluster's name: nodes of different clusters refuse each other. `consort` if not set.
+    pub fn cluster(mut self, name: impl Into<String>) -> Self {
+        self.config.cluster = name.into();
+        self
+    }
+
+    /// Where this node's control links are accepted.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.config.listen = address;
+        self
+    }
+
+    /// The address that peers reach this node by, where that isn't [`NodeBuilder::listen`].
+    pub fn advertise(mut self, address: SocketAddr) -> Self {
+        self.config.advertise = Some(address);
+        self
+    }
+
+    /// A socket that listens already, instead of [`NodeBuilder::listen`]: handed down by a supervisor, or bound to
+    /// a port that the kernel chose.
+    pub fn listener(mut self, listener: TcpListener) -> Self {
+        self.listener = Some(listener);
+        self
+    }
+
+    /// Another member, and where its control links are accepted. Every node lists all others.
+    pub fn peer(mut self, id: u32, address: SocketAddr) -> Self {
+        self.config.peers.insert(NodeId(id), address);
+        self
+    }
+
+    /// How messages travel; [`FabricChoice::Auto`] if not set.
+    pub fn fabric(mut self, choice: FabricChoice) -> Self {
+        self.config.fabric = choice.to_string();
+        self
+    }
+
+    /// When a message is delivered; [`Guarantee::Atomic`] if not set.
+    pub fn guarantee(mut self, guarantee: Guarantee) -> Self {
+        self.config.guarantee = guarantee;
+        self
+    }
+
+    /// What the engine does while nothing happens; [`WaitStrategy::Adaptive`] if not set.
+    pub fn wait(mut self, strategy: WaitStrategy) -> Self {
+        self.config.wait = strategy;
+        self
+    }
+
+    /// Bytes of every member's ring, a power of two; 4 MiB if not set. A message takes at most half of it.
+    pub fn ring_bytes(mut self, bytes: usize) -> Self {
+        self.config.ring_bytes = bytes;
+        self
+    }
+
+    /// Gives up if the group hasn't started by then; if not set, it waits for ever.
+    pub fn start_within(mut self, within: Duration) -> Self {
+        self.config.start_within = Some(within);
+        self
+    }
+
+    /// A secret that all nodes share: control links are authenticated with it (S3).
+    pub fn shared_key(mut self, key: SharedKey) -> Self {
+        self.config.key = Some(key);
+        self
+    }
+
+    /// What was set so far.
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
+    /// Starts the node with its engine on a thread of its own. Returns before its peers are there.
+    ///
+    /// # Errors
+    /// The configuration can't be, the control address is taken, or the machine refuses what the fabric needs.
+    pub fn start(self) -> Result<Node, StartError> {
+        Node::start(self.resolve()?)
+    }
+
+    /// Starts the node for the caller to drive; only its control links have a thread of their own.
+    ///
+    /// # Errors
+    /// As [`NodeBuilder::start`].
+    pub fn driven(self) -> Result<DrivenNode, StartError> {
+        DrivenNode::start(self.resolve()?)
+    }
+
+    /// Puts the choice of a fabric into effect: control knows none.
+    fn resolve(self) -> Result<Start, StartError> {
+        let Self { mut config, listener } = self;
+        if let Some(listener) = &listener {
+            config.listen = listener
+                .local_addr()
+                .map_err(|cause| StartError::Machine { what: "the listener's address", cause })?;
+        }
+        config.check()?;
+        let choice = config.fabric.parse().map_err(|error: UnknownFabric| ConfigError::Value {
+            place: None,
+            key: "fabric".to_owned(),
+            problem: error.to_string(),
+        })?;
+        let choice = match choice {
+            FabricChoice::Auto if config.peers.values().all(|peer| is_ours(peer.ip())) => FabricChoice::Shm,
+            FabricChoice::Auto => FabricChoice::Tcp,
+            chosen => chosen,
+        };
+        config.fabric = choice.to_string();
+        let (id, segment_bytes) = (config.id, config.session().segment_bytes());
+        let (listen, advertise) = (config.listen.ip(), config.advertise.map(|address| address.ip()));
+        let fabric: MakeFabric = Box::new(move || {
+            if choice == FabricChoice::Shm {
+                let options = ShmOptions { segment_bytes, ..Default::default() };
+                let fabric = ShmFabric::new(id, options)?;
+                Ok((Box::new(fabric) as Box<dyn Fabric + Send>, "futex"))
+            } else {
+                let options = TcpOptions { segment_bytes, listen, advertise, ..Default::default() };
+                let fabric = TcpFabric::new(id, options)?;
+                let engine = fabric.engine();
+                Ok((Box::new(fabric) as Box<dyn Fabric + Send>, engine))
+            }
+        });
+        Ok(Start { config, listener, fabric })
+    }
+}
+
+/// Whether an address is this machine's own: only then can a socket be bound to it.
+fn is_ours(ip: IpAddr) -> bool {
+    ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
+}
