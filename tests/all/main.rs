@@ -2,3 +2,4 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that can't go on should say where")]
 
 mod sim;
+mod conformance;

@@ -1,66 +1,41 @@
 //! The `shm` fabric: nodes of one host share memory.
+//!
+//! Each node owns one segment of memory and alone writes to it. Its peers map the same pages for reading: the
+//! mirror *is* the segment. So publishing copies nothing, one copy of a message serves any number of receivers, and a
+//! system call is made only to wake a peer that sleeps.
+//!
+//! # One link's life
+//!
+//! 1. [`ShmFabric::new`] makes a memfd, maps it for writing and seals it (`mapping`); it listens at a Unix address and
+//!    starts a thread that watches the sockets (`watcher`).
+//! 2. The control plane carries [`offer`](Fabric::offer)s around (`hello`), and both sides call
+//!    [`connect`](Fabric::connect). One dials, both introduce themselves and hand over their segments (`links`, `socket`).
+//!    Each checks the other's size and seals and maps it.
+//! 3. From then on words are stored and loaded, and [`poll`](Fabric::poll) and [`flush`](Fabric::flush) cost a
+//!    few loads, a store and a fence (`fabric`). Who finds nothing to do sleeps on its peers' epoch words (`sleep`).
+//! 4. The connection ends with the process, or after a goodbye; the watcher sees it and the link is down (F5).
+//!    A fence freezes the mirror (F4, `mapping`).
+//!
+//! # Invariants
+//!
+//! - Nothing that a peer says makes this node allocate, map or wait before it is checked against its offer and our
+//!   limits (S1, S3).
+//! - Nothing that a peer does to its segment or connection can fault, block or panic this node.
+//! - No system call in `poll`, `publish_*` and `flush` while links are up and nobody sleeps.
+//!
+//! [`Fabric::offer`]: consort_dataplane::fabric::Fabric::offer
 
 mod options;
+mod fabric;
+mod links;
+mod hello;
+mod watcher;
+mod sleep;
+mod mapping;
+mod socket;
 
-use std::ops::Range;
-use std::time::Duration;
-
-use consort_dataplane::fabric::{ConnectError, Doorbell, Fabric, FabricStats, LinkEvent};
-use consort_dataplane::memory::{Mirror, Segment};
-use consort_dataplane::names::{NodeId, PeerSet, Slot, Time};
-
+pub use fabric::ShmFabric;
 pub use options::{ShmError, ShmOptions};
 
-/// A fabric whose mirrors are the peers' own memory.
-#[derive(Debug)]
-pub struct ShmFabric {
-    segment: Segment,
-    doorbell: Doorbell,
-}
-
-impl ShmFabric {
-    /// Makes the segment and listens for peers. `node` is this node's name.
-    ///
-    /// # Errors
-    /// The machine lacks what it takes.
-    pub fn new(node: NodeId, options: ShmOptions) -> Result<Self, ShmError> {
-        let _ = (node, ShmError::machine::<std::io::Error>, ShmError::memory::<std::io::Error>);
-        Ok(Self { segment: Segment::private(options.segment_bytes), doorbell: Doorbell::new(|| {}) })
-    }
-}
-
-impl Fabric for ShmFabric {
-    fn name(&self) -> &'static str {
-        "shm"
-    }
-    fn segment(&self) -> &Segment {
-        &self.segment
-    }
-    fn offer(&self) -> Vec<u8> {
-        Vec::new()
-    }
-    fn connect(&mut self, _: Slot, _: NodeId, _: &[u8], _: Duration) -> Result<(), ConnectError> {
-        Err(ConnectError::Machine("links over shared memory are being built".to_owned()))
-    }
-    fn mirror(&self, _: Slot) -> Option<&Mirror> {
-        None
-    }
-    fn publish_words(&mut self, _: Range<usize>, _: PeerSet) {}
-    fn publish_ring(&mut self, _: Range<usize>, _: PeerSet) {}
-    fn flush(&mut self) {}
-    fn poll(&mut self, _: Time) -> bool {
-        false
-    }
-    fn wait(&mut self, _: Time, _: Time, _: &mut dyn FnMut() -> bool) {}
-    fn doorbell(&self) -> Doorbell {
-        self.doorbell.clone()
-    }
-    fn fence(&mut self, _: Slot) {}
-    fn close(&mut self, _: Duration) {}
-    fn poll_event(&mut self) -> Option<LinkEvent> {
-        None
-    }
-    fn stats(&self) -> FabricStats {
-        FabricStats::default()
-    }
-}
+#[cfg(doc)]
+use consort_dataplane::fabric::Fabric;

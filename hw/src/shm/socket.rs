@@ -1,0 +1,173 @@
+//! Unix sockets between the nodes of a host: sequenced packets (a hello is one packet or none), never blocking, with the
+//! file descriptor of a segment attached to the first.
+//!
+//! A connection serves twice: its first packets introduce the two ends, and after that it is the proof of life (F5): the
+//! kernel closes it with the process, whatever the process died of.
+//!
+//! `unsafe` is allowed here (S2) for one system call, whose safe wrapper can't tell a process of another PID
+//! namespace (number 0) from an invalid value.
+#![allow(unsafe_code)]
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// Longer packets than this are of nobody we know; their excess is never read.
+const PACKET_MAX: usize = 128;
+
+/// The socket that peers connect to.
+#[derive(Debug)]
+pub(super) struct Listener(OwnedFd);
+
+/// One end of a connection.
+#[derive(Debug)]
+pub(super) struct Socket(OwnedFd);
+
+/// Who is at the other end, by the kernel's word: as it was when the connection was made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Credentials {
+    /// 0 for a process that this one's PID namespace doesn't show.
+    pub(super) process: i32,
+    pub(super) user: u32,
+}
+
+/// What a connection holds for us.
+#[derive(Debug)]
+pub(super) enum Received {
+    /// Nothing yet.
+    Nothing,
+    /// A packet, and the one file descriptor that came with it, if it was one.
+    Packet(Packet),
+    /// More bytes or descriptors than any packet of ours.
+    Oversize,
+    /// The other end is closed; or the packet was empty, and then it is none of ours.
+    End,
+}
+
+/// A packet that was received.
+#[derive(Debug)]
+pub(super) struct Packet {
+    bytes: [u8; PACKET_MAX],
+    len: usize,
+    pub(super) attached: Option<OwnedFd>,
+}
+
+impl Packet {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl Listener {
+    /// Listens at the abstract address `name`: it needs no directory, and is gone with the process.
+    pub(super) fn at(name: &[u8]) -> Result<Self, Errno> {
+        let socket = seqpacket()?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        Ok(Self(socket))
+    }
+
+    /// The next connection. `WOULDBLOCK`: there is none.
+    pub(super) fn accept(&self) -> Result<Socket, Errno> {
+        rustix::net::accept_with(&self.0, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).map(Socket)
+    }
+}
+
+impl Socket {
+    /// Connects to whoever listens at `name`. `WOULDBLOCK`: too many connect just now; `CONNREFUSED`: nobody listens.
+    pub(super) fn connect(name: &[u8]) -> Result<Self, Errno> {
+        let socket = seqpacket()?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
+        Ok(Self(socket))
+    }
+
+    /// Sends one packet, with a file descriptor if given.
+    pub(super) fn send(&self, bytes: &[u8], attach: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let attached;
+        if let Some(descriptor) = attach {
+            attached = [descriptor];
+            if !control.push(SendAncillaryMessage::ScmRights(&attached)) {
+                return Err(Errno::MSGSIZE);
+            }
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, flags).map(|_| ())
+    }
+
+    /// Takes the next packet, if there is one.
+    pub(super) fn receive(&self) -> Result<Received, Errno> {
+        let mut bytes = [0; PACKET_MAX];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let got = match rustix::net::recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)
+        {
+            Ok(got) => got,
+            Err(Errno::WOULDBLOCK | Errno::INTR) => return Ok(Received::Nothing),
+            Err(error) => return Err(error),
+        };
+        // Whatever was attached is ours to close: collected here, so dropped on every path but the good one.
+        let mut attached = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                attached.extend(descriptors);
+            }
+        }
+        if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) || attached.len() > 1 {
+            return Ok(Received::Oversize);
+        }
+        if got.bytes == 0 {
+            return Ok(Received::End);
+        }
+        Ok(Received::Packet(Packet { bytes, len: got.bytes.min(PACKET_MAX), attached: attached.pop() }))
+    }
+
+    /// Who is at the other end.
+    pub(super) fn credentials(&self) -> io::Result<Credentials> {
+        let mut credentials = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+        let mut length = libc::socklen_t::try_from(size_of::<libc::ucred>()).unwrap_or(0);
+        // SAFETY: the kernel writes at most `length` bytes to `credentials`, which has that size and for which any
+        // bytes are valid; both pointers are to locals that outlive the call.
+        let result = unsafe {
+            libc::getsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERCRED,
+                (&raw mut credentials).cast(),
+                &raw mut length,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Credentials { process: credentials.pid, user: credentials.uid })
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn seqpacket() -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+}
