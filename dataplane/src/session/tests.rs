@@ -95,12 +95,14 @@ fn concurrent_messages_are_delivered_in_one_order() {
 #[test]
 fn silence_does_not_hold_the_order_back() {
     let mut w = World::new(3, Guarantee::Atomic);
-    for k in 0..500u32 {
+    let messages = if cfg!(miri) { 30 } else { 500u32 };
+    for k in 0..messages {
         w.send(1, &k.to_le_bytes());
         w.settle();
     }
-    assert_eq!(w.delivered[2].len(), 500, "across several laps of the ring");
-    assert_eq!(w.delivered[2][499], (499, 1, 499u32.to_le_bytes().to_vec()));
+    assert_eq!(w.delivered[2].len(), messages as usize, "across several laps of the ring");
+    let last = messages - 1;
+    assert_eq!(w.delivered[2].last().unwrap(), &(u64::from(last), 1, last.to_le_bytes().to_vec()));
 }
 
 // D8: the three guarantees differ in what they wait for.
