@@ -88,6 +88,15 @@ pub enum Blame {
     },
 }
 
+/// A fault on its way out: a pointer, so that what returns it in the hot path stays small.
+struct Cold(Box<Fault>);
+
+impl From<Cold> for Fault {
+    fn from(cold: Cold) -> Self {
+        *cold.0
+    }
+}
+
 /// How another member is seen.
 struct Peer {
     rank: usize,
@@ -144,6 +153,8 @@ pub struct Session {
     peers: Vec<Peer>,
     everyone: PeerSet,
     streams: Vec<Stream>,
+    /// The streams, as bits by rank, of which something is here that wasn't passed over or delivered.
+    pending: u64,
     /// Messages delivered.
     seq: Seq,
     held: VecDeque<Held>,
@@ -233,6 +244,7 @@ impl Session {
             peers,
             everyone,
             streams,
+            pending: 0,
             seq: Seq(0),
             held: VecDeque::new(),
             loans,
@@ -307,6 +319,7 @@ impl Session {
             promise = Round(promise.0 + 1);
             let own = &mut self.streams[self.me];
             own.received = self.ring.taken();
+            self.pending |= 1 << self.me;
             self.segment.store(self.base + self.layout.received(self.me), own.received.0);
         }
 
@@ -331,7 +344,8 @@ impl Session {
     }
 
     /// Takes in what peer `at` published since the last look. Returns whether there were records.
-    fn receive(&mut self, at: usize) -> Result<bool, Fault> {
+    #[inline]
+    fn receive(&mut self, at: usize) -> Result<bool, Cold> {
         let peer = &mut self.peers[at];
         let word = peer.mirror.load(peer.base + self.layout.head());
         if word == peer.head {
@@ -351,13 +365,14 @@ impl Session {
         stream.received = position;
         let rank = peer.rank;
         if more {
+            self.pending |= 1 << rank;
             self.segment.store(self.base + self.layout.received(rank), position.0);
         }
         Ok(more)
     }
 
     /// Finds out what every member released of the own ring, and lets senders have it (D11).
-    fn make_room(&mut self) -> Result<(), Fault> {
+    fn make_room(&mut self) -> Result<(), Cold> {
         let mut least = self.streams[self.me].released;
         for at in 0..self.peers.len() {
             let peer = &mut self.peers[at];
@@ -439,8 +454,9 @@ impl Session {
         self.peers.iter().find(|p| p.slot == slot).and_then(|p| u8::try_from(p.rank).ok()).map(Rank)
     }
 
-    fn blame(&self, rank: usize, blame: Blame) -> Fault {
-        Fault::Peer { rank: rank_at(rank), node: self.plan.members[rank].node, blame }
+    #[cold]
+    fn blame(&self, rank: usize, blame: Blame) -> Cold {
+        Cold(Box::new(Fault::Peer { rank: rank_at(rank), node: self.plan.members[rank].node, blame }))
     }
 
     fn raises_promises(&self) -> bool {

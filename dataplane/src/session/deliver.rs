@@ -1,19 +1,19 @@
 //! Delivery: the records that are here, in their order, as far as the guarantee lets them go (D6, D7, D8), and the
 //! release of their room (D10, D11).
 //!
-//! Senders are merged by (round, rank). The merge works in runs: the sender with the least next key delivers until another
-//! sender's record comes first, its own order horizon, or the end of what is stable: one comparison a record, and
-//! one header read.
+//! Senders are merged by [`Key`]. The merge works in runs: the sender with the least key delivers until another sender's
+//! record comes first, until a record isn't ordered yet, or to the end of what is stable: a record costs one
+//! header read and two comparisons.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
 
-use super::{Blame, Fault, Held, Session, rank_at};
+use super::{Blame, Cold, Fault, Held, Session, rank_at};
 use crate::fabric::Fabric;
 use crate::layout::unwrap;
 use crate::loan::{Loan, Loans};
 use crate::names::{NodeId, Position, Rank, Round, Seq, ViewId};
-use crate::order::{self, Key};
+use crate::order::{Key, Least};
 use crate::record::{HEADER, Header, Kind};
 use crate::ring::Ticket;
 
@@ -80,7 +80,7 @@ impl Delivery<'_> {
 /// A record that was looked at and not delivered yet.
 #[derive(Clone, Copy)]
 pub(super) struct Next {
-    round: Round,
+    key: Key,
     kind: Kind,
     len: usize,
     end: Position,
@@ -119,47 +119,40 @@ impl Session {
     }
 
     /// Delivers runs until nothing is due. With `trim`, everything below it is due.
-    fn deliver_due(&mut self, trim: Option<&[Position]>, sink: &mut dyn Sink) -> Result<bool, Fault> {
+    fn deliver_due(&mut self, trim: Option<&[Position]>, sink: &mut dyn Sink) -> Result<bool, Cold> {
+        if self.pending == 0 {
+            return Ok(false);
+        }
+        if trim.is_none() && !self.plan.guarantee.ordered() {
+            return self.deliver_unordered(sink);
+        }
+        let mut promises = Least::NONE;
+        if trim.is_none() {
+            for (rank, stream) in self.streams.iter().enumerate() {
+                promises.add(Key::new(stream.promise, rank));
+            }
+        }
         let mut any = false;
         loop {
-            let mut first: Option<Key> = None;
-            let mut second: Option<Key> = None;
-            for rank in 0..self.streams.len() {
+            let mut records = Least::NONE;
+            let mut pending = self.pending;
+            while pending != 0 {
+                let rank = pending.trailing_zeros() as usize;
+                pending &= pending - 1;
                 let end = trim.map_or(self.streams[rank].received, |trim| trim[rank]);
-                let Some(key) = self.peek(rank, end)? else { continue };
-                if first.is_none_or(|f| key < f) {
-                    second = first;
-                    first = Some(key);
-                } else if second.is_none_or(|s| key < s) {
-                    second = Some(key);
+                if let Some(next) = self.peek(rank, end)? {
+                    records.add(next.key);
                 }
             }
-            let Some(Key { rank, .. }) = first else { return Ok(any) };
-            let ran = match trim {
-                Some(trim) => {
-                    let horizon = second.map_or(Round(u64::MAX), |next| order::before(rank, next));
-                    self.run(rank, horizon, trim[rank], trim[rank], sink)?
-                }
-                None if self.plan.guarantee.ordered() => {
-                    let mut horizon = self.horizon(rank);
-                    if let Some(next) = second {
-                        horizon = horizon.min(order::before(rank, next));
-                    }
-                    let end = self.deliverable(rank)?;
-                    self.run(rank, horizon, end, self.streams[rank].received, sink)?
-                }
-                None => {
-                    // Fifo: every sender goes as far as it is received.
-                    let mut ran = Run::default();
-                    for rank in 0..self.streams.len() {
-                        let end = self.streams[rank].received;
-                        let one = self.run(rank, Round(u64::MAX), end, end, sink)?;
-                        ran = Run { any: ran.any || one.any, refused: ran.refused || one.refused };
-                    }
-                    any |= ran.any;
-                    return Ok(any);
-                }
+            if records.first == Key::NEVER {
+                return Ok(any);
+            }
+            let rank = records.first.rank();
+            let (limit, end) = match trim {
+                Some(trim) => (Key::NEVER, trim[rank]),
+                None => (self.ordered_below(promises, rank), self.deliverable(rank)?),
             };
+            let ran = self.run(rank, limit.min(records.second), end, sink)?;
             any |= ran.any;
             if ran.refused || !ran.any {
                 return Ok(any);
@@ -167,8 +160,27 @@ impl Session {
         }
     }
 
+    /// `Fifo`: every sender's records go as far as they are here.
+    fn deliver_unordered(&mut self, sink: &mut dyn Sink) -> Result<bool, Cold> {
+        let mut any = false;
+        for rank in 0..self.streams.len() {
+            any |= self.run(rank, Key::NEVER, self.streams[rank].received, sink)?.any;
+        }
+        Ok(any)
+    }
+
+    /// Below this key `rank`'s records are ordered (D6), given what all members promised.
+    fn ordered_below(&self, promises: Least, rank: usize) -> Key {
+        #[cfg(feature = "mutants")]
+        if self.mutant == Some(super::Mutant::NoTieBreak) {
+            let limit = promises.but(rank);
+            return if limit == Key::NEVER { limit } else { Key::new(Round(limit.round().0 + 1), 0) };
+        }
+        promises.but(rank)
+    }
+
     /// Up to where a sender's records may be delivered, apart from the order: what is stable (D7), or received.
-    fn deliverable(&mut self, rank: usize) -> Result<Position, Fault> {
+    fn deliverable(&mut self, rank: usize) -> Result<Position, Cold> {
         #[cfg(feature = "mutants")]
         if self.mutant == Some(super::Mutant::NotStable) {
             return Ok(self.streams[rank].received);
@@ -177,9 +189,9 @@ impl Session {
         if !self.plan.guarantee.stable() || stream.stable == stream.received {
             return Ok(stream.received);
         }
+        let sent = if rank == self.me { stream.received } else { Position(u64::MAX) };
         let mut least = stream.received;
-        for at in 0..self.peers.len() {
-            let peer = &mut self.peers[at];
+        for peer in &mut self.peers {
             if peer.rank == rank {
                 continue; // it has what it sent
             }
@@ -187,9 +199,9 @@ impl Session {
             let to = Position(peer.mirror.load(peer.base + self.layout.received(rank)));
             // S1: monotone, and for the own ring not beyond what was sent. What it claims of others' rings can't be
             // checked here, and needs no check: stable never exceeds what this member has itself.
-            if to < from || rank == self.me && to > self.streams[rank].received {
-                let blame = Blame::Received { sender: rank_at(rank), from, to };
-                return Err(self.blame(self.peers[at].rank, blame));
+            if to < from || to > sent {
+                let blamed = peer.rank;
+                return Err(self.blame(blamed, Blame::Received { sender: rank_at(rank), from, to }));
             }
             peer.received[rank] = to;
             least = least.min(to);
@@ -199,27 +211,21 @@ impl Session {
         Ok(stream.stable)
     }
 
-    fn horizon(&self, rank: usize) -> Round {
-        #[cfg(feature = "mutants")]
-        if self.mutant == Some(super::Mutant::NoTieBreak) {
-            let least = self.streams.iter().enumerate().filter(|(j, _)| *j != rank).map(|(_, s)| s.promise.0);
-            return Round(least.min().map_or(u64::MAX, |p| p + 1));
+    /// A sender's next record that ends at or before `end`; pads are passed over.
+    #[inline]
+    fn peek(&mut self, rank: usize, end: Position) -> Result<Option<Next>, Cold> {
+        if self.streams[rank].next.is_none() && !self.look(rank, end)? {
+            return Ok(None);
         }
-        order::horizon(rank, self.streams.iter().map(|s| s.promise))
+        Ok(self.streams[rank].next.filter(|next| next.end <= end))
     }
 
-    /// The key of a sender's next record below `end`; pads are passed over.
+    /// Reads headers at a sender's `at` until one is a record's; false if there is none below `end`.
     #[inline]
-    fn peek(&mut self, rank: usize, end: Position) -> Result<Option<Key>, Fault> {
+    fn look(&mut self, rank: usize, end: Position) -> Result<bool, Cold> {
         let size = self.plan.ring_bytes as u64;
         let stream = &mut self.streams[rank];
-        loop {
-            if let Some(next) = stream.next {
-                return Ok((next.end <= end).then_some(Key { round: next.round, rank }));
-            }
-            if stream.at >= end {
-                return Ok(None);
-            }
+        while stream.at < end {
             let place = stream.at.0 & (size - 1);
             // S1: one read into a local, then all checks on that.
             let word = stream.memory.load(stream.ring + place as usize);
@@ -230,38 +236,36 @@ impl Session {
                 (fits && round < stream.promise).then_some((header, end, round))
             });
             let Some((header, end, round)) = sound else {
-                let blame = Blame::Record { at: stream.at, word };
-                return Err(self.blame(rank, blame));
+                let at = stream.at;
+                return Err(self.blame(rank, Blame::Record { at, word }));
             };
             stream.round = round;
-            if header.kind == Kind::Pad {
-                stream.at = end;
-            } else {
-                stream.next = Some(Next { round, kind: header.kind, len: header.len, end });
+            if header.kind != Kind::Pad {
+                let key = Key::new(round, rank);
+                stream.next = Some(Next { key, kind: header.kind, len: header.len, end });
+                return Ok(true);
             }
+            stream.at = end;
         }
+        if stream.at == stream.received {
+            self.pending &= !(1 << rank);
+        }
+        Ok(false)
     }
 
-    /// Delivers `rank`'s records in rounds before `horizon` that end at or before `end`.
-    fn run(
-        &mut self,
-        rank: usize,
-        horizon: Round,
-        end: Position,
-        received: Position,
-        sink: &mut dyn Sink,
-    ) -> Result<Run, Fault> {
+    /// Delivers `rank`'s records that come before `limit` and end at or before `end`.
+    fn run(&mut self, rank: usize, limit: Key, end: Position, sink: &mut dyn Sink) -> Result<Run, Cold> {
         let mut ran = Run::default();
-        while self.peek(rank, received)?.is_some() {
-            let stream = &mut self.streams[rank];
-            let Some(next) = stream.next else { break };
-            if next.round >= horizon || next.end > end {
+        let mask = self.plan.ring_bytes as u64 - 1;
+        let (sender, mine) = (self.plan.members[rank].node, rank == self.me);
+        while let Some(next) = self.peek(rank, end)? {
+            if next.key >= limit {
                 break;
             }
-            let place = (stream.at.0 & (self.plan.ring_bytes as u64 - 1)) as usize;
-            let from = stream.ring + place + HEADER;
+            let stream = &mut self.streams[rank];
+            let from = stream.ring + (stream.at.0 & mask) as usize + HEADER;
             let range = from..from + next.len;
-            // SAFETY: `peek` found the record below `received`, so a head that covers it was read (or this node
+            // SAFETY: `look` found the record below `received`, so a head that covers it was read (or this node
             // published it), and it isn't released: `at` hasn't passed it. A sound sender writes nothing there; `len`
             // was checked to stay within the ring.
             let payload = unsafe { stream.memory.bytes(range.clone()) };
@@ -269,9 +273,9 @@ impl Session {
                 view: self.plan.view,
                 seq: self.seq,
                 rank: rank_at(rank),
-                sender: self.plan.members[rank].node,
+                sender,
                 kind: next.kind,
-                ticket: (rank == self.me).then_some(Ticket(next.end)),
+                ticket: mine.then_some(Ticket(next.end)),
                 payload,
                 range,
                 loans: &mut self.loans,
@@ -280,29 +284,34 @@ impl Session {
             let verdict = sink.deliver(&mut delivery);
             let lent = delivery.lent;
             if verdict == Verdict::Later {
-                if let Some(loan) = lent {
+                if lent.is_some() {
                     // Lent and refused all the same: the room waits for the loan, the message is offered again.
-                    self.held.push_back(Held { rank, end: stream.at, loan: Some(loan) });
+                    self.held.push_back(Held { rank, end: stream.at, loan: lent });
                 }
                 ran.refused = true;
                 break;
             }
-            if next.kind == Kind::Data {
-                self.seq.0 += 1;
-            }
+            self.seq.0 += u64::from(next.kind == Kind::Data);
             stream.at = next.end;
             stream.next = None;
             ran.any = true;
-            if lent.is_some() {
-                self.held.push_back(Held { rank, end: next.end, loan: lent });
-            } else if !self.held.is_empty() {
-                match self.held.back_mut() {
-                    Some(Held { rank: last, end, loan: None }) if *last == rank => *end = next.end,
-                    _ => self.held.push_back(Held { rank, end: next.end, loan: None }),
-                }
+            if lent.is_some() || !self.held.is_empty() {
+                self.hold(rank, next.end, lent);
             }
         }
+        let stream = &self.streams[rank];
+        if stream.at == stream.received {
+            self.pending &= !(1 << rank);
+        }
         Ok(ran)
+    }
+
+    /// Remembers that what was delivered up to `end` can't be released before a loan, its own or an earlier one, is back.
+    fn hold(&mut self, rank: usize, upto: Position, loan: Option<u64>) {
+        match self.held.back_mut() {
+            Some(Held { rank: last, end, loan: None }) if loan.is_none() && *last == rank => *end = upto,
+            _ => self.held.push_back(Held { rank, end: upto, loan }),
+        }
     }
 
     pub(super) fn loan_is_back(&self) -> bool {

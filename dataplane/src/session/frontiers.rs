@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{Session, rank_at};
 use crate::names::{NodeId, Position, Rank, Round, Seq};
-use crate::order;
+use crate::order::Key;
 use crate::record::{HEADER, Header};
 
 /// A session's counters at one member, at one moment.
@@ -111,26 +111,26 @@ impl Session {
 
     /// What keeps the next message from being delivered; `None` if none is here, or if nothing does.
     pub fn blocked(&self) -> Option<Blocked> {
-        let mut first: Option<(order::Key, Position)> = None;
+        let mut first: Option<(Key, Position)> = None;
         for (rank, stream) in self.streams.iter().enumerate() {
             let Some((round, end)) = self.first_record(rank, stream.at) else { continue };
-            let key = order::Key { round, rank };
+            let key = Key::new(round, rank);
             if first.is_none_or(|(least, _)| key < least) {
                 first = Some((key, end));
             }
         }
         let (key, end) = first?;
         let blocked = |rank: usize, clause, counter| Blocked {
-            sender: self.plan.members[key.rank].node,
-            round: key.round,
+            sender: self.plan.members[key.rank()].node,
+            round: key.round(),
             waits_for: self.plan.members[rank].node,
             clause,
             counter,
         };
         if self.plan.guarantee.ordered() {
             for (rank, stream) in self.streams.iter().enumerate() {
-                let needed = key.round.0 + u64::from(rank < key.rank);
-                if rank != key.rank && stream.promise.0 < needed {
+                if rank != key.rank() && Key::new(stream.promise, rank) < key {
+                    let needed = key.round().0 + u64::from(rank < key.rank());
                     return Some(blocked(
                         rank,
                         "D6",
@@ -141,8 +141,8 @@ impl Session {
         }
         if self.plan.guarantee.stable() {
             for peer in &self.peers {
-                let acked = peer.mirror.load(peer.base + self.layout.received(key.rank));
-                if peer.rank != key.rank && acked < end.0 {
+                let acked = peer.mirror.load(peer.base + self.layout.received(key.rank()));
+                if peer.rank != key.rank() && acked < end.0 {
                     let counter = format!("it has received up to {acked}, not yet {end}");
                     return Some(blocked(peer.rank, "D7", counter));
                 }
