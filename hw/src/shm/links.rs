@@ -14,18 +14,10 @@
 //! Awaited ───────────┘
 //! ```
 //!
-//! # Strangers
-//!
-//! Any process of the host can connect. One of another user is dropped at once; one that says anything but a proper
-//! hello with our token, or says nothing for a while, is dropped and counted (S1). Nothing is allocated on a guest's
-//! word, and no more than [`GUESTS_MAX`] are kept. A guest whose hello is right may come before our own
-//! side has called `connect` for it: it is kept until then, or until it hangs up.
-//!
 //! Whoever knows both tokens is the peer: what it then sends wrong (an unsealed segment, another size) is its blame
 //! ([`LinkDown::Corrupt`]).
 
 use std::collections::VecDeque;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,24 +25,19 @@ use std::time::Duration;
 use consort_dataplane::fabric::{ConnectError, LinkDown, LinkEvent};
 use consort_dataplane::memory::Mirror;
 use consort_dataplane::names::{MAX_NODES, NodeId, Slot, Time};
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::time::Timespec;
 
-use super::hello::{GOODBYE, Hello, Offer};
-use super::mapping::{OwnMemory, PeerMemory, Refusal, error_text};
-use super::options::ShmError;
-use super::socket::{Credentials, Listener, Packet, Received, Socket};
+use super::guests::{Guests, Introduced, own_user, trusted};
+use super::hello::{GOODBYE, HELLO_BYTES, Hello, Offer};
+use super::mapping::{OwnMemory, PeerMemory, Refusal};
+use super::options::{ShmError, error_text};
+use super::socket::{Credentials, Packet, Received, Socket};
+use super::sockets::{About, Sockets};
 
-/// Connections that are no links yet.
-pub(super) const GUESTS_MAX: usize = 2 * MAX_NODES;
-
-/// How long a guest may be silent. It sent its hello before we accepted it, if it is one of ours.
-pub(super) const HELLO_WITHIN: Duration = Duration::from_secs(2);
-
-/// When to try again what the machine has no room for just now.
+/// When to dial again where too many dial.
 const AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 /// Looks at the sockets in one call of [`Links::tend`]; the rest waits for the next.
@@ -65,19 +52,14 @@ const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 #[derive(Debug)]
 pub(super) struct Links {
     me: Offer,
-    user: u32,
     peer_bytes_max: usize,
     memory: Arc<OwnMemory>,
-    listener: Option<Listener>,
-    sockets: OwnedFd,
+    sockets: Sockets,
+    guests: Guests,
     table: Vec<Option<Link>>,
-    guests: Vec<Guest>,
-    guests_ever: u64,
-    accept_again: Option<Time>,
     due: Time,
     events: VecDeque<LinkEvent>,
     changed: bool,
-    refused: u64,
     system_calls: u64,
 }
 
@@ -109,69 +91,21 @@ enum Phase {
     Fenced,
 }
 
-#[derive(Debug)]
-struct Guest {
-    id: u64,
-    socket: Socket,
-    credentials: Credentials,
-    deadline: Time,
-    /// A hello with our token.
-    hello: Option<(Hello, OwnedFd)>,
-}
-
-/// What an epoll event is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum About {
-    Listener,
-    Guest(u64),
-    Link(Slot),
-    Process(Slot),
-}
-
-impl About {
-    fn data(self) -> EventData {
-        EventData::new_u64(match self {
-            Self::Listener => 0,
-            Self::Guest(id) => 1 | id << 8,
-            Self::Link(slot) => 2 | u64::from(slot.0) << 8,
-            Self::Process(slot) => 3 | u64::from(slot.0) << 8,
-        })
-    }
-
-    fn of(data: EventData) -> Self {
-        let id = data.u64() >> 8;
-        let slot = Slot(u8::try_from(id & 0xff).unwrap_or(0));
-        match data.u64() & 0xff {
-            0 => Self::Listener,
-            1 => Self::Guest(id),
-            2 => Self::Link(slot),
-            _ => Self::Process(slot),
-        }
-    }
-}
-
 impl Links {
     /// Listens at the address that `me` names.
     pub(super) fn new(me: Offer, memory: Arc<OwnMemory>, peer_bytes_max: usize) -> Result<Self, ShmError> {
-        let failed = |step| move |errno: Errno| ShmError::machine(step, errno);
-        let listener = Listener::at(&me.name).map_err(failed("listening at a Unix socket"))?;
-        let sockets = epoll::create(CreateFlags::CLOEXEC).map_err(failed("making an epoll set"))?;
-        epoll::add(&sockets, &listener, About::Listener.data(), EventFlags::IN).map_err(failed("epoll"))?;
+        let sockets = Sockets::new().map_err(|errno| ShmError::machine("making an epoll set", errno))?;
+        let guests = Guests::new(me.node, me.token, &me.name, &sockets)?;
         Ok(Self {
             me,
-            user: rustix::process::geteuid().as_raw(),
             peer_bytes_max,
             memory,
-            listener: Some(listener),
             sockets,
+            guests,
             table: (0..MAX_NODES).map(|_| None).collect(),
-            guests: Vec::new(),
-            guests_ever: 0,
-            accept_again: None,
             due: Time(u64::MAX),
             events: VecDeque::new(),
             changed: false,
-            refused: 0,
             system_calls: 0,
         })
     }
@@ -218,11 +152,11 @@ impl Links {
 
     /// Connections dropped because those who made them were none of ours.
     pub(super) fn refused(&self) -> u64 {
-        self.refused
+        self.guests.refused()
     }
 
     pub(super) fn system_calls(&self) -> u64 {
-        self.system_calls
+        self.system_calls + self.guests.system_calls()
     }
 
     /// Starts a link. `tend` must be called after it.
@@ -235,7 +169,7 @@ impl Links {
     ) -> Result<(), ConnectError> {
         let offer = Offer::decode(offer).map_err(|garbage| ConnectError::Offer(garbage.to_string()))?;
         self.check(&offer, peer).map_err(ConnectError::Offer)?;
-        if self.listener.is_none() {
+        if self.guests.is_closed() {
             return Err(ConnectError::Machine("this fabric was closed; make a new one".to_owned()));
         }
         let dials = self.me.node < peer;
@@ -307,10 +241,10 @@ impl Links {
         };
         let user = socket.credentials().map(|them| them.user);
         let hello = hello_to(&self.me, &link.offer);
-        let said = if user.as_ref().is_ok_and(|&user| trusted(self.user, user)) {
+        let said = if user.as_ref().is_ok_and(|&user| trusted(own_user(), user)) {
             socket
                 .send(&hello, Some(self.memory.file()))
-                .and_then(|()| epoll::add(&self.sockets, &socket, About::Link(slot).data(), EventFlags::IN))
+                .and_then(|()| self.sockets.add(&socket, About::Link(slot)))
         } else {
             Err(Errno::PERM)
         };
@@ -329,141 +263,36 @@ impl Links {
     pub(super) fn tend(&mut self, now: Time) -> bool {
         let mut more = true;
         for _ in 0..ROUNDS_MAX {
-            let mut space = [MaybeUninit::uninit(); 32];
             self.system_calls += 1;
-            let Ok((ready, _)) = epoll::wait(&self.sockets, &mut space, Some(&AT_ONCE)) else { continue };
-            if ready.is_empty() {
-                more = false;
-                break;
-            }
-            for event in ready.iter() {
-                let data = event.data;
-                match About::of(data) {
-                    About::Listener => self.accept(now),
-                    About::Guest(id) => self.hear_guest(id),
-                    About::Link(slot) => self.hear_link(slot),
+            let ready = self.sockets.ready();
+            for about in &ready {
+                match *about {
+                    About::Listener => self.guests.accept(now, &self.sockets),
+                    About::Guest(id) => self.guests.hear(id),
+                    About::Link(slot) => self.hear(slot),
                     About::Process(slot) => self.on_exit(slot),
                 }
             }
-            if self.accept_again.is_some() {
-                more = false; // the listener stays ready until there is room; `due` comes back to it
+            if ready.is_empty() || self.guests.is_starved() {
+                more = false; // where the machine has no room, `due` comes back to it
                 break;
             }
         }
-        self.pair();
+        for slot in (0u8..).map(Slot).take(MAX_NODES) {
+            let wanted = self.table[usize::from(slot.0)].as_ref();
+            if let Some(link) = wanted.filter(|link| matches!(link.phase, Phase::Awaited))
+                && let Some(guest) = self.guests.take(link.offer.node, link.offer.token)
+            {
+                self.answer(slot, guest);
+            }
+        }
         self.pass_time(now);
         more
     }
 
-    fn accept(&mut self, now: Time) {
-        if self.accept_again.is_some_and(|at| now < at) {
-            return;
-        }
-        self.accept_again = None;
-        let Some(listener) = &self.listener else { return };
-        self.system_calls += 1;
-        let socket = match listener.accept() {
-            Ok(socket) => socket,
-            Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)) => {
-                tracing::warn!(error = error_text(error), "a peer can't be let in now; trying again");
-                self.accept_again = Some(now.plus(AGAIN_AFTER));
-                return;
-            }
-            Err(_) => return, // gone again, or nothing there
-        };
-        self.system_calls += 2;
-        let credentials = match socket.credentials() {
-            Ok(them) if trusted(self.user, them.user) => them,
-            other => return self.refuse(&format!("it runs as another user ({other:?})")),
-        };
-        if self.guests.len() >= GUESTS_MAX {
-            match self.guests.iter().position(|guest| guest.hello.is_none()) {
-                Some(silent) => {
-                    self.guests.remove(silent);
-                    self.refuse("it was the longest silent of too many");
-                }
-                None => return self.refuse("there are too many guests"),
-            }
-        }
-        self.guests_ever += 1;
-        let id = self.guests_ever;
-        if epoll::add(&self.sockets, &socket, About::Guest(id).data(), EventFlags::IN).is_ok() {
-            let deadline = now.plus(HELLO_WITHIN);
-            self.guests.push(Guest { id, socket, credentials, deadline, hello: None });
-        }
-    }
-
-    fn refuse(&mut self, why: &str) {
-        self.refused += 1;
-        tracing::warn!(node = %self.me.node, why, "a stranger at the shm fabric's socket was turned away");
-    }
-
-    /// A guest said something or hung up.
-    fn hear_guest(&mut self, id: u64) {
-        let Some(at) = self.guests.iter().position(|guest| guest.id == id) else { return };
-        self.system_calls += 1;
-        let why = match self.guests[at].socket.receive() {
-            Ok(Received::Nothing) => return,
-            Ok(Received::Packet(packet)) if self.guests[at].hello.is_none() => match self.introduce(packet) {
-                Ok((hello, file)) => {
-                    // Its node may have tried before and given up: the newest counts.
-                    self.guests[at].hello = Some((hello, file));
-                    let older = |guest: &Guest| {
-                        guest.id != id && guest.hello.as_ref().is_some_and(|it| it.0 == hello)
-                    };
-                    self.guests.retain(|guest| !older(guest));
-                    return;
-                }
-                Err(why) => why,
-            },
-            Ok(Received::Packet(_)) => "it spoke before it was answered".to_owned(),
-            Ok(Received::Oversize) => "it sent more than any hello".to_owned(),
-            // One that had introduced itself and left is a peer that gave up.
-            Ok(Received::End) | Err(_) if self.guests[at].hello.is_some() => {
-                self.guests.remove(at);
-                return;
-            }
-            Ok(Received::End) | Err(_) => "it left without a word".to_owned(),
-        };
-        self.guests.remove(at);
-        self.refuse(&why);
-    }
-
-    fn introduce(&self, packet: Packet) -> Result<(Hello, OwnedFd), String> {
-        let hello = Hello::decode(packet.bytes()).map_err(|garbage| format!("its hello: {garbage}"))?;
-        if hello.given != self.me.token || hello.to != self.me.node {
-            return Err("it was never given this node's offer".to_owned());
-        }
-        let file = packet.attached.ok_or("it brought no segment")?;
-        Ok((hello, file))
-    }
-
-    /// Lets in the guests for whom `connect` has been called.
-    fn pair(&mut self) {
-        let mut at = 0;
-        while at < self.guests.len() {
-            let wanted = self.guests[at].hello.as_ref().and_then(|(hello, _)| {
-                self.table.iter().position(|link| {
-                    link.as_ref().is_some_and(|link| {
-                        matches!(link.phase, Phase::Awaited)
-                            && link.offer.node == hello.from
-                            && link.offer.token == hello.own
-                    })
-                })
-            });
-            let Some(slot) = wanted.and_then(|slot| u8::try_from(slot).ok()).map(Slot) else {
-                at += 1;
-                continue;
-            };
-            let guest = self.guests.remove(at);
-            if let Some((hello, file)) = guest.hello {
-                self.answer(slot, guest.socket, guest.credentials, hello, file);
-            }
-        }
-    }
-
     /// The peer of `slot` has dialled: says hello to it in turn.
-    fn answer(&mut self, slot: Slot, socket: Socket, them: Credentials, hello: Hello, file: OwnedFd) {
+    fn answer(&mut self, slot: Slot, guest: Introduced) {
+        let Introduced { socket, credentials, hello, file } = guest;
         let Some(link) = self.table[usize::from(slot.0)].as_ref() else { return };
         self.system_calls += 6;
         let memory = match map(&link.offer, &hello, file, self.peer_bytes_max) {
@@ -472,15 +301,15 @@ impl Links {
         };
         let said = socket
             .send(&hello_to(&self.me, &link.offer), Some(self.memory.file()))
-            .and_then(|()| epoll::modify(&self.sockets, &socket, About::Link(slot).data(), EventFlags::IN));
+            .and_then(|()| self.sockets.rename(&socket, About::Link(slot)));
         match said {
-            Ok(()) => self.on_up(slot, socket, them, memory),
+            Ok(()) => self.on_up(slot, socket, credentials, memory),
             Err(error) => self.down(slot, LinkDown::Failed(error_text(error))),
         }
     }
 
     /// A link's socket has something, or was hung up.
-    fn hear_link(&mut self, slot: Slot) {
+    fn hear(&mut self, slot: Slot) {
         let Some(link) = self.table[usize::from(slot.0)].as_mut() else { return };
         self.system_calls += 1;
         let why = match &link.phase {
@@ -529,7 +358,7 @@ impl Links {
             Err(why) => return self.down(slot, why),
         };
         if let Phase::Greeted(socket) = std::mem::replace(&mut link.phase, Phase::Down) {
-            let them = socket.credentials().unwrap_or(Credentials { process: 0, user: self.user });
+            let them = socket.credentials().unwrap_or(Credentials { process: 0, user: own_user() });
             self.on_up(slot, socket, them, memory);
         }
     }
@@ -540,9 +369,7 @@ impl Links {
         // one is seen to end, the peer has for sure. Without a descriptor the connection alone is the proof of life.
         link.process = Pid::from_raw(them.process.max(0))
             .and_then(|process| pidfd_open(process, PidfdFlags::empty()).ok())
-            .filter(|process| {
-                epoll::add(&self.sockets, process, About::Process(slot).data(), EventFlags::IN).is_ok()
-            });
+            .filter(|process| self.sockets.add(process, About::Process(slot)).is_ok());
         link.mirror = Some(memory.mirror());
         link.memory = Some(memory);
         link.phase = Phase::Up(socket);
@@ -552,7 +379,7 @@ impl Links {
 
     /// The peer's process has ended (F5).
     fn on_exit(&mut self, slot: Slot) {
-        self.hear_link(slot); // a goodbye may have come first
+        self.hear(slot); // a goodbye may have come first
         let Some(link) = self.table[usize::from(slot.0)].as_ref() else { return };
         if matches!(link.phase, Phase::Up(_)) {
             let why = format!("process {} has ended", link.offer.process);
@@ -564,7 +391,7 @@ impl Links {
         let Some(link) = self.table[usize::from(slot.0)].as_mut() else { return };
         link.phase = Phase::Down; // and so the socket is closed
         if let Some(process) = &link.process {
-            let _ = epoll::delete(&self.sockets, process);
+            self.sockets.remove(process);
         }
         self.changed = true;
         self.events.push_back(LinkEvent::Down(slot, why));
@@ -572,15 +399,7 @@ impl Links {
 
     /// Starts, acts on and looks ahead to deadlines.
     fn pass_time(&mut self, now: Time) {
-        let before = self.guests.len();
-        self.guests.retain(|guest| guest.hello.is_some() || now < guest.deadline);
-        for _ in self.guests.len()..before {
-            self.refuse("it said nothing");
-        }
-        let mut due = self.accept_again.unwrap_or(Time(u64::MAX));
-        for guest in self.guests.iter().filter(|guest| guest.hello.is_none()) {
-            due = due.min(guest.deadline);
-        }
+        let mut due = self.guests.pass_time(now);
         for slot in (0u8..).map(Slot).take(MAX_NODES) {
             if let Err(error) = self.dial(slot) {
                 self.down(slot, LinkDown::Failed(error_text(error)));
@@ -613,7 +432,7 @@ impl Links {
             _ => false,
         };
         if let Some(process) = &link.process {
-            let _ = epoll::delete(&self.sockets, process); // fails where `down` did it already
+            self.sockets.remove(process);
         }
         if let Some(memory) = &link.memory
             && !link.process.as_ref().is_some_and(|process| ended(process, hung_up))
@@ -626,8 +445,7 @@ impl Links {
 
     /// Says goodbye to all peers and lets nobody in any more.
     pub(super) fn close(&mut self) {
-        self.listener = None;
-        self.guests.clear();
+        self.guests.close();
         for link in self.table.iter_mut().flatten() {
             if let Phase::Up(socket) = &link.phase {
                 self.system_calls += 1;
@@ -637,7 +455,7 @@ impl Links {
                 link.phase = Phase::Down;
             }
             if let Some(process) = &link.process {
-                let _ = epoll::delete(&self.sockets, process);
+                self.sockets.remove(process);
             }
         }
         self.due = Time(u64::MAX);
@@ -645,12 +463,7 @@ impl Links {
     }
 }
 
-/// Nodes of one user share memory; root may look at all of it anyway.
-fn trusted(we: u32, they: u32) -> bool {
-    they == we || they == 0
-}
-
-fn hello_to(me: &Offer, them: &Offer) -> [u8; super::hello::HELLO_BYTES] {
+fn hello_to(me: &Offer, them: &Offer) -> [u8; HELLO_BYTES] {
     let hello = Hello { from: me.node, to: them.node, segment: me.segment, given: them.token, own: me.token };
     hello.encode()
 }

@@ -25,7 +25,6 @@
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::ffi::c_void;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
@@ -301,8 +300,103 @@ fn advise(base: NonNull<u8>, len: usize, advice: Advice) {
     let _ = unsafe { rustix::mm::madvise(base.as_ptr().cast(), len, advice) };
 }
 
-/// For messages about the machine.
-pub(super) fn error_text(error: Errno) -> String {
-    let error = io::Error::from(error);
-    format!("{error}; {}", super::options::remedy(&error))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer_of(own: &OwnMemory) -> Arc<PeerMemory> {
+        let file = own.file().try_clone_to_owned().unwrap();
+        PeerMemory::map(file, own.len as u64, own.len).unwrap()
+    }
+
+    /// S3: nothing that can be done with the descriptor changes size, seals or bytes.
+    #[test]
+    fn who_holds_the_descriptor_can_only_read() {
+        let own = OwnMemory::new(10_000).unwrap();
+        assert_eq!(own.len, 12_288);
+        let file = own.file();
+        for bytes in [0, 4096, 1 << 30] {
+            assert_eq!(rustix::fs::ftruncate(file, bytes), Err(Errno::PERM));
+        }
+        assert_eq!(rustix::io::pwrite(file, b"foreign", 4096), Err(Errno::PERM));
+        assert_eq!(rustix::fs::fcntl_add_seals(file, SealFlags::WRITE), Err(Errno::PERM));
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a mapping at an address of the kernel's choice; it is refused.
+        let writable =
+            unsafe { rustix::mm::mmap(ptr::null_mut(), 4096, protection, MapFlags::SHARED, file, 0) };
+        assert_eq!(writable, Err(Errno::PERM));
+        assert_eq!(peer_of(&own).mirror().load(4096), 0);
+    }
+
+    #[test]
+    fn a_limit_is_a_limit() {
+        let own = OwnMemory::new(8192).unwrap();
+        let map = |promised, limit| {
+            PeerMemory::map(own.file().try_clone_to_owned().unwrap(), promised, limit).map(|_| ())
+        };
+        assert!(map(8192, 8192).is_ok());
+        assert!(matches!(map(8192, 8191), Err(Refusal::Limit { .. })));
+        assert!(matches!(map(4096, 8192), Err(Refusal::Size { .. })));
+        for promised in [0, 1, 4095, 8191, u64::MAX] {
+            assert!(matches!(map(promised, usize::MAX), Err(Refusal::Limit { .. })), "{promised}");
+        }
+    }
+
+    /// F4: every handle sees the frozen bytes, whatever the owner does; pages never written are zero still.
+    #[test]
+    fn a_frozen_mirror_is_a_picture() {
+        let own = OwnMemory::new(64 * PAGE).unwrap();
+        let segment = own.segment();
+        let peer = peer_of(&own);
+        let (mirror, handle) = (peer.mirror(), peer.mirror());
+        let written = [0, 3, 4, 17, 63];
+        for page in written {
+            segment.store(page * PAGE + 8, 1000 + page as u64);
+        }
+        peer.freeze();
+        for page in 0..64 {
+            segment.store(page * PAGE + 8, 7);
+            let frozen = if written.contains(&page) { 1000 + page as u64 } else { 0 };
+            assert_eq!([mirror.load(page * PAGE + 8), handle.load(page * PAGE + 8)], [frozen; 2]);
+            assert_eq!(segment.load(page * PAGE + 8), 7, "the owner has its own");
+        }
+        drop((peer, segment, own));
+        assert_eq!(mirror.load(3 * PAGE + 8), 1003, "handles keep the picture");
+    }
+
+    /// A thread that reads while the mappings are exchanged sees the value from before, always, and never faults.
+    #[test]
+    fn readers_go_on_while_a_mirror_is_frozen() {
+        use std::sync::atomic::AtomicBool;
+        for _ in 0..50 {
+            let own = OwnMemory::new(32 * PAGE).unwrap();
+            let segment = own.segment();
+            for page in 0..32 {
+                segment.store(page * PAGE, 5);
+            }
+            let peer = peer_of(&own);
+            let mirror = peer.mirror();
+            let (stop, reads) = (AtomicBool::new(false), AtomicU64::new(0));
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        for page in 0..32 {
+                            assert_eq!(mirror.load(page * PAGE), 5);
+                        }
+                        reads.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+                let more = || {
+                    let later = reads.load(Ordering::Relaxed) + 2;
+                    while reads.load(Ordering::Relaxed) < later {
+                        std::thread::yield_now();
+                    }
+                };
+                more();
+                peer.freeze();
+                more();
+                stop.store(true, Ordering::Relaxed);
+            });
+        }
+    }
 }

@@ -25,14 +25,18 @@
 //!
 //! [`Fabric::offer`]: consort_dataplane::fabric::Fabric::offer
 
-mod options;
 mod fabric;
 mod links;
+mod guests;
 mod hello;
+mod mapping;
+mod sockets;
+mod socket;
 mod watcher;
 mod sleep;
-mod mapping;
-mod socket;
+mod options;
+#[cfg(test)]
+mod tests;
 
 pub use fabric::ShmFabric;
 pub use options::{ShmError, ShmOptions};

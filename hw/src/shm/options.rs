@@ -81,8 +81,13 @@ impl ShmError {
     }
 }
 
-/// What may help against an error of the machine.
-pub(super) fn remedy(error: &io::Error) -> &'static str {
+/// An error of the machine, with what may help against it.
+pub(super) fn error_text(error: impl Into<io::Error>) -> String {
+    let error = error.into();
+    format!("{error}; {}", remedy(&error))
+}
+
+fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EMFILE) => "raise the limit of open files of the process (ulimit -n)",
         Some(libc::ENFILE) => "raise the limit of open files of the machine (sysctl fs.file-max)",

@@ -107,6 +107,15 @@ impl Socket {
 
     /// Takes the next packet, if there is one.
     pub(super) fn receive(&self) -> Result<Received, Errno> {
+        match self.try_receive() {
+            // The other end closed without having read all of ours: the kernel says so once, ahead of the packets that
+            // it had sent before (a goodbye, perhaps).
+            Err(Errno::CONNRESET) => self.try_receive(),
+            other => other,
+        }
+    }
+
+    fn try_receive(&self) -> Result<Received, Errno> {
         let mut bytes = [0; PACKET_MAX];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -170,4 +179,77 @@ impl AsFd for Socket {
 fn seqpacket() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::guests::{own_user, trusted};
+    use super::*;
+
+    fn pair(name: &str) -> (Socket, Socket) {
+        let name = format!("consort-shm-test-{name}-{}", std::process::id()).into_bytes();
+        let listener = Listener::at(&name).unwrap();
+        let dialled = Socket::connect(&name).unwrap();
+        (dialled, listener.accept().unwrap())
+    }
+
+    #[test]
+    fn both_ends_know_each_other() {
+        let (one, other) = pair("both");
+        for end in [&one, &other] {
+            let them = end.credentials().unwrap();
+            assert_eq!(them.process.unsigned_abs(), std::process::id());
+            assert!(trusted(own_user(), them.user));
+        }
+    }
+
+    /// S3: another user is known by the kernel's word. Only root can play one, so nobody else tries.
+    #[test]
+    fn another_user_is_not_trusted() {
+        const NOBODY: u32 = 65534;
+        assert!(trusted(1000, 1000) && trusted(1000, 0) && !trusted(1000, 1001) && !trusted(0, 1000));
+        if own_user() != 0 {
+            return;
+        }
+        let name = format!("consort-shm-test-user-{}", std::process::id()).into_bytes();
+        let listener = Listener::at(&name).unwrap();
+        let dialled = std::thread::spawn(move || {
+            // SAFETY: the bare system call changes this thread's user alone (libc's function would change all threads');
+            // the thread ends with this closure.
+            assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) }, 0);
+            Socket::connect(&name).unwrap()
+        });
+        let _dialled = dialled.join().unwrap();
+        let them = listener.accept().unwrap().credentials().unwrap();
+        assert_eq!(them.user, NOBODY);
+        assert!(!trusted(own_user(), them.user));
+    }
+
+    #[test]
+    fn a_reset_does_not_hide_what_came_before_it() {
+        let (one, other) = pair("reset");
+        other.send(b"never read", None).unwrap();
+        one.send(b"last words", None).unwrap();
+        drop(one);
+        let Ok(Received::Packet(packet)) = other.receive() else { panic!("the last words") };
+        assert_eq!(packet.bytes(), b"last words");
+        assert!(matches!(other.receive(), Ok(Received::End)));
+    }
+
+    #[test]
+    fn packets_keep_their_borders() {
+        let (one, other) = pair("borders");
+        assert!(matches!(other.receive(), Ok(Received::Nothing)));
+        one.send(b"first", None).unwrap();
+        one.send(b"second", Some(one.as_fd())).unwrap();
+        one.send(&[0; PACKET_MAX + 1], None).unwrap();
+        drop(one);
+        let Ok(Received::Packet(packet)) = other.receive() else { panic!("the first packet") };
+        assert_eq!((packet.bytes(), packet.attached.is_none()), (&b"first"[..], true));
+        let Ok(Received::Packet(packet)) = other.receive() else { panic!("the second packet") };
+        assert_eq!((packet.bytes(), packet.attached.is_some()), (&b"second"[..], true));
+        assert!(matches!(other.receive(), Ok(Received::Oversize)));
+        drop(packet); // it holds the other end open
+        assert!(matches!(other.receive(), Ok(Received::End)));
+    }
 }

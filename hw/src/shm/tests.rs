@@ -1,0 +1,431 @@
+//! Strangers at the socket, peers that cheat, and what the hot path costs. The contract that all fabrics share is tested
+//! elsewhere (`tests/all/conformance`).
+//!
+//! Here the test itself plays the other end, word by word.
+
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use consort_dataplane::fabric::{ConnectError, Fabric, LinkDown, LinkEvent};
+use consort_dataplane::memory::WORD;
+use consort_dataplane::names::{NodeId, PeerSet, Slot, Time};
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+
+use super::guests::GUESTS_MAX;
+use super::hello::{GOODBYE, Hello, Offer, Token};
+use super::mapping::OwnMemory;
+use super::socket::{Listener, Received, Socket};
+use super::{ShmFabric, ShmOptions};
+
+const SEGMENT: usize = 16384;
+const SLOT: Slot = Slot(0);
+const WITHIN: Duration = Duration::from_secs(3600); // of the time that the tests make up
+
+fn fabric(node: u32) -> ShmFabric {
+    ShmFabric::new(NodeId(node), ShmOptions { segment_bytes: SEGMENT, ..Default::default() }).unwrap()
+}
+
+fn offer_of(fabric: &ShmFabric) -> Offer {
+    Offer::decode(&fabric.offer()).unwrap()
+}
+
+/// Polls at time 1 until `done`.
+fn until(fabric: &mut ShmFabric, what: &str, done: impl FnMut(&mut ShmFabric) -> bool) {
+    until_at(Time(1), fabric, what, done);
+}
+
+fn until_at(now: Time, fabric: &mut ShmFabric, what: &str, mut done: impl FnMut(&mut ShmFabric) -> bool) {
+    let begun = Instant::now();
+    loop {
+        fabric.poll(now);
+        if done(fabric) {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "in vain: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// The next event.
+fn event(fabric: &mut ShmFabric) -> LinkEvent {
+    let mut event = None;
+    until(fabric, "an event", |fabric| {
+        event = fabric.poll_event();
+        event.is_some()
+    });
+    event.unwrap()
+}
+
+/// The other end of a link, played by the test.
+struct Actor {
+    offer: Offer,
+    listener: Listener,
+    memory: std::sync::Arc<OwnMemory>,
+}
+
+impl Actor {
+    fn new(node: u32, like: &ShmFabric) -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let unique = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("consort-shm-test-{}-{unique}", std::process::id()).into_bytes();
+        let listener = Listener::at(&name).unwrap();
+        let token = Token([u8::try_from(unique).unwrap(); 16]);
+        let offer = Offer { node: NodeId(node), token, name, ..offer_of(like) };
+        Self { offer, listener, memory: OwnMemory::new(SEGMENT).unwrap() }
+    }
+
+    fn hello_to(&self, fabric: &ShmFabric) -> Hello {
+        let them = offer_of(fabric);
+        Hello {
+            from: self.offer.node,
+            to: them.node,
+            segment: SEGMENT as u64,
+            given: them.token,
+            own: self.offer.token,
+        }
+    }
+
+    fn file(&self) -> OwnedFd {
+        self.memory.file().try_clone_to_owned().unwrap()
+    }
+
+    /// Waits for the fabric to dial.
+    fn accept(&self) -> Socket {
+        self.listener.accept().expect("connect dials at once")
+    }
+}
+
+fn dial(fabric: &ShmFabric) -> Socket {
+    Socket::connect(&offer_of(fabric).name).unwrap()
+}
+
+fn memfd(bytes: usize, seals: SealFlags) -> OwnedFd {
+    let file = rustix::fs::memfd_create("test", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&file, bytes as u64).unwrap();
+    if !seals.is_empty() {
+        rustix::fs::fcntl_add_seals(&file, seals).unwrap();
+    }
+    file
+}
+
+/// All ways in which what comes for a segment is none. The last is right but for its size.
+fn bad_files() -> Vec<(&'static str, OwnedFd)> {
+    let all = SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE | SealFlags::SEAL;
+    let file: OwnedFd = std::fs::File::open("/proc/self/exe").unwrap().into();
+    vec![
+        ("unsealed memory", memfd(SEGMENT, SealFlags::empty())),
+        ("memory that can shrink", memfd(SEGMENT, all - SealFlags::SHRINK)),
+        ("memory that can grow", memfd(SEGMENT, all - SealFlags::GROW)),
+        ("memory that others can write", memfd(SEGMENT, all - SealFlags::FUTURE_WRITE)),
+        ("a file", file),
+        ("a device", std::fs::File::open("/dev/zero").unwrap().into()),
+        ("a directory", std::fs::File::open("/proc").unwrap().into()),
+        ("less memory than promised", memfd(SEGMENT - 4096, all)),
+        ("more memory than promised", memfd(SEGMENT + 4096, all)),
+    ]
+}
+
+fn is_corrupt(event: &LinkEvent) -> bool {
+    matches!(event, LinkEvent::Down(SLOT, LinkDown::Corrupt(_)))
+}
+
+/// S1: whatever a stranger sends, it is dropped and counted, and the peer that comes after it is let in.
+#[test]
+fn strangers_are_turned_away() {
+    let mut fabric = fabric(2);
+    let actor = Actor::new(1, &fabric);
+    let good = actor.hello_to(&fabric);
+    let noise: Vec<u8> = (0..100u8).collect();
+    let no_token = Hello { given: Token([0; 16]), ..good };
+    let mut packets: Vec<(Vec<u8>, usize)> = vec![
+        (b"GET / HTTP/1.1\r\n\r\n".to_vec(), 0),
+        (noise.clone(), 0),
+        (noise.repeat(100), 1),
+        (GOODBYE.to_vec(), 0),
+        (no_token.encode().to_vec(), 1),
+        (Hello { to: NodeId(3), ..good }.encode().to_vec(), 1),
+        (good.encode().to_vec(), 0), // no segment
+        (good.encode().to_vec(), 2), // two segments
+        (good.encode().to_vec(), 9),
+        (good.encode()[..63].to_vec(), 1),
+        ([&good.encode()[..], &[0]].concat(), 1),
+        (Vec::new(), 0), // nothing, and gone
+    ];
+    // Each bit of the first 24 bytes (magic, version, names) and of the token that we gave.
+    for bit in (0..96).chain(128..192).chain(256..384) {
+        let mut bytes = good.encode().to_vec();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        packets.push((bytes, 1));
+    }
+    for (count, (packet, files)) in (1..).zip(packets) {
+        let socket = dial(&fabric);
+        if !packet.is_empty() {
+            let copies: Vec<_> = (0..files).map(|_| actor.file()).collect();
+            send_with(&socket, &packet, &copies);
+        }
+        drop(socket);
+        until(&mut fabric, "the stranger is turned away", |fabric| fabric.refused() == count);
+        assert_eq!(fabric.poll_event(), None);
+    }
+    fabric.connect(SLOT, NodeId(1), &actor.offer.encode(), WITHIN).unwrap();
+    let socket = dial(&fabric);
+    socket.send(&good.encode(), Some(actor.memory.file())).unwrap();
+    assert_eq!(event(&mut fabric), LinkEvent::Up(SLOT));
+}
+
+fn send_with(socket: &Socket, bytes: &[u8], files: &[OwnedFd]) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    if !files.is_empty() {
+        assert!(control.push(SendAncillaryMessage::ScmRights(&files)));
+    }
+    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).unwrap();
+}
+
+/// S1: the silent are bounded in number, and in time (which is an argument).
+#[test]
+fn silent_strangers_are_bounded() {
+    let mut fabric = fabric(2);
+    let mut silent = Vec::new();
+    for count in 1..=3 * GUESTS_MAX as u64 {
+        silent.push(dial(&fabric));
+        let over = count.saturating_sub(GUESTS_MAX as u64);
+        until(&mut fabric, "the oldest has to go", |fabric| fabric.refused() == over);
+    }
+    let later = Time(1).plus(Duration::from_secs(10));
+    let all = 3 * GUESTS_MAX as u64;
+    until_at(later, &mut fabric, "all have to go", |fabric| fabric.refused() == all);
+}
+
+/// S1: so are those who were given our token and whom nobody waits for.
+#[test]
+fn guests_that_nobody_expects_are_bounded() {
+    let mut fabric = fabric(200);
+    let actor = Actor::new(1, &fabric);
+    let mut waiting = Vec::new();
+    for count in 1..=GUESTS_MAX + 20 {
+        let own = Token([u8::try_from(count % 251).unwrap(); 16]);
+        let mut dialled = None;
+        until(&mut fabric, "there is room in the queue", |fabric| {
+            dialled = Socket::connect(&offer_of(fabric).name).ok();
+            dialled.is_some()
+        });
+        let socket = dialled.unwrap();
+        let from = NodeId(u32::try_from(count).unwrap());
+        let hello = Hello { own, from, ..actor.hello_to(&fabric) };
+        socket.send(&hello.encode(), Some(actor.memory.file())).unwrap();
+        waiting.push(socket);
+        fabric.poll(Time(1));
+    }
+    until(&mut fabric, "those beyond the bound have to go", |fabric| fabric.refused() == 20);
+    // The first were kept: one of them is let in once it is expected.
+    let offer = Offer { token: Token([1; 16]), ..actor.offer };
+    fabric.connect(SLOT, NodeId(1), &offer.encode(), WITHIN).unwrap();
+    assert_eq!(event(&mut fabric), LinkEvent::Up(SLOT));
+}
+
+/// S3: a peer that dials us with something else than its sealed segment is to blame, and nothing of it is mapped.
+#[test]
+fn a_dialling_peer_that_cheats_is_corrupt() {
+    for (what, file) in bad_files() {
+        let mut fabric = fabric(2);
+        let actor = Actor::new(1, &fabric);
+        fabric.connect(SLOT, NodeId(1), &actor.offer.encode(), WITHIN).unwrap();
+        let socket = dial(&fabric);
+        socket.send(&actor.hello_to(&fabric).encode(), Some(file.as_fd())).unwrap();
+        let event = event(&mut fabric);
+        assert!(is_corrupt(&event), "{what}: {event:?}");
+        assert!(fabric.mirror(SLOT).is_none(), "{what} was mapped");
+    }
+}
+
+/// S3: so is one whom we dial.
+#[test]
+fn an_answering_peer_that_cheats_is_corrupt() {
+    for (what, file) in bad_files() {
+        let mut fabric = fabric(1);
+        let actor = Actor::new(2, &fabric);
+        fabric.connect(SLOT, NodeId(2), &actor.offer.encode(), WITHIN).unwrap();
+        let socket = actor.accept();
+        socket.send(&actor.hello_to(&fabric).encode(), Some(file.as_fd())).unwrap();
+        let event = event(&mut fabric);
+        assert!(is_corrupt(&event), "{what}: {event:?}");
+        assert!(fabric.mirror(SLOT).is_none(), "{what} was mapped");
+    }
+}
+
+/// Who answers must be who made the offer; one that says anything else is corrupt, one that hangs up has failed.
+#[test]
+fn an_answer_must_be_by_who_made_the_offer() {
+    type Change = fn(Hello) -> Vec<u8>;
+    let changes: [Change; 7] = [
+        |good| Hello { own: Token([0; 16]), ..good }.encode().to_vec(),
+        |good| Hello { given: Token([0; 16]), ..good }.encode().to_vec(),
+        |good| Hello { from: NodeId(3), ..good }.encode().to_vec(),
+        |good| Hello { to: NodeId(3), ..good }.encode().to_vec(),
+        |good| Hello { segment: good.segment + 4096, ..good }.encode().to_vec(),
+        |_| vec![7; 1000],
+        |_| b"hello".to_vec(),
+    ];
+    for (at, change) in changes.iter().enumerate() {
+        let mut fabric = fabric(1);
+        let actor = Actor::new(2, &fabric);
+        fabric.connect(SLOT, NodeId(2), &actor.offer.encode(), WITHIN).unwrap();
+        let socket = actor.accept();
+        socket.send(&change(actor.hello_to(&fabric)), Some(actor.memory.file())).unwrap();
+        let event = event(&mut fabric);
+        assert!(is_corrupt(&event), "answer {at}: {event:?}");
+    }
+    let mut fabric = fabric(1);
+    let actor = Actor::new(2, &fabric);
+    fabric.connect(SLOT, NodeId(2), &actor.offer.encode(), WITHIN).unwrap();
+    drop(actor.accept());
+    let event = event(&mut fabric);
+    assert!(matches!(event, LinkEvent::Down(SLOT, LinkDown::Failed(_))), "{event:?}");
+}
+
+/// What we say when we dial: the right hello with a segment that a peer accepts. And over a link that is up there is
+/// nothing to say but goodbye.
+#[test]
+fn a_link_that_is_up_carries_a_goodbye_and_nothing_else() {
+    for (last, closed) in [(&GOODBYE[..], true), (b"goodbye!", false), (&[0; 500], false)] {
+        let mut fabric = fabric(1);
+        let actor = Actor::new(2, &fabric);
+        fabric.connect(SLOT, NodeId(2), &actor.offer.encode(), WITHIN).unwrap();
+        let socket = actor.accept();
+        let Ok(Received::Packet(packet)) = socket.receive() else { panic!("the dialler speaks first") };
+        let hello = Hello::decode(packet.bytes()).unwrap();
+        assert_eq!((hello.given, hello.own), (actor.offer.token, offer_of(&fabric).token));
+        let theirs = super::mapping::PeerMemory::map(packet.attached.unwrap(), hello.segment, SEGMENT);
+        fabric.segment().store(8192, 7);
+        assert_eq!(theirs.unwrap().mirror().load(8192), 7, "the segment that came is the fabric's");
+        socket.send(&actor.hello_to(&fabric).encode(), Some(actor.memory.file())).unwrap();
+        assert_eq!(event(&mut fabric), LinkEvent::Up(SLOT));
+        socket.send(last, None).unwrap();
+        let event = event(&mut fabric);
+        assert_eq!(event == LinkEvent::Down(SLOT, LinkDown::Closed), closed, "{event:?}");
+        assert_eq!(is_corrupt(&event), !closed, "{event:?}");
+    }
+}
+
+/// Too many dial: it is tried again, until there is room.
+#[test]
+fn a_full_queue_is_dialled_again() {
+    let mut fabric = fabric(1);
+    let actor = Actor::new(2, &fabric);
+    let mut crowd = Vec::new();
+    while let Ok(socket) = Socket::connect(&actor.offer.name) {
+        crowd.push(socket);
+        assert!(crowd.len() < 10_000, "the queue has an end");
+    }
+    fabric.connect(SLOT, NodeId(2), &actor.offer.encode(), WITHIN).unwrap();
+    fabric.poll(Time(1));
+    for _ in 0..crowd.len() {
+        drop(actor.accept());
+    }
+    let later = Time(1).plus(Duration::from_secs(1));
+    let mut socket = None;
+    until_at(later, &mut fabric, "the fabric dials again", |_| {
+        socket = actor.listener.accept().ok();
+        socket.is_some()
+    });
+    let socket = socket.unwrap();
+    socket.send(&actor.hello_to(&fabric).encode(), Some(actor.memory.file())).unwrap();
+    assert_eq!(event(&mut fabric), LinkEvent::Up(SLOT));
+}
+
+/// What can be told from the offer alone is told at once.
+#[test]
+fn offers_from_elsewhere_are_refused() {
+    let mut fabric = fabric(1);
+    let good = Actor::new(2, &fabric).offer;
+    let mut elsewhere = good.clone();
+    elsewhere.place.machine[0] ^= 1;
+    let mut unreachable = good.clone();
+    unreachable.place.network ^= 1;
+    let huge = Offer { segment: 1 << 60, ..good.clone() };
+    let other = Offer { node: NodeId(3), ..good };
+    let own = Offer { node: NodeId(1), ..other.clone() };
+    for (offer, peer, says) in [
+        (elsewhere, 2, "another machine"),
+        (unreachable, 2, "network namespace"),
+        (huge, 2, "peer_segment_bytes_max"),
+        (other, 2, "made by node 3"),
+        (own, 1, "own id"),
+    ] {
+        let refused = fabric.connect(SLOT, NodeId(peer), &offer.encode(), WITHIN);
+        assert!(matches!(&refused, Err(ConnectError::Offer(why)) if why.contains(says)), "{refused:?}");
+    }
+}
+
+/// Nobody listens any more: that is known at once, not after `within`.
+#[test]
+fn a_peer_that_is_gone_fails_at_once() {
+    let mut fabric = fabric(1);
+    let gone = Actor::new(2, &fabric).offer;
+    fabric.connect(SLOT, NodeId(2), &gone.encode(), WITHIN).unwrap();
+    let event = event(&mut fabric);
+    assert!(matches!(event, LinkEvent::Down(SLOT, LinkDown::Failed(_))), "{event:?}");
+    // And the slot is free for another attempt.
+    fabric.connect(SLOT, NodeId(2), &gone.encode(), WITHIN).unwrap();
+}
+
+/// The point of it all: with links up and nobody asleep there is no system call.
+#[test]
+fn the_hot_path_makes_no_system_call() {
+    let (mut one, mut other) = (fabric(1), fabric(2));
+    one.connect(SLOT, NodeId(2), &other.offer(), WITHIN).unwrap();
+    other.connect(SLOT, NodeId(1), &one.offer(), WITHIN).unwrap();
+    until(&mut other, "the second is up", |fabric| fabric.poll_event().is_some());
+    assert_eq!(event(&mut one), LinkEvent::Up(SLOT));
+    // The watcher may yet report what has been seen to: let it come to rest.
+    let mut rest = one.stats().system_calls;
+    for _ in 0..10 {
+        one.wait(Time(1), Time(10_000_001), &mut || true);
+        one.poll(Time(1));
+    }
+    let slept = one.stats();
+    assert!(slept.system_calls > rest, "sleeping is one");
+    rest = slept.system_calls;
+    for value in 1..=1000 {
+        one.segment().store(4096, value);
+        one.publish_words(4096..4096 + WORD, PeerSet::EMPTY.with(SLOT));
+        one.publish_ring(8192..16384, PeerSet::EMPTY.with(SLOT));
+        one.flush();
+        assert!(other.poll(Time(1)), "something came");
+        assert_eq!(other.mirror(SLOT).unwrap().load(4096), value);
+        assert!(!one.poll(Time(1)), "nothing came");
+    }
+    assert_eq!(one.stats().system_calls, rest);
+}
+
+/// After `close` there is no new link.
+#[test]
+fn a_closed_fabric_links_to_nobody() {
+    let mut fabric = fabric(1);
+    let offer = Actor::new(2, &fabric).offer;
+    let name = offer_of(&fabric).name;
+    fabric.close(Duration::ZERO);
+    assert!(matches!(
+        fabric.connect(SLOT, NodeId(2), &offer.encode(), WITHIN),
+        Err(ConnectError::Machine(_))
+    ));
+    assert!(matches!(Socket::connect(&name), Err(Errno::CONNREFUSED)));
+}
+
+/// Sizes that no segment can have.
+#[test]
+fn impossible_segments_are_refused() {
+    for segment_bytes in [0, usize::MAX, usize::MAX / 2 + 1] {
+        let options = ShmOptions { segment_bytes, ..Default::default() };
+        let refused = ShmFabric::new(NodeId(1), options).map(|_| ());
+        let says = refused.as_ref().map_err(ToString::to_string);
+        assert!(says.is_err_and(|why| why.contains("segment")), "{segment_bytes}: {refused:?}");
+    }
+}
