@@ -3,7 +3,7 @@
 //!
 //! A publish becomes a list of words under way to one peer, due some time later but never before the publish ahead of it
 //! on the same link. When it is due its words land in random order, and a look may come when only some have landed.
-//! Ring bytes travel as they were when published; row words as they are when flushed.
+//! Bytes and words travel as they were when published.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -56,16 +56,31 @@ pub struct SimOptions {
     pub segment_bytes: usize,
 }
 
+/// Words under way; when they have landed, the link ends if `end` says so.
 struct Publish {
     due: Time,
     words: Vec<(usize, u64)>,
+    end: Option<LinkDown>,
 }
 
+/// One direction between two nodes.
 #[derive(Default)]
 struct Link {
     under_way: VecDeque<Publish>,
-    /// Frozen by the receiver (F4) or cut.
-    dead: bool,
+    state: LinkState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum LinkState {
+    /// Nobody asked for it.
+    #[default]
+    None,
+    /// The node at its start asked for it, and waits for the other until then.
+    Asked(Time),
+    /// It carries what is published.
+    Up,
+    /// It was fenced, cut, closed, or its time ran out.
+    Dead,
 }
 
 struct Node {
@@ -100,17 +115,25 @@ pub struct SimFabric {
     me: usize,
     segment: Segment,
     mirrors: Vec<Mirror>,
-    queued: Vec<(Queued, PeerSet)>,
+    /// Words and their values, for whom: as they were when published, which F1 allows for both kinds.
+    queued: Vec<(Vec<(usize, u64)>, PeerSet)>,
     doorbell: Doorbell,
 }
 
-enum Queued {
-    Ring(Vec<(usize, u64)>),
-    Words(Range<usize>),
-}
+/// What every simulated node says to be linked to.
+const OFFER: &[u8] = b"consort-sim";
 
 impl SimNetwork {
-    /// A network of `nodes`, all linked to each other.
+    /// A network of `nodes`, all linked to each other from the start.
+    pub fn linked(seed: u64, nodes: &[NodeId], options: SimOptions) -> (Self, Vec<SimFabric>) {
+        let (network, fabrics) = Self::new(seed, nodes, options);
+        for link in network.world.borrow_mut().links.iter_mut().flatten() {
+            link.state = LinkState::Up;
+        }
+        (network, fabrics)
+    }
+
+    /// A network of `nodes`, not linked yet.
     pub fn new(seed: u64, nodes: &[NodeId], options: SimOptions) -> (Self, Vec<SimFabric>) {
         let n = nodes.len();
         let make = |id: &NodeId| Node {
@@ -153,36 +176,29 @@ impl SimNetwork {
     /// When the next publish is due, if any is under way on a live link.
     pub fn next_due(&self) -> Option<Time> {
         let world = self.world.borrow();
-        let due = |link: &Link| if link.dead { None } else { link.under_way.front().map(|p| p.due) };
-        world.links.iter().flatten().filter_map(due).min()
+        world.links.iter().flatten().filter_map(|link| link.under_way.front().map(|p| p.due)).min()
     }
 
-    /// Loses everything under way from one node to another from now on, and tells both ends (F5).
+    /// Loses everything under way between two nodes from now on, and tells both (F5).
     pub fn cut(&self, one: usize, other: usize) {
         let mut world = self.world.borrow_mut();
         for (from, to) in [(one, other), (other, one)] {
-            let link = &mut world.links[from][to];
-            if !link.dead {
-                link.dead = true;
-                link.under_way.clear();
+            if world.kill(from, to) {
                 let event = LinkEvent::Down(slot(from), LinkDown::Broken("cut by the simulation".into()));
                 world.nodes[to].events.push_back(event);
             }
         }
     }
 
-    /// The node dies: what it published and is under way may still land in part, or not at all; the others are told.
+    /// The node dies: of what it published and is under way a random part still lands; then the others are told.
     pub fn crash(&self, node: usize) {
         let mut world = self.world.borrow_mut();
-        let n = world.nodes.len();
-        for to in (0..n).filter(|to| *to != node) {
-            // Keep a random part of what is under way: it has left the node.
+        for to in (0..world.nodes.len()).filter(|to| *to != node) {
             let len = world.links[node][to].under_way.len() as u64;
             let keep = world.choices.below(len + 1) as usize;
             world.links[node][to].under_way.truncate(keep);
-        }
-        for from in 0..n {
-            world.links[from][node].dead = true;
+            world.send(node, to, Vec::new(), Some(LinkDown::Broken("the node crashed".into())));
+            world.kill(to, node);
         }
     }
 
@@ -202,26 +218,51 @@ fn slot(index: usize) -> Slot {
 }
 
 impl World {
-    /// Lands what is due on the links to `to`. Returns whether any word landed.
+    /// Puts words under way, due after all that is under way already.
+    fn send(&mut self, from: usize, to: usize, words: Vec<(usize, u64)>, end: Option<LinkDown>) {
+        if self.links[from][to].state != LinkState::Up {
+            return;
+        }
+        let (least, most) = self.options.delay;
+        let spread = most.saturating_sub(least).as_nanos() as u64;
+        let delay = least.as_nanos() as u64 + self.choices.below(spread + 1);
+        let link = &mut self.links[from][to];
+        let due = Time(self.now.0 + delay).max(link.under_way.back().map_or(Time(0), |p| p.due));
+        self.nodes[from].stats.bytes_out += (words.len() * WORD) as u64;
+        link.under_way.push_back(Publish { due, words, end });
+    }
+
+    /// Ends one direction; whatever is under way is lost. Returns whether it was up.
+    fn kill(&mut self, from: usize, to: usize) -> bool {
+        let link = &mut self.links[from][to];
+        link.under_way.clear();
+        std::mem::replace(&mut link.state, LinkState::Dead) == LinkState::Up
+    }
+
+    /// Lands what is due on the links to `to`, and gives up links that nobody answered. Returns whether anything came.
     fn land(&mut self, to: usize) -> bool {
         let mut any = false;
         for from in 0..self.nodes.len() {
-            let link = &mut self.links[from][to];
-            if link.dead {
-                continue;
+            if let LinkState::Asked(until) = self.links[to][from].state
+                && until <= self.now
+            {
+                self.links[to][from].state = LinkState::Dead;
+                let why = LinkDown::Failed("the peer did not link in time".into());
+                self.nodes[to].events.push_back(LinkEvent::Down(slot(from), why));
+                any = true;
             }
-            while let Some(front) = link.under_way.front_mut() {
+            while let Some(mut front) = self.links[from][to].under_way.pop_front() {
                 if front.due > self.now {
+                    self.links[from][to].under_way.push_front(front);
                     break;
                 }
                 let mirror = &self.nodes[to].mirrors[from];
                 let part = front.words.len() > 1 && self.choices.chance(self.options.tearing);
-                let landing = if part {
-                    1 + self.choices.below(front.words.len() as u64 - 1) as usize
-                } else {
-                    front.words.len()
+                let landing = match front.words.len() {
+                    len if part => 1 + self.choices.below(len as u64 - 1) as usize,
+                    len => len,
                 };
-                any |= landing > 0;
+                any |= landing > 0 || front.end.is_some();
                 for _ in 0..landing {
                     let pick = self.choices.below(front.words.len() as u64) as usize;
                     let (offset, value) = front.words.swap_remove(pick);
@@ -229,9 +270,14 @@ impl World {
                 }
                 if part {
                     self.torn += 1;
+                    self.links[from][to].under_way.push_front(front);
                     break;
                 }
-                link.under_way.pop_front();
+                if let Some(why) = front.end {
+                    self.kill(from, to);
+                    self.kill(to, from);
+                    self.nodes[to].events.push_back(LinkEvent::Down(slot(from), why));
+                }
             }
         }
         any
@@ -248,50 +294,56 @@ impl Fabric for SimFabric {
     }
 
     fn offer(&self) -> Vec<u8> {
-        b"sim".to_vec()
+        OFFER.to_vec()
     }
 
-    fn connect(&mut self, slot: Slot, peer: NodeId, offer: &[u8], _: Duration) -> Result<(), ConnectError> {
+    fn connect(
+        &mut self,
+        to: Slot,
+        peer: NodeId,
+        offer: &[u8],
+        within: Duration,
+    ) -> Result<(), ConnectError> {
         let mut world = self.world.borrow_mut();
-        if offer != b"sim" || world.nodes.get(usize::from(slot.0)).is_none_or(|node| node.id != peer) {
-            return Err(ConnectError::Offer("not an offer of this simulation".into()));
+        let (me, other) = (self.me, usize::from(to.0));
+        let known = world.nodes.get(other).is_some_and(|node| node.id == peer && other != me);
+        if offer != OFFER || !known {
+            return Err(ConnectError::Offer("not an offer of a node of this simulation".into()));
         }
-        world.nodes[self.me].events.push_back(LinkEvent::Up(slot));
+        if world.links[me][other].state != LinkState::None {
+            return Err(ConnectError::Taken(to));
+        }
+        world.links[me][other].state = LinkState::Asked(world.now.plus(within));
+        if let LinkState::Asked(_) = world.links[other][me].state {
+            for (from, to) in [(me, other), (other, me)] {
+                world.links[from][to].state = LinkState::Up;
+                world.nodes[to].events.push_back(LinkEvent::Up(slot(from)));
+            }
+        }
         Ok(())
     }
 
-    fn mirror(&self, slot: Slot) -> Option<&Mirror> {
-        self.mirrors.get(usize::from(slot.0))
+    fn mirror(&self, of: Slot) -> Option<&Mirror> {
+        let other = usize::from(of.0);
+        let state = self.world.borrow().links.get(self.me)?.get(other)?.state;
+        matches!(state, LinkState::Up | LinkState::Dead).then(|| &self.mirrors[other])
     }
 
     fn publish_words(&mut self, range: Range<usize>, peers: PeerSet) {
-        self.queued.push((Queued::Words(range), peers));
+        let words = range.step_by(WORD).map(|at| (at, self.segment.load(at))).collect();
+        self.queued.push((words, peers));
     }
 
     fn publish_ring(&mut self, range: Range<usize>, peers: PeerSet) {
-        let words = range.step_by(WORD).map(|at| (at, self.segment.load(at))).collect();
-        self.queued.push((Queued::Ring(words), peers));
+        self.publish_words(range, peers);
     }
 
     fn flush(&mut self) {
         let mut world = self.world.borrow_mut();
-        let world = &mut *world;
-        for (queued, peers) in self.queued.drain(..) {
-            let words = match queued {
-                Queued::Ring(words) => words,
-                Queued::Words(range) => range.step_by(WORD).map(|at| (at, self.segment.load(at))).collect(),
-            };
-            for peer in peers.iter().map(|s| usize::from(s.0)) {
-                let link = &mut world.links[self.me][peer];
-                if link.dead || peer == self.me {
-                    continue;
-                }
-                let (least, most) = world.options.delay;
-                let spread = (most.saturating_sub(least)).as_nanos() as u64;
-                let delay = least.as_nanos() as u64 + world.choices.below(spread + 1);
-                let due = Time(world.now.0 + delay).max(link.under_way.back().map_or(Time(0), |p| p.due));
-                world.nodes[self.me].stats.bytes_out += (words.len() * WORD) as u64;
-                link.under_way.push_back(Publish { due, words: words.clone() });
+        let nodes = world.nodes.len();
+        for (words, peers) in self.queued.drain(..) {
+            for peer in peers.iter().map(|s| usize::from(s.0)).filter(|peer| *peer < nodes) {
+                world.send(self.me, peer, words.clone(), None);
             }
         }
     }
@@ -311,25 +363,20 @@ impl Fabric for SimFabric {
         self.doorbell.clone()
     }
 
-    fn fence(&mut self, slot: Slot) {
+    fn fence(&mut self, peer: Slot) {
         let mut world = self.world.borrow_mut();
-        let (from, to) = (usize::from(slot.0), self.me);
-        for (a, b) in [(from, to), (to, from)] {
-            if let Some(link) = world.links.get_mut(a).and_then(|links| links.get_mut(b)) {
-                link.dead = true;
-                link.under_way.clear();
-            }
+        let other = usize::from(peer.0);
+        if other < world.nodes.len() && other != self.me && world.kill(other, self.me) {
+            // The peer finds its link reset, some time later.
+            world.send(self.me, other, Vec::new(), Some(LinkDown::Broken("fenced by the peer".into())));
         }
     }
 
     fn close(&mut self, _: Duration) {
         self.flush();
         let mut world = self.world.borrow_mut();
-        let me = slot(self.me);
-        for to in 0..world.nodes.len() {
-            if to != self.me && !world.links[self.me][to].dead {
-                world.nodes[to].events.push_back(LinkEvent::Down(me, LinkDown::Closed));
-            }
+        for to in (0..world.nodes.len()).filter(|to| *to != self.me) {
+            world.send(self.me, to, Vec::new(), Some(LinkDown::Closed));
         }
     }
 

@@ -137,7 +137,7 @@ impl Run {
         let plan = Plan::choose(&mut choices);
         let n = plan.members;
         let nodes: Vec<_> = (0..n).map(|rank| NodeId(rank as u32 + 1)).collect();
-        let (network, fabrics) = SimNetwork::new(choices.any(), &nodes, plan.options);
+        let (network, fabrics) = SimNetwork::linked(choices.any(), &nodes, plan.options);
         let mut sessions = Vec::new();
         let mut senders = Vec::new();
         for (me, fabric) in fabrics.iter().enumerate() {

@@ -27,7 +27,7 @@ fuzz_target!(|script: &[u8]| {
         segment_bytes: FABRIC_PAGE + SessionPlan::region_bytes(RING),
     };
     let nodes = [NodeId(1), NodeId(2), NodeId(3)];
-    let (network, mut fabrics) = SimNetwork::new(1, &nodes, options);
+    let (network, mut fabrics) = SimNetwork::linked(1, &nodes, options);
     let members = (0..3u8)
         .map(|rank| Member {
             node: nodes[usize::from(rank)],

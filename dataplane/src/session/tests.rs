@@ -29,7 +29,7 @@ impl World {
             segment_bytes: FABRIC_PAGE + SessionPlan::region_bytes(RING),
         };
         let nodes: Vec<_> = (1..=n as u32).map(NodeId).collect();
-        let (network, fabrics) = SimNetwork::new(1, &nodes, options);
+        let (network, fabrics) = SimNetwork::linked(1, &nodes, options);
         let (sessions, senders) = (0..n)
             .map(|me| {
                 let member = |rank: usize| Member {

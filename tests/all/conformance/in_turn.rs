@@ -124,10 +124,14 @@ pub(super) fn a_killed_peer_is_reported<R: Rig>(seed: u64) {
     let mut fabrics = linked(&mut rig, 3, SEGMENT);
     let last = fabrics.pop().unwrap();
     rig.kill(2, last);
-    until(&mut rig, &mut fabrics, "the link is reported down", |_, fabric| match fabric.poll_event() {
-        None => false,
-        Some(LinkEvent::Down(down, LinkDown::Broken(_))) if down == slot(2) => true,
-        Some(other) => panic!("{other:?} where the link to slot 2 broke"),
+    let mut told = [false; 2];
+    until(&mut rig, &mut fabrics, "the link is reported down", |at, fabric| {
+        match fabric.poll_event() {
+            None => {}
+            Some(LinkEvent::Down(down, LinkDown::Broken(_))) if down == slot(2) => told[at] = true,
+            Some(other) => panic!("{other:?} where the link to slot 2 broke"),
+        }
+        told[at]
     });
     for fabric in &fabrics {
         let mirror = fabric.mirror(slot(2)).unwrap();

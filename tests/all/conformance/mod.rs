@@ -12,6 +12,7 @@ mod in_turn;
 mod threads;
 mod processes;
 mod traffic;
+mod sim;
 mod shm;
 
 use std::time::{Duration, Instant};
