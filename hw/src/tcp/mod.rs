@@ -1,20 +1,116 @@
-//! The `tcp` fabric: a link per pair of nodes, over any network card.
+//! The `tcp` fabric: a connection per pair of nodes, over any network card.
+//!
+//! Each node has its segment in private memory, and a mirror of each peer's in private memory too. What is published
+//! travels as *frames*, `{segment offset, length}` and bytes, and is put in the same place of the mirror at the other
+//! end. In reading order:
+//!
+//! | module | |
+//! |---|---|
+//! | `frame` | what travels: the header, byte by byte, its checks and its bounds |
+//! | `hello` | offers and hellos: how two nodes find and prove themselves |
+//! | `outgoing` | publishes become frames, in F1's order, merged while a link is busy |
+//! | `incoming` | bytes, cut anywhere, become words and ring bytes of the mirror, or damage |
+//! | `sys` | the kernel's calls |
+//! | `engine`, `epoll`, `uring` | what drives the sockets |
+//! | `link` | a peer, its mirror and the connection between |
+//! | `setup`, `traffic` | links come up; links carry, break and end |
+//!
+//! # How the contract is kept
+//!
+//! - **F1** TCP keeps the order of frames; `outgoing` makes them in an order that a reader can't tell from that of the
+//!   publishes; `incoming` stores each small frame at once, and places large ring payloads where no word vouches for
+//!   them yet.
+//! - **F2** The mirror is this process's memory.
+//! - **F3** [`Fabric::poll`] receives by calls that do not block; [`Fabric::wait`] sleeps in the engine.
+//! - **F4** Bytes are only ever received by a call of this fabric on that link. A fenced link has no socket any more, and
+//!   nothing is under way in the kernel that could still write.
+//! - **F5** The end of a process shows as the end of its stream (without a goodbye: it broke; with one: it was closed), a
+//!   reset as a reset, both at once; a machine that no longer answers shows within [`TcpOptions::unanswered`], by
+//!   keepalive when idle and by its missing acknowledgements when not.
+//! - A damaged frame breaks the link, never the order: CRC32C of header and payload, beside TCP's own sum, and a peer
+//!   whose numbers lead out of its segment is cut off (S1).
+//!
+//! # Threads
+//!
+//! As every fabric: one owner at a time, who may change; the doorbell is for all.
 
+mod frame;
+mod outgoing;
+mod incoming;
 mod options;
+mod sys;
+mod counts;
+mod hello;
+mod engine;
+mod epoll;
+mod uring;
+mod link;
+mod setup;
+mod traffic;
+#[cfg(test)]
+mod tests;
 
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use consort_dataplane::fabric::{ConnectError, Doorbell, Fabric, FabricStats, LinkEvent};
-use consort_dataplane::memory::{Mirror, Segment};
-use consort_dataplane::names::{NodeId, PeerSet, Slot, Time};
+use consort_dataplane::fabric::{ConnectError, Doorbell, Fabric, FabricStats, LinkDown, LinkEvent};
+use consort_dataplane::memory::{Mirror, Segment, WORD};
+use consort_dataplane::names::{MAX_NODES, NodeId, PeerSet, Slot, Time};
+
+use counts::Counts;
+use engine::{Engine, Ready, Token, Watch};
+use epoll::Epoll;
+use hello::{Offer, Role, Token as Token128, is_wildcard};
+use link::{Dial, Held, Link, Phase};
+use outgoing::{MAX_FRAME, Sums};
+use setup::Stranger;
+use uring::Uring;
 
 pub use options::{TcpEngine, TcpError, TcpOptions};
 
-/// A fabric whose links are TCP connections.
-#[derive(Debug)]
+/// Polls between two looks at the listener when nobody is expected.
+const POLLS_PER_ACCEPT: u32 = 4096;
+
+/// How long a fabric that ends waits for the kernel to let go memory that it still sends from.
+const LET_GO_WITHIN: Duration = Duration::from_millis(500);
+
+/// A fabric whose links are TCP connections. See the [module](self).
 pub struct TcpFabric {
+    node: NodeId,
+    options: TcpOptions,
     segment: Segment,
+    token: Token128,
+    listener: OwnedFd,
+    address: SocketAddr,
+    bell: Arc<OwnedFd>,
     doorbell: Doorbell,
+    engine: Box<dyn Engine>,
+    /// By slot.
+    links: Vec<Option<Box<Link>>>,
+    /// The links that are up.
+    up: PeerSet,
+    strangers: Vec<Stranger>,
+    /// Somebody is expected, dialled or heard.
+    setting_up: bool,
+    /// The listener is to be left alone until then.
+    accept_again: Option<Time>,
+    polls: u32,
+    /// Whose turn it is among the silent.
+    turn: u32,
+    next_number: u32,
+    vigil_at: Option<Time>,
+    events: VecDeque<LinkEvent>,
+    counts: Counts,
+    /// Memory that the kernel still reads for links that are gone.
+    orphans: Vec<((Slot, u32), Held)>,
+    /// What the last sleep found, for the next poll.
+    found: Ready,
+    parts: sys::Parts,
 }
 
 impl TcpFabric {
@@ -23,15 +119,148 @@ impl TcpFabric {
     /// # Errors
     /// The listener can't be bound, io_uring is demanded and denied, or the machine lacks resources.
     pub fn new(node: NodeId, options: TcpOptions) -> Result<Self, TcpError> {
-        let _ = node;
-        let TcpOptions { segment_bytes, .. } = options;
-        Ok(Self { segment: Segment::private(segment_bytes), doorbell: Doorbell::new(|| {}) })
+        if options.segment_bytes == 0 || options.segment_bytes > frame::MAX_SEGMENT {
+            return Err(TcpError::SegmentBytes(options.segment_bytes));
+        }
+        let (listener, bound) = sys::listen(options.listen)
+            .map_err(|cause| TcpError::Listen { address: options.listen, cause })?;
+        let address = SocketAddr::new(options.advertise.unwrap_or(options.listen), bound.port());
+        if is_wildcard(address.ip()) {
+            return Err(TcpError::Wildcard(address.ip()));
+        }
+        let token = Token128::random().map_err(|cause| TcpError::Machine {
+            what: "random numbers",
+            cause: std::io::Error::other(cause.to_string()),
+        })?;
+        let bell = sys::bell().map_err(|cause| TcpError::Machine { what: "event counter", cause })?;
+        let engine = choose(options.engine)?;
+        let segment = memory(options.segment_bytes, options.prefault);
+        let bell = Arc::new(bell);
+        let rope = Arc::clone(&bell);
+        tracing::debug!(%node, %address, engine = engine.name(), "the tcp fabric listens");
+        Ok(Self {
+            node,
+            options,
+            segment,
+            token,
+            listener,
+            address,
+            bell,
+            doorbell: Doorbell::new(move || sys::ring(rope.as_fd())),
+            engine,
+            links: (0..MAX_NODES).map(|_| None).collect(),
+            up: PeerSet::EMPTY,
+            strangers: Vec::new(),
+            setting_up: false,
+            accept_again: None,
+            polls: 0,
+            turn: 0,
+            next_number: 0,
+            vigil_at: None,
+            events: VecDeque::new(),
+            counts: Counts::default(),
+            orphans: Vec::new(),
+            found: Ready::default(),
+            parts: sys::Parts::default(),
+        })
     }
 
     /// What drives the sockets: `io_uring` or `epoll`.
     pub fn engine(&self) -> &'static str {
-        "epoll"
+        self.engine.name()
     }
+
+    /// Connections to the data listener that were turned away since the start: garbage, strangers, the late.
+    pub fn strangers(&self) -> u64 {
+        self.counts.strangers
+    }
+
+    /// Where the data listener listens, as peers are told.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn publishable(&self, range: &Range<usize>) {
+        // S4: not a peer's doing, but this node's own mistake.
+        assert!(
+            range.start.is_multiple_of(WORD)
+                && range.end.is_multiple_of(WORD)
+                && frame::within(range.start, range.len(), self.segment.size()),
+            "published bytes {range:?} are no whole words behind the first page of a segment of {} bytes",
+            self.segment.size()
+        );
+    }
+
+    /// Links to those of `peers` to whom there is one, or is to be one.
+    fn for_each(&mut self, peers: PeerSet, mut act: impl FnMut(&mut Link)) {
+        for slot in peers.iter() {
+            if let Some(link) = self.links.get_mut(usize::from(slot.0)).and_then(Option::as_mut)
+                && !link.is_over()
+            {
+                act(link);
+            }
+        }
+    }
+
+    /// Sleeps in the engine until something comes, at most for `timeout`.
+    fn sleep(&mut self, now: Time, timeout: Duration) -> Ready {
+        let mut watches = vec![Watch { token: Token::Bell, socket: self.bell.as_fd(), writing: false }];
+        if self.accept_again.is_none_or(|at| now >= at) {
+            watches.push(Watch { token: Token::Listener, socket: self.listener.as_fd(), writing: false });
+        }
+        // A stranger whose hello is in says nothing more: it waits for us.
+        for stranger in self.strangers.iter().filter(|stranger| stranger.owes_hello()) {
+            watches.push(Watch { token: stranger.token, socket: stranger.socket.as_fd(), writing: false });
+        }
+        for link in self.links.iter().flatten() {
+            match &link.phase {
+                Phase::Up { socket, .. } => {
+                    watches.push(Watch { token: link.token(), socket: socket.as_fd(), writing: false });
+                }
+                Phase::Dialling(dial) => {
+                    let socket = dial.socket.as_fd();
+                    watches.push(Watch { token: dial.token, socket, writing: !dial.said });
+                }
+                Phase::Expected | Phase::Down => {}
+            }
+        }
+        self.counts.fabric.sleeps += 1;
+        self.engine.sleep(&watches, timeout, &mut self.counts)
+    }
+
+    /// Whether sending could go on at once.
+    fn could_send(&self) -> bool {
+        self.links.iter().flatten().any(|link| link.can_send())
+    }
+}
+
+/// The engine asked for, or the best that the machine allows.
+fn choose(wanted: TcpEngine) -> Result<Box<dyn Engine>, TcpError> {
+    let epoll = || match Epoll::new() {
+        Ok(epoll) => Ok(Box::new(epoll) as Box<dyn Engine>),
+        Err(cause) => Err(TcpError::Machine { what: "epoll", cause }),
+    };
+    match wanted {
+        TcpEngine::Epoll => epoll(),
+        TcpEngine::IoUring => Ok(Box::new(Uring::new()?)),
+        TcpEngine::Auto => match Uring::new() {
+            Ok(uring) => Ok(Box::new(uring)),
+            Err(denied) => {
+                tracing::warn!(cause = %denied, "the tcp fabric runs on epoll instead of io_uring");
+                epoll()
+            }
+        },
+    }
+}
+
+/// Memory for a segment or mirror.
+fn memory(bytes: usize, prefault: bool) -> Segment {
+    let memory = Segment::private(bytes);
+    sys::advise_large_pages(&memory);
+    if prefault {
+        memory.prefault(0..memory.size());
+    }
+    memory
 }
 
 impl Fabric for TcpFabric {
@@ -44,42 +273,219 @@ impl Fabric for TcpFabric {
     }
 
     fn offer(&self) -> Vec<u8> {
-        Vec::new()
+        let (node, address, token) = (self.node, self.address, self.token);
+        Offer { node, address, token, segment_bytes: self.segment.size() }.encode().to_vec()
     }
 
-    fn connect(&mut self, _: Slot, _: NodeId, _: &[u8], _: Duration) -> Result<(), ConnectError> {
-        Err(ConnectError::Machine("links over tcp are being built".to_owned()))
+    fn connect(
+        &mut self,
+        slot: Slot,
+        peer: NodeId,
+        offer: &[u8],
+        within: Duration,
+    ) -> Result<(), ConnectError> {
+        let offer = Offer::decode(offer).map_err(ConnectError::Offer)?;
+        if offer.node != peer || peer == self.node {
+            let why = format!("it was made by node {}, for a link of {} to {peer}", offer.node, self.node);
+            return Err(ConnectError::Offer(why));
+        }
+        // S3: what a peer's word makes this node allocate is bounded beforehand.
+        if offer.segment_bytes > self.options.max_mirror_bytes {
+            return Err(ConnectError::Offer(format!(
+                "its segment has {} bytes and max_mirror_bytes is {}: raise it, or make the peer's segment smaller",
+                offer.segment_bytes, self.options.max_mirror_bytes
+            )));
+        }
+        if usize::from(slot.0) >= MAX_NODES {
+            return Err(ConnectError::Machine(format!("there are no more than {MAX_NODES} slots")));
+        }
+        let mut links = self.links.iter().flatten().filter(|link| !link.is_over());
+        if let Some(taken) = links.find(|link| link.slot == slot || link.peer == peer) {
+            return Err(ConnectError::Taken(taken.slot));
+        }
+        let mut failed = None;
+        // The lesser dials.
+        let phase = if self.node < peer {
+            let hello = self.hello_to(peer, offer.token, Role::Dialler).map_err(ConnectError::Machine)?;
+            self.counts.called();
+            match sys::dial(offer.address, (!is_wildcard(self.options.listen)).then_some(self.options.listen))
+            {
+                Ok(socket) => Phase::Dialling(Dial::new(socket, self.new_setup_token(), hello.encode())),
+                Err(cause) => {
+                    failed = Some(LinkDown::Failed(format!("dialling {}: {cause}", offer.address)));
+                    Phase::Expected
+                }
+            }
+        } else {
+            Phase::Expected
+        };
+        let mirror = memory(offer.segment_bytes, self.options.prefault);
+        self.next_number = self.next_number.wrapping_add(1);
+        let link = Link::new((slot, self.next_number), offer, mirror, phase, within);
+        self.links[usize::from(slot.0)] = Some(Box::new(link));
+        self.setting_up = true;
+        if let Some(why) = failed {
+            self.take_down(slot, why);
+        }
+        Ok(())
     }
 
-    fn mirror(&self, _: Slot) -> Option<&Mirror> {
-        None
+    fn mirror(&self, slot: Slot) -> Option<&Mirror> {
+        let link = self.links.get(usize::from(slot.0))?.as_ref()?;
+        link.was_up.then_some(&link.mirror)
     }
 
-    fn publish_words(&mut self, _: std::ops::Range<usize>, _: PeerSet) {}
-
-    fn publish_ring(&mut self, _: std::ops::Range<usize>, _: PeerSet) {}
-
-    fn flush(&mut self) {}
-
-    fn poll(&mut self, _: Time) -> bool {
-        false
+    fn publish_words(&mut self, range: Range<usize>, peers: PeerSet) {
+        if range.is_empty() {
+            return;
+        }
+        self.publishable(&range);
+        self.for_each(peers, |link| link.outgoing.publish_words(range.clone()));
     }
 
-    fn wait(&mut self, _: Time, _: Time, _: &mut dyn FnMut() -> bool) {}
+    fn publish_ring(&mut self, range: Range<usize>, peers: PeerSet) {
+        if range.is_empty() {
+            return;
+        }
+        self.publishable(&range);
+        let segment = self.segment.clone();
+        for start in range.clone().step_by(MAX_FRAME) {
+            let part = start..(start + MAX_FRAME).min(range.end);
+            let mut sums = Sums::new(&segment, part);
+            self.for_each(peers, |link| link.outgoing.publish_ring(&mut sums));
+        }
+    }
+
+    fn flush(&mut self) {
+        for link in self.links.iter_mut().flatten() {
+            link.due |= !link.is_over() && link.outgoing.has_work();
+        }
+        self.pump();
+    }
+
+    fn poll(&mut self, now: Time) -> bool {
+        let events = self.events.len();
+        let mut ready = std::mem::take(&mut self.found);
+        let news = self.engine.poll(&mut self.counts);
+        self.on_ready(&news);
+        ready.readable = PeerSet(ready.readable.0 | news.readable.0);
+        ready.setup |= news.setup;
+        self.polls = self.polls.wrapping_add(1);
+        if self.setting_up || ready.setup || self.polls.is_multiple_of(POLLS_PER_ACCEPT) {
+            self.set_up(now);
+        }
+        let came = self.receive_some(ready.readable);
+        if self.could_send() {
+            self.pump();
+        }
+        self.keep_vigil(now);
+        came || self.events.len() > events
+    }
+
+    fn wait(&mut self, now: Time, until: Time, idle: &mut dyn FnMut() -> bool) {
+        if !self.events.is_empty() || self.could_send() {
+            return;
+        }
+        self.doorbell.announce();
+        if idle() {
+            let bounds = [self.next_deadline(), self.next_vigil()];
+            let until = bounds.into_iter().flatten().fold(until, Time::min);
+            let ready = self.sleep(now, until.since(now));
+            self.on_ready(&ready);
+            self.found = ready;
+        }
+        self.doorbell.awake();
+    }
 
     fn doorbell(&self) -> Doorbell {
         self.doorbell.clone()
     }
 
-    fn fence(&mut self, _: Slot) {}
+    fn fence(&mut self, slot: Slot) {
+        if usize::from(slot.0) < MAX_NODES {
+            self.cut(slot, false);
+        }
+    }
 
-    fn close(&mut self, _: Duration) {}
+    fn close(&mut self, within: Duration) {
+        let start = Instant::now();
+        for slot in self.slots(Link::is_being_set_up).iter() {
+            self.cut(slot, false);
+        }
+        for link in self.links.iter_mut().flatten().filter(|link| link.is_up()) {
+            link.outgoing.say_goodbye();
+        }
+        self.flush();
+        loop {
+            // The peer answers the goodbye by hanging up; until then it may still be reading what was sent.
+            for link in self.links.iter_mut().flatten() {
+                if link.is_up() && !link.outgoing.has_work() && !link.sending_ended {
+                    link.sending_ended = true;
+                    if let Some(socket) = link.socket() {
+                        sys::end_sending(socket);
+                    }
+                }
+            }
+            for slot in self.up.iter() {
+                self.receive(slot);
+            }
+            let left = within.saturating_sub(start.elapsed());
+            if self.up.is_empty() || left.is_zero() {
+                break;
+            }
+            if !self.could_send() {
+                // No protocol time is known here; what has bounds by it is not waited for.
+                let ready = self.sleep(Time(0), left);
+                self.on_ready(&ready);
+            }
+            self.pump();
+        }
+        for slot in self.up.iter() {
+            self.cut(slot, true);
+        }
+    }
 
     fn poll_event(&mut self) -> Option<LinkEvent> {
-        None
+        self.events.pop_front()
     }
 
     fn stats(&self) -> FabricStats {
-        FabricStats::default()
+        self.counts.fabric
+    }
+}
+
+impl Drop for TcpFabric {
+    fn drop(&mut self) {
+        // Whoever is still linked sees a reset, which is what dropping without `close` is.
+        for slot in self.up.iter() {
+            self.cut(slot, false);
+        }
+        // The kernel may still read ring bytes and headers for zero-copy sends; a reset makes it let them go.
+        let start = Instant::now();
+        while !self.orphans.is_empty() && start.elapsed() < LET_GO_WITHIN {
+            let ready = self.engine.sleep(&[], LET_GO_WITHIN / 10, &mut self.counts);
+            self.on_ready(&ready);
+        }
+        if !self.orphans.is_empty() {
+            std::mem::forget(std::mem::take(&mut self.orphans));
+            std::mem::forget(self.segment.clone());
+        }
+    }
+}
+
+/// A fabric may go to the thread that is to own it.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<TcpFabric>();
+};
+
+impl fmt::Debug for TcpFabric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpFabric")
+            .field("node", &self.node)
+            .field("address", &self.address)
+            .field("engine", &self.engine.name())
+            .field("up", &self.up)
+            .finish_non_exhaustive()
     }
 }

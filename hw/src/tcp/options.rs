@@ -21,14 +21,20 @@ pub struct TcpOptions {
     pub max_mirror_bytes: usize,
     /// Connections that have not yet said who they are, at most; more are turned away.
     pub max_strangers: usize,
-    /// Kernel buffer asked for per socket and direction, in bytes; the kernel may grant less.
-    pub socket_buffer: usize,
+    /// Kernel buffer asked for per socket and direction, in bytes; the kernel may grant less. `None` leaves it to the
+    /// kernel, which lets buffers grow as they are needed.
+    pub socket_buffer: Option<usize>,
     /// Congestion control asked for per socket; what the kernel does not grant is left as it is.
     pub congestion: Option<String>,
-    /// How long bytes may stay unacknowledged, or a silent peer's machine unanswering, before the link is broken.
+    /// How long a peer's machine may leave what was sent, or a question whether it is there, without an answer before
+    /// the link is broken; the kernel counts in whole seconds. A member that is slow or stopped on a machine that
+    /// answers is not meant by it.
     pub unanswered: Duration,
     /// Ring payload from which a send is tried without copying, in bytes; `None` never tries.
     pub zero_copy_from: Option<usize>,
+    /// Whether the memory of segment and mirrors is touched beforehand, so that no page fault comes later in the
+    /// middle of a message. Costs the memory at once.
+    pub prefault: bool,
 }
 
 impl Default for TcpOptions {
@@ -40,10 +46,11 @@ impl Default for TcpOptions {
             engine: TcpEngine::Auto,
             max_mirror_bytes: 1 << 30,
             max_strangers: 32,
-            socket_buffer: 4 << 20,
+            socket_buffer: None,
             congestion: Some("cubic".to_owned()),
             unanswered: Duration::from_secs(5),
             zero_copy_from: Some(64 << 10),
+            prefault: true,
         }
     }
 }

@@ -1,0 +1,240 @@
+//! The kernel as this fabric uses it: sockets and the few calls that take addresses.
+//!
+//! One of the modules in which `unsafe` is allowed (S2): for bytes of segments, whose contracts say when they may be
+//! read, and for gathering and scattering calls. Everything else goes through `rustix`, which is safe.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use consort_dataplane::memory::Segment;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+
+use super::engine::Sends;
+use super::incoming::Room;
+use super::options::TcpOptions;
+
+/// Connections that the kernel keeps for us until they are accepted.
+const BACKLOG: i32 = 128;
+
+/// The CRC32C of bytes whose sum is `seed` and the bytes of `range` behind them.
+///
+/// For the segment of this node: only while `range` is published as ring bytes and not released. For the memory of a
+/// mirror: by its fabric, which alone writes it.
+pub(super) fn sum(segment: &Segment, range: Range<usize>, seed: u32) -> u32 {
+    // SAFETY: nobody writes `range` meanwhile. Of this node's own segment these are ring bytes inside `publish_ring`,
+    // whose contract is that they don't change until the peers have released them, and releases are taken in by this
+    // same thread, later. Of a mirror only its `Incoming` has the segment, and calls this between two receives.
+    let bytes = unsafe { segment.bytes(range) };
+    crc32c::crc32c_append(seed, bytes)
+}
+
+/// Receives what has come, into the mirror and then the stage. Does not block.
+pub(super) fn receive(socket: BorrowedFd<'_>, room: &mut Room<'_>) -> io::Result<usize> {
+    if room.direct.is_empty() {
+        return Ok(rustix::net::recv(socket, &mut *room.stage, RecvFlags::DONTWAIT)?.1);
+    }
+    assert!(room.direct.end <= room.mirror.size(), "receiving behind the end of a mirror");
+    let mut parts = [
+        libc::iovec {
+            iov_base: room.mirror.as_ptr().wrapping_add(room.direct.start).cast(),
+            iov_len: room.direct.len(),
+        },
+        libc::iovec { iov_base: room.stage.as_mut_ptr().cast(), iov_len: room.stage.len() },
+    ];
+    let mut message = message(&mut parts);
+    // SAFETY: the first part lies inside the mirror (asserted), which nobody else writes and whose bytes there no word
+    // vouches for yet; the second is exclusively borrowed. The call keeps no address.
+    let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+}
+
+/// Gathers and sends one job. Does not block. Returns the bytes taken, or the negative error number.
+pub(super) fn send(sends: &mut Sends<'_>, job: usize) -> i32 {
+    let socket = sends.jobs()[job].socket;
+    let message = message(sends.parts(job));
+    // SAFETY: the parts are readable and unchanged while `sends` lives (its invariant); the call keeps no address.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, SEND_FLAGS) };
+    // A socket takes less than 2 GiB at once, so a length fits.
+    i32::try_from(sent).ok().filter(|sent| *sent >= 0).unwrap_or_else(|| -errno())
+}
+
+/// Addresses to gather from: the memory of a list that is filled, used and emptied within one call.
+#[derive(Default)]
+pub(super) struct Parts(pub(super) Vec<libc::iovec>);
+
+// SAFETY: what is sent to another thread between calls are addresses that are not looked at again: `Sends::new` clears
+// them first.
+unsafe impl Send for Parts {}
+
+/// Likewise for the headers of messages.
+#[derive(Default)]
+pub(super) struct Messages(pub(super) Vec<libc::msghdr>);
+
+// SAFETY: as above; `Uring::send` clears them first.
+unsafe impl Send for Messages {}
+
+/// How everything is sent: at once or not at all, and a dead peer is an error, not a signal.
+pub(super) const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+
+fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// A message that gathers or scatters `parts`.
+pub(super) fn message(parts: &mut [libc::iovec]) -> libc::msghdr {
+    // SAFETY: a message header of zeros is a valid one: no name, no parts, no control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = parts.as_mut_ptr();
+    message.msg_iovlen = parts.len() as _;
+    message
+}
+
+/// Sends bytes of setting up, where a short send is an error: they are few and come first on their connection.
+pub(super) fn send_all(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
+    let sent = rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+    if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+/// Receives bytes of setting up. Does not block.
+pub(super) fn receive_some(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::net::recv(socket, bytes, RecvFlags::DONTWAIT)?.1)
+}
+
+/// A listener on `address` and a port of the kernel's choice, and where it listens.
+pub(super) fn listen(address: IpAddr) -> io::Result<(OwnedFd, SocketAddr)> {
+    let socket = socket(address)?;
+    rustix::net::bind(&socket, &SocketAddr::new(address, 0))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    let bound = SocketAddr::try_from(rustix::net::getsockname(&socket)?)?;
+    Ok((socket, bound))
+}
+
+/// The next connection of `listener`, if there is one.
+pub(super) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    Ok(rustix::net::accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?)
+}
+
+/// Begins to connect to `to`, from the address `from` where it is given and of the same family.
+pub(super) fn dial(to: SocketAddr, from: Option<IpAddr>) -> io::Result<OwnedFd> {
+    let socket = socket(to.ip())?;
+    if let Some(from) = from.filter(|from| from.is_ipv4() == to.is_ipv4()) {
+        rustix::net::bind(&socket, &SocketAddr::new(from, 0))?;
+    }
+    match rustix::net::connect(&socket, &to) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn socket(address: IpAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, Some(rustix::net::ipproto::TCP))?)
+}
+
+/// Sets a connection up for what a link is: small frames at once, a dead machine noticed.
+pub(super) fn tune(socket: BorrowedFd<'_>, options: &TcpOptions) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(socket, true)?;
+    // An idle peer is asked after half the time, and given the other half to answer. What is unacknowledged is watched
+    // by `Link::unanswered`: TCP_USER_TIMEOUT would also kill the link of a member that is merely stopped or slow, once
+    // its window has been closed for so long, though its machine answers every probe.
+    let half = (options.unanswered / 2).max(Duration::from_secs(1));
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, half)?;
+    sockopt::set_tcp_keepintvl(socket, Duration::from_secs(1))?;
+    sockopt::set_tcp_keepcnt(socket, u32::try_from(half.as_secs()).unwrap_or(1).clamp(1, 100))?;
+    if let Some(bytes) = options.socket_buffer {
+        sockopt::set_socket_send_buffer_size(socket, bytes)?;
+        sockopt::set_socket_recv_buffer_size(socket, bytes)?;
+    }
+    if let Some(congestion) = &options.congestion
+        && let Err(cause) = sockopt::set_tcp_congestion(socket, congestion)
+    {
+        tracing::debug!(%congestion, %cause, "the congestion control asked for is not granted");
+    }
+    Ok(())
+}
+
+/// Ends a connection at once and for good: nothing more is sent or received, the peer sees a reset.
+pub(super) fn abort(socket: BorrowedFd<'_>) {
+    // Not by closing: whoever else holds the file (a poll of io_uring does) would keep the connection up.
+    if rustix::net::connect_unspec(socket).is_err() {
+        end(socket);
+    }
+}
+
+/// Ends a connection in order: what was sent goes out, then the end.
+pub(super) fn end(socket: BorrowedFd<'_>) {
+    // It fails only where the connection is gone already, which is as well.
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+}
+
+/// No more is sent; the peer's part stays open.
+pub(super) fn end_sending(socket: BorrowedFd<'_>) {
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write); // as above
+}
+
+/// How the kernel's part of a connection stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Standing {
+    /// Segments sent and not acknowledged.
+    pub(super) unacknowledged: u32,
+    /// Probes of a closed window without an answer.
+    pub(super) probes: u8,
+    /// Since the last acknowledgement came.
+    pub(super) last_answer: Duration,
+}
+
+/// Asks the kernel how a connection stands.
+pub(super) fn standing(socket: BorrowedFd<'_>) -> io::Result<Standing> {
+    // SAFETY: the structure is plain numbers, for which zeros are valid.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: `info` is writable for `len` bytes, and the kernel writes at most so many.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Standing {
+        unacknowledged: info.tcpi_unacked,
+        probes: info.tcpi_probes,
+        last_answer: Duration::from_millis(u64::from(info.tcpi_last_ack_recv)),
+    })
+}
+
+/// Asks the kernel to back memory with large pages where it can; it need not.
+pub(super) fn advise_large_pages(segment: &Segment) {
+    // SAFETY: the range is the segment's own, whole pages of it; the advice does not change what the memory holds.
+    unsafe { libc::madvise(segment.as_ptr().cast(), segment.size(), libc::MADV_HUGEPAGE) };
+}
+
+/// A counter in the kernel that ends a sleep: what rings the doorbell.
+pub(super) fn bell() -> io::Result<OwnedFd> {
+    use rustix::event::{EventfdFlags, eventfd};
+    Ok(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?)
+}
+
+/// Ends the sleep that waits for `bell`, or the next one.
+pub(super) fn ring(bell: BorrowedFd<'_>) {
+    // The counter can't be full in earnest: 2⁶⁴ − 1 rings without a sleep.
+    let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
+}
+
+/// Takes back the rings so far.
+pub(super) fn hush(bell: &OwnedFd) {
+    let mut count = [0; 8];
+    let _ = rustix::io::read(bell.as_fd(), &mut count); // nothing there: nothing rang
+}
