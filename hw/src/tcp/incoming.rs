@@ -210,7 +210,7 @@ fn take(header: Header, payload: &[u8], mirror: &Segment, direction: Direction) 
         }
         Header::Words { runs: count, .. } => {
             runs(payload, count, direction.segment_bytes, &mut |offset, words| {
-                mirror.store_words(offset, words)
+                mirror.store_words(offset, words);
             })
         }
     }
