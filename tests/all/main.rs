@@ -2,4 +2,5 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that can't go on should say where")]
 
 mod sim;
+mod story;
 mod conformance;
