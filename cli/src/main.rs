@@ -1,2 +1,87 @@
-//! The `consort` command.
-fn main() {}
+//! The `consort` command: shows what the library does ([`demo`]), is one member of a group ([`node`]), and measures
+//! ([`bench`]).
+//!
+//! Everything that runs here is real: members are processes of their own, started from this same program through a hidden
+//! subcommand ([`member`]); the library is used through its public interface alone, as any application would.
+//!
+//! What goes where: results on standard output (text for people, one JSON object with `--json`), everything else on
+//! standard error. Exit codes are in [`failure`]; every failure says what to do next.
+
+mod member;
+mod demo;
+mod node;
+mod bench;
+mod group;
+mod parent;
+mod crew;
+mod orders;
+mod args;
+mod text;
+mod clock;
+mod failure;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{BenchCommand, Cli, Command};
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(failure) = log_to_stderr(&cli.log) {
+        return fail(&failure, false);
+    }
+    let (result, json) = match &cli.command {
+        Command::Demo(args) => (demo::run(args, &cli.log), args.json),
+        Command::Node(args) => (node::run(args), false),
+        Command::Bench(command) => (bench::run(command, &cli.log), wants_json(command)),
+        Command::Member { parent, .. } => return member::run(*parent),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(&failure, json),
+    }
+}
+
+fn wants_json(command: &BenchCommand) -> bool {
+    match command {
+        BenchCommand::Latency(args) => args.load.group.json,
+        BenchCommand::Throughput(args) | BenchCommand::Floor(args) => args.load.group.json,
+        BenchCommand::Idle(args) => args.group.json,
+    }
+}
+
+/// Sends the library's log to standard error, as far as `filter` lets it through.
+fn log_to_stderr(filter: &str) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(filter).map_err(|e| {
+        Failure::usage(
+            format!("--log {filter} is no filter: {e}"),
+            "give a level (error, warn, info, debug, trace) or a filter such as consort_hw=debug,warn",
+        )
+    })?;
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    // Fails only if there is a subscriber already; there is none.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .without_time()
+        .try_init();
+    Ok(())
+}
+
+/// Says what failed and what to do, and turns it into the exit code.
+fn fail(failure: &Failure, json: bool) -> ExitCode {
+    // Nothing to be done if these can't be written: the exit code says it, too.
+    let _ = writeln!(std::io::stderr(), "error: {failure}\n  what to do: {}", failure.remedy());
+    if json {
+        let object = serde_json::json!({
+            "error": failure.to_string(), "remedy": failure.remedy(), "code": failure.code(),
+        });
+        let _ = writeln!(std::io::stdout(), "{object}");
+    }
+    ExitCode::from(failure)
+}

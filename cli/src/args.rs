@@ -1,0 +1,484 @@
+//! The command line, as types. What can be refused without starting anything is refused here, with the remedy.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::failure::{EXIT_CODES, Failure};
+use crate::text::{parse_bytes, parse_duration};
+
+/// The most members that one machine is asked to run: each is a process that may be busy.
+pub(crate) const MOST_MEMBERS: u32 = 16;
+
+const ABOUT: &str = "Group communication: every member delivers the same messages in the same order";
+
+const START_HERE: &str = "\
+Start here:
+  consort demo                          three processes, one order, checked; over the best fabric there is
+  consort demo --fabric tcp --members 5 --input server.log --out /tmp/logs
+  consort node --id 1 --listen 127.0.0.1:7101 --peer 2=127.0.0.1:7102 --peer 3=127.0.0.1:7103
+  consort bench latency                 microseconds from send to delivery, beside the machine's own floor
+  consort help demo                     all about one of them";
+
+/// `consort`.
+#[derive(Debug, Parser)]
+#[command(name = "consort", version, about = ABOUT, after_help = START_HERE, after_long_help = format!("{START_HERE}\n\n{EXIT_CODES}"))]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// What to log on standard error: error, warn, info, debug, trace, or a filter such as `consort_hw=debug`
+    #[arg(long, global = true, value_name = "FILTER", default_value = "warn")]
+    pub(crate) log: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run real member processes that all multicast a file, and check that they deliver one sequence
+    Demo(Box<DemoArgs>),
+    /// Be one member of a group: lines in, ordered messages out as JSON lines
+    Node(Box<NodeArgs>),
+    /// Measure latency, throughput or idle cost, beside the machine's own floor
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// A process that `demo` or `bench` started (it takes its orders from standard input)
+    #[command(hide = true)]
+    Member {
+        /// The parent's process id: without its parent a member ends
+        #[arg(long)]
+        parent: u32,
+        /// Whose part it plays; only for those who read the process list
+        #[arg(long)]
+        name: String,
+    },
+}
+
+/// How the members' memory reaches each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FabricArg {
+    /// Shared memory if all members are on this machine, TCP otherwise
+    Auto,
+    /// Shared memory (one machine)
+    Shm,
+    /// TCP, over io_uring where the kernel allows it
+    Tcp,
+}
+
+/// What a delivery promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum GuaranteeArg {
+    /// Each sender's messages in its order
+    Fifo,
+    /// One order at all members
+    Agreed,
+    /// One order, and delivered only once every member has the message
+    Atomic,
+}
+
+/// What a member does while nothing happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum WaitArg {
+    /// Keep a core busy
+    Spin,
+    /// Spin, yield, then sleep
+    Adaptive,
+    /// Sleep at once
+    Block,
+}
+
+macro_rules! shown {
+    ($($choice:ty),*) => {$(
+        impl std::fmt::Display for $choice {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.to_possible_value().as_ref().map_or("?", |value| value.get_name()))
+            }
+        }
+    )*};
+}
+shown!(FabricArg, GuaranteeArg, WaitArg);
+
+const DEMO_HELP: &str = "\
+What it does:
+  Starts the members as processes of their own on this machine. Every member multicasts every line of the file, all
+  at the same time. Each writes what it delivers, in the order of delivery, to DIR/member-<id>.log. At the end the logs
+  are compared byte for byte with each other and line for line with the input: every line of every member exactly once,
+  in each sender's order. Only then the exit code is 0.
+
+The logs:
+  One record per message: a header line `SEQ SENDER LENGTH`, then LENGTH bytes, then a newline. Bytes are as they were
+  sent, whatever they are. So `cmp member-1.log member-2.log` shows whether two members agree, and the digest in the
+  table is that of the file (b3sum). With --guarantee fifo only each sender's order is promised, and checked.
+
+Lines:
+  A line ends at a newline, which is not part of the message; the last line need not have one. Empty lines are empty
+  messages. Lines may hold any bytes.
+
+Latency in the table is from send to the member's own delivery while all send as fast as they can: it shows queues.
+For the latency of a message alone see `consort bench latency`.
+
+Examples:
+  consort demo
+  consort demo --members 5 --fabric tcp --input /usr/share/dict/words
+  zcat access.log.gz | consort demo --input /dev/stdin --out /tmp/order && cmp /tmp/order/member-1.log /tmp/order/member-3.log
+  consort demo --json | jq .identical";
+
+/// `consort demo`.
+#[derive(Debug, Args)]
+#[command(after_help = "See `consort demo --help` for what the logs hold, and examples.")]
+#[command(after_long_help = format!("{DEMO_HELP}\n\n{EXIT_CODES}"))]
+pub(crate) struct DemoArgs {
+    /// How many member processes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MEMBERS)))]
+    pub(crate) members: u32,
+    /// How their memory reaches each other
+    #[arg(long, value_enum, default_value_t = FabricArg::Auto)]
+    pub(crate) fabric: FabricArg,
+    /// The file (or pipe) whose lines are multicast; without it, an order book's day that ships with the command
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// What a delivery promises
+    #[arg(long, value_enum, default_value_t = GuaranteeArg::Atomic)]
+    pub(crate) guarantee: GuaranteeArg,
+    /// Where the logs go; without it, a fresh directory that is named at the end
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// What a member does while nothing happens
+    #[arg(long, value_enum, default_value_t = WaitArg::Adaptive)]
+    pub(crate) wait: WaitArg,
+    /// Give up when no member delivers anything for so long
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    pub(crate) stall: Duration,
+    /// Print one JSON object instead of the table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const NODE_HELP: &str = "\
+Standard input: each line is multicast to the group (without its newline; with --base64 each line is decoded first, so
+that a message may hold any bytes, newlines too). Reading stops while the group's memory is full: nothing is dropped.
+
+Standard output: one JSON object a line.
+  {\"type\":\"waiting\",\"for\":[2],\"why\":[\"…\"]}            these members are not there yet
+  {\"type\":\"view\",\"view\":1,\"members\":[1,2,3]}          the group runs; nothing is sent before it
+  {\"type\":\"message\",\"view\":1,\"seq\":0,\"sender\":2,\"data\":\"…\"}   with \"encoding\":\"base64\" where data is not UTF-8
+  {\"type\":\"outcome\",\"send\":0,\"status\":\"delivered\",\"view\":1,\"seq\":5}   send counts the lines of input from 0
+  {\"type\":\"outcome\",\"send\":1,\"status\":\"failed\",\"reason\":\"…\"}          whether others delivered it is not known
+  {\"type\":\"ended\",\"sender\":2}                         member 2 has come to the end of its input
+  {\"type\":\"stopped\",\"reason\":\"…\"}                     the last line: why this member ended
+A reader that doesn't keep up slows the group down; nothing is dropped for it.
+
+The end: SIGTERM or SIGINT end it cleanly. With --until-eof it leaves at the end of its input, once all its outcomes
+are in and every other member has come to the end of its input, too: the membership is fixed, so whoever leaves
+earlier would stop the others.
+
+The configuration file (TOML) says the same as the flags, which go first where both speak:
+  id = 1
+  listen = \"127.0.0.1:7101\"
+  fabric = \"tcp\"                # auto, shm, tcp
+  guarantee = \"atomic\"          # fifo, agreed, atomic
+  [peers]
+  2 = \"127.0.0.1:7102\"
+  3 = \"127.0.0.1:7103\"
+
+Examples, in three terminals:
+  consort node --id 1 --listen 127.0.0.1:7101 --peer 2=127.0.0.1:7102 --peer 3=127.0.0.1:7103
+  consort node --id 2 --listen 127.0.0.1:7102 --peer 1=127.0.0.1:7101 --peer 3=127.0.0.1:7103
+  consort node --id 3 --listen 127.0.0.1:7103 --peer 1=127.0.0.1:7101 --peer 2=127.0.0.1:7102
+or from files:
+  consort node --config node.toml --until-eof < orders.txt > ordered.jsonl";
+
+/// `consort node`.
+#[derive(Debug, Args)]
+#[command(after_help = "See `consort node --help` for what goes in and comes out, and examples.")]
+#[command(after_long_help = format!("{NODE_HELP}\n\n{EXIT_CODES}"))]
+pub(crate) struct NodeArgs {
+    /// Read the configuration from this TOML file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// This member's number in the group, from 1
+    #[arg(long, required_unless_present = "config", conflicts_with = "config", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) id: Option<u32>,
+    /// The control address of this member; the others name it in --peer
+    #[arg(long, value_name = "ADDRESS", required_unless_present = "config")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Another member and its control address; once for each of them
+    #[arg(long = "peer", value_name = "ID=ADDRESS", value_parser = parse_peer)]
+    pub(crate) peers: Vec<(u32, SocketAddr)>,
+    /// How the members' memory reaches each other; the same at all members [default: auto]
+    #[arg(long, value_enum)]
+    pub(crate) fabric: Option<FabricArg>,
+    /// What a delivery promises; the same at all members [default: atomic]
+    #[arg(long, value_enum)]
+    pub(crate) guarantee: Option<GuaranteeArg>,
+    /// What this member does while nothing happens [default: adaptive]
+    #[arg(long, value_enum)]
+    pub(crate) wait: Option<WaitArg>,
+    /// Memory for messages in flight, per member; the longest message takes at most a part of it; the same at all members
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub(crate) ring: Option<usize>,
+    /// Give up when the others are not there after so long; without it, wait for them
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) start_within: Option<Duration>,
+    /// Each line of input is base64
+    #[arg(long)]
+    pub(crate) base64: bool,
+    /// Leave at the end of input (see below); without it the member stays and delivers
+    #[arg(long)]
+    pub(crate) until_eof: bool,
+}
+
+/// `--peer 2=127.0.0.1:7102`.
+fn parse_peer(text: &str) -> Result<(u32, SocketAddr), String> {
+    let (id, address) =
+        text.split_once('=').ok_or_else(|| format!("`{text}` is no peer; write it like 2=127.0.0.1:7102"))?;
+    let id = id.trim().parse::<u32>().ok().filter(|&id| id > 0);
+    let id = id.ok_or_else(|| {
+        format!("a peer's number is 1 or more, in `{text}`; write it like 2=127.0.0.1:7102")
+    })?;
+    let address = address.trim().parse().map_err(|_| {
+        format!("`{address}` is no address with a port; write it like 127.0.0.1:7102 or [::1]:7102")
+    })?;
+    Ok((id, address))
+}
+
+/// `consort bench`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Microseconds from send to delivery: one message outstanding, or a fixed rate
+    #[command(after_long_help = format!("{BENCH_HELP}\n\n{LATENCY_HELP}\n\n{EXIT_CODES}"))]
+    Latency(Box<LatencyArgs>),
+    /// Messages and bytes a second, delivered at all members
+    #[command(after_long_help = format!("{BENCH_HELP}\n\n{THROUGHPUT_HELP}\n\n{EXIT_CODES}"))]
+    Throughput(Box<ThroughputArgs>),
+    /// The machine's floor alone: what bare processes do without Consort
+    #[command(after_long_help = format!("{BENCH_HELP}\n\n{EXIT_CODES}"))]
+    Floor(Box<ThroughputArgs>),
+    /// Share of a core that a member uses while nothing is sent
+    #[command(after_long_help = EXIT_CODES)]
+    Idle(Box<IdleArgs>),
+}
+
+const BENCH_HELP: &str = "\
+How it measures:
+  Members are processes of their own, one thread each, which drives the engine and the application. Senders fill the
+  whole payload of every message in place; receivers read all of it. Nothing counts before the warm-up is over.
+  Every run is a new group. Figures are medians over the runs; --json has each run.
+
+The floor:
+  What the same machine does at the same minute without Consort, with as many processes, the same payload filled and
+  read, and the same wait strategy: a run of the floor, then a run of the group, and so on in turn, so that the
+  machine's drift falls on both.
+                latency                                        throughput
+    shm   a token that goes once round all processes     a ring in shared memory, its writers and readers
+    tcp   root sends to each, and all answer             streams from each sender to each other, large writes
+  With shm and more than 64 bytes the latency floor is: root fills a payload, all read it and answer.
+  Adaptive waiting in the floor is polling, with a yield at each turn if there are more processes than cores (pure
+  polling would wait for time slices), otherwise after a thousand turns.";
+
+const LATENCY_HELP: &str = "\
+Latency:
+  `own` is from send to delivery at the sender; `last member` is from send to delivery at whichever member is last (the
+  clock is the machine's, the same for all). A sender keeps one message outstanding: it sends the next on its own
+  delivery of the last. A stall then hides the messages that would have been sent meanwhile (coordinated omission), so
+  figures are corrected: for a message that took longer than the median, those are added that would have followed it
+  at the median's pace, each with what it would have waited. The floor is corrected in the same way. With --rate the
+  sender sends at fixed times whatever is outstanding, and latency counts from the time at which a message was due;
+  that needs no correction.
+
+Examples:
+  consort bench latency --members 2 --fabric shm
+  consort bench latency --fabric tcp --size 1KiB --rate 20000 --duration 5s
+  consort bench latency --runs 5 --json --plot latency.html";
+
+const THROUGHPUT_HELP: &str = "\
+Throughput:
+  Senders send as fast as the group takes it. A message counts when the slowest member has delivered it. GB/s counts
+  payload once, however many receive it. Latencies shown are those of sampled messages under this load.
+
+Examples:
+  consort bench throughput --fabric shm --size 10KiB
+  consort bench throughput --members 3 --senders 3 --fabric tcp
+  consort bench throughput --json | jq '{msgs_per_s, ratio}'";
+
+/// What all measurements have in common.
+#[derive(Debug, Args)]
+pub(crate) struct GroupArgs {
+    /// How many member processes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MEMBERS)))]
+    pub(crate) members: u32,
+    /// How their memory reaches each other
+    #[arg(long, value_enum, default_value_t = FabricArg::Auto)]
+    pub(crate) fabric: FabricArg,
+    /// What a delivery promises
+    #[arg(long, value_enum, default_value_t = GuaranteeArg::Atomic)]
+    pub(crate) guarantee: GuaranteeArg,
+    /// What a member (and the floor) does while nothing happens
+    #[arg(long, value_enum, default_value_t = WaitArg::Adaptive)]
+    pub(crate) wait: WaitArg,
+    /// How long each run measures
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    pub(crate) duration: Duration,
+    /// How many runs; the median counts
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub(crate) runs: u32,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What the measurements that send have in common.
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    #[command(flatten)]
+    pub(crate) group: GroupArgs,
+    /// How many of them send
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MEMBERS)))]
+    pub(crate) senders: u32,
+    /// Payload of a message
+    #[arg(long, value_name = "BYTES", default_value = "64", value_parser = parse_bytes)]
+    pub(crate) size: usize,
+    /// Memory for messages in flight, per member (and of the floor's ring) [default: by the size]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub(crate) ring: Option<usize>,
+    /// Run so long before anything counts
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
+    pub(crate) warmup: Duration,
+    /// Write a page with the plots to this file; it needs nothing else to be looked at
+    #[arg(long, value_name = "FILE.html")]
+    pub(crate) plot: Option<PathBuf>,
+}
+
+/// `consort bench latency`.
+#[derive(Debug, Args)]
+pub(crate) struct LatencyArgs {
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+    /// Send at this rate (messages a second and sender) instead of one after the other
+    #[arg(long, value_name = "PER_SECOND", value_parser = parse_rate)]
+    pub(crate) rate: Option<f64>,
+}
+
+/// `consort bench throughput`.
+#[derive(Debug, Args)]
+pub(crate) struct ThroughputArgs {
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+/// `consort bench idle`.
+#[derive(Debug, Args)]
+pub(crate) struct IdleArgs {
+    #[command(flatten)]
+    pub(crate) group: GroupArgs,
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 && rate <= 1e9 => Ok(rate),
+        _ => Err(format!("`{text}` is not a rate; give messages a second, more than 0, like 20000")),
+    }
+}
+
+impl GroupArgs {
+    /// What the parser of single values can't see.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        if self.duration < Duration::from_millis(50) || self.duration > Duration::from_secs(3600) {
+            return Err(Failure::usage(
+                "a run shorter than 50 ms or longer than an hour tells nothing",
+                "give --duration between 50ms and 60min",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The largest payload that a measurement takes: the rings of all members must fit in memory several times.
+const LARGEST_PAYLOAD: usize = 64 << 20;
+
+impl LoadArgs {
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        self.group.check()?;
+        if self.senders > self.group.members {
+            return Err(Failure::usage(
+                format!("{} senders can't be among {} members", self.senders, self.group.members),
+                format!("give --senders {} or less, or more --members", self.group.members),
+            ));
+        }
+        if self.size == 0 || self.size > LARGEST_PAYLOAD {
+            return Err(Failure::usage(
+                format!("a payload of {} bytes can't be measured", self.size),
+                format!("give --size between 1 and {LARGEST_PAYLOAD} bytes"),
+            ));
+        }
+        if self.warmup > Duration::from_secs(60) {
+            return Err(Failure::usage(
+                "a warm-up of more than a minute warms nothing",
+                "give a shorter --warmup",
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn examples_in_the_help_parse() {
+        let mut examples = 0;
+        for line in [START_HERE, DEMO_HELP, NODE_HELP, LATENCY_HELP, THROUGHPUT_HELP]
+            .iter()
+            .flat_map(|help| help.lines())
+        {
+            let Some(at) = line.find("consort ") else { continue };
+            if !line.starts_with("  ") || line.contains("consort help") {
+                continue;
+            }
+            // What the shell or a remark takes for itself is not the command's.
+            let command = line[at..].split("   ").next().unwrap().split(['|', '<', '&']).next().unwrap();
+            if let Err(refused) = Cli::try_parse_from(command.split_whitespace()) {
+                panic!("{command}: {refused}");
+            }
+            examples += 1;
+        }
+        assert!(examples >= 12, "only {examples} examples found");
+    }
+
+    #[test]
+    fn peers_are_numbers_with_addresses() {
+        assert_eq!(parse_peer("2=127.0.0.1:7102"), Ok((2, "127.0.0.1:7102".parse().unwrap())));
+        assert_eq!(parse_peer("3=[::1]:7"), Ok((3, "[::1]:7".parse().unwrap())));
+        for wrong in ["2", "=127.0.0.1:1", "0=127.0.0.1:1", "2=127.0.0.1", "2=localhost:1", "x=1.2.3.4:5"] {
+            assert!(parse_peer(wrong).unwrap_err().contains("7102") || wrong.starts_with('0'), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn loads_that_make_no_sense_are_refused_with_a_remedy() {
+        let load = |line: &str| -> LoadArgs {
+            match Cli::try_parse_from(line.split_whitespace()).unwrap().command {
+                Command::Bench(BenchCommand::Throughput(args)) => args.load,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(load("consort bench throughput").check().is_ok());
+        for wrong in ["--senders 4", "--size 0", "--size 1GiB", "--duration 1ms", "--warmup 2min"] {
+            let refused = load(&format!("consort bench throughput {wrong}")).check().unwrap_err();
+            assert!(refused.code() == 2 && refused.remedy().contains("--"), "{wrong}: {refused}");
+        }
+        assert!(Cli::try_parse_from("consort bench latency --rate 0".split_whitespace()).is_err());
+    }
+}

@@ -1,0 +1,189 @@
+//! From samples to figures: histograms, the correction for coordinated omission, the run in the middle, and the object
+//! that `--json` prints.
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::args::{GuaranteeArg, WaitArg};
+use crate::failure::Failure;
+use crate::text::as_f64;
+
+/// Between the order to start and the start, in nanoseconds: until all have heard it.
+pub(crate) const LEAD: u64 = 20_000_000;
+
+/// The longest latency that a histogram tells from a longer one: a minute.
+const LONGEST: u64 = 60_000_000_000;
+
+/// As the orders say times.
+pub(crate) fn nanoseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// An empty histogram of nanoseconds, to three digits.
+///
+/// # Errors
+/// None that can happen: the bounds are sound.
+pub(crate) fn histogram() -> Result<Histogram<u64>, Failure> {
+    Histogram::new_with_bounds(1, LONGEST, 3)
+        .map_err(|e| Failure::lost(format!("can't make a histogram: {e}"), "report this as a bug"))
+}
+
+/// Adds what coordinated omission hid: a closed loop sends nothing during a stall. For every value above the median
+/// those are added that would have followed at the median's pace: value − median, value − 2·median, and so on down to the
+/// median (the method of `HdrHistogram`, with the median as the expected interval).
+pub(crate) fn corrected(raw: &Histogram<u64>) -> Histogram<u64> {
+    match raw.value_at_quantile(0.5) {
+        0 => raw.clone(),
+        median => raw.clone_correct(median),
+    }
+}
+
+/// A distribution in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Quantiles {
+    pub(crate) p50: f64,
+    pub(crate) p90: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+    pub(crate) max: f64,
+    pub(crate) mean: f64,
+}
+
+impl From<&Histogram<u64>> for Quantiles {
+    fn from(values: &Histogram<u64>) -> Self {
+        let us = |nanoseconds: u64| as_f64(nanoseconds) / 1e3;
+        let at = |quantile| us(values.value_at_quantile(quantile));
+        Self {
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: us(values.max()),
+            mean: values.mean() / 1e3,
+        }
+    }
+}
+
+/// Distributions of all runs together, for the plot.
+pub(crate) struct Curves {
+    pub(crate) own: Histogram<u64>,
+    pub(crate) last: Histogram<u64>,
+    pub(crate) floor: Histogram<u64>,
+}
+
+/// The index of the run in the middle, by `key`: of an even number the lower of the two.
+pub(crate) fn middle(keys: impl IntoIterator<Item = f64>) -> Option<usize> {
+    let mut order: Vec<(usize, f64)> = keys.into_iter().enumerate().collect();
+    order.sort_by(|a, b| a.1.total_cmp(&b.1));
+    order.get(order.len().checked_sub(1)? / 2).map(|(index, _)| *index)
+}
+
+/// What `bench latency` and `bench throughput` print with `--json`. Figures are those of the run in the middle, by p50
+/// or by messages a second; the floor's are those of its own run in the middle.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) bench: &'static str,
+    pub(crate) fabric: String,
+    pub(crate) engine: String,
+    pub(crate) members: u32,
+    pub(crate) senders: u32,
+    /// Bytes of payload.
+    pub(crate) size: usize,
+    pub(crate) guarantee: GuaranteeArg,
+    pub(crate) wait: WaitArg,
+    pub(crate) ring_bytes: usize,
+    /// Messages a second and sender that were asked for, if any were.
+    pub(crate) rate: Option<f64>,
+    /// Delivered at all members in the run in the middle.
+    pub(crate) messages: u64,
+    pub(crate) seconds: f64,
+    pub(crate) msgs_per_s: f64,
+    /// Payload, counted once, in 10^9 bytes a second.
+    pub(crate) gb_per_s: f64,
+    /// From send to delivery at the sender.
+    pub(crate) latency_us: Quantiles,
+    /// From send to delivery at the member that was last.
+    pub(crate) last_member_us: Quantiles,
+    /// How the latencies deal with coordinated omission.
+    pub(crate) correction: &'static str,
+    /// As measured, without the correction.
+    pub(crate) uncorrected_latency_us: Quantiles,
+    /// CPU of all members together.
+    pub(crate) cpu_s_per_million: f64,
+    /// Of all members' engines together.
+    pub(crate) system_calls_per_message: f64,
+    pub(crate) floor: FloorFigures,
+    pub(crate) ratio: Ratio,
+    pub(crate) runs: Vec<RunFigures>,
+}
+
+/// The floor in figures.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct FloorFigures {
+    /// What the latency floor does.
+    pub(crate) latency: &'static str,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    /// The median as measured; the others are corrected, as the group's are.
+    pub(crate) uncorrected_p50_us: f64,
+    /// What `msgs_per_s` counts.
+    pub(crate) throughput: &'static str,
+    pub(crate) msgs_per_s: f64,
+    pub(crate) gb_per_s: f64,
+}
+
+/// Measured over floor: the price of what Consort adds. For p50 above 1, for throughput below.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Ratio {
+    pub(crate) p50: f64,
+    /// Of the medians as measured. Where it differs much from `p50` the machine was busy with something else.
+    pub(crate) uncorrected_p50: f64,
+    /// None where the rate was given rather than measured.
+    pub(crate) throughput: Option<f64>,
+}
+
+/// One run with its floor.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct RunFigures {
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) last_member_p50_us: f64,
+    pub(crate) msgs_per_s: f64,
+    pub(crate) floor_p50_us: f64,
+    pub(crate) floor_msgs_per_s: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stall_counts_for_all_that_it_would_have_delayed() {
+        let mut raw = histogram().unwrap();
+        raw.record_n(1_000, 9_999).unwrap();
+        raw.record(1_000_000).unwrap();
+        let corrected = corrected(&raw);
+        // A stall of a thousand intervals hid about a thousand messages, evenly spread over it.
+        assert!((10_900..=11_010).contains(&corrected.len()), "{}", corrected.len());
+        assert!(raw.value_at_quantile(0.99) < 1_100);
+        assert!(corrected.value_at_quantile(0.99) > 800_000, "{}", corrected.value_at_quantile(0.99));
+        assert_eq!(corrected.max(), raw.max());
+        let quantiles = Quantiles::from(&corrected);
+        assert!((0.99..1.01).contains(&quantiles.p50) && quantiles.max > 999.0);
+    }
+
+    #[test]
+    fn nothing_measured_is_no_accident() {
+        let empty = histogram().unwrap();
+        assert_eq!(corrected(&empty).len(), 0);
+        assert_eq!(Quantiles::from(&empty), Quantiles::default());
+    }
+
+    #[test]
+    fn the_run_in_the_middle_is_found_by_its_key() {
+        assert_eq!(middle([3.0, 1.0, 2.0]), Some(2));
+        assert_eq!(middle([4.0, 1.0, 2.0, 3.0]), Some(2));
+        assert_eq!(middle([5.0]), Some(0));
+        assert_eq!(middle([]), None);
+    }
+}

@@ -1,0 +1,275 @@
+//! A member under a stopwatch: one thread that drives the engine and is the application, so that no message changes
+//! threads on its way.
+//!
+//! Senders write the payload into the ring itself; receivers read all of every payload where it lies, and check it: the
+//! words say which message of its sender it should be, so a run that measures nonsense fails. A sender does not read its
+//! own messages again; it wrote them.
+
+use consort::{Delivery, Incoming, SendError, Sender};
+
+use crate::bench::payload::{expected, fill, sum};
+use crate::bench::samples::{self, Series};
+use crate::bench::window::Watch;
+use crate::clock;
+use crate::failure::Failure;
+use crate::group;
+use crate::orders::{LoadReport, LoadTask, Pace, Said, Told, inherited};
+use crate::parent::Parent;
+
+/// Of a flood, times are taken of one message in so many.
+const FLOOD_STRIDE: u64 = 64;
+
+/// How much a flooding sender sends between two turns of the engine: enough to pay for the turn, little enough for the
+/// receivers to find it in the cache.
+const MESSAGES_A_TURN: usize = 256;
+const BYTES_A_TURN: usize = 64 << 10;
+
+/// The counters that a run looks at twice.
+#[derive(Clone, Copy)]
+struct Counters {
+    delivered: u64,
+    cpu: u64,
+    system_calls: u64,
+}
+
+/// What was delivered here.
+struct Harvest {
+    me: usize,
+    size: usize,
+    /// By place of the sender (its number less 1): when its messages were delivered here.
+    delivered: Vec<Series>,
+    total: u64,
+    own: u64,
+    ended: usize,
+    running: bool,
+    waiting: Option<Vec<u32>>,
+    wrong: Option<Failure>,
+}
+
+impl Harvest {
+    #[inline]
+    fn take(&mut self, incoming: Incoming<'_, '_>) {
+        match incoming {
+            Incoming::Message(delivery) => self.message(delivery),
+            Incoming::Ended(_) => self.ended += 1,
+            Incoming::View(_) => self.running = true,
+            Incoming::Waiting(absent) => {
+                self.waiting = Some(absent.iter().map(|absent| absent.node.0).collect());
+            }
+            _ => {}
+        }
+    }
+
+    #[inline]
+    fn message(&mut self, delivery: &Delivery<'_>) {
+        let place = (delivery.sender.0 as usize).wrapping_sub(1);
+        let Some(series) = self.delivered.get_mut(place) else {
+            self.wrong = Some(wrong(&format!("a message of member {}, whom there is not", delivery.sender)));
+            return;
+        };
+        if place == self.me {
+            self.own += 1;
+        } else if delivery.payload.len() != self.size
+            || sum(delivery.payload) != expected(self.size, series.count())
+        {
+            self.wrong.get_or_insert_with(|| {
+                wrong(&format!(
+                    "message {} of member {} with another's bytes",
+                    series.count(),
+                    delivery.sender
+                ))
+            });
+        }
+        series.push(clock::now);
+        self.total += 1;
+    }
+}
+
+fn wrong(what: &str) -> Failure {
+    Failure::disagreement(format!("delivered {what}"), "this must not happen: report it as a bug")
+}
+
+/// What is sent from here.
+struct Load {
+    pace: Pace,
+    size: usize,
+    sent: Series,
+    /// Of a rate: nanoseconds between messages, and when the next is due.
+    interval: f64,
+    start: u64,
+    ended: bool,
+}
+
+impl Load {
+    fn new(task: &LoadTask, start: u64) -> Self {
+        let (stride, interval) = match task.pace {
+            Pace::OneOutstanding => (1, 0.0),
+            Pace::Rate(per_second) => (1, 1e9 / per_second),
+            Pace::Flood => (FLOOD_STRIDE, 0.0),
+        };
+        Self { pace: task.pace, size: task.size, sent: Series::new(stride), interval, start, ended: false }
+    }
+
+    /// When message `number` of a rate is due.
+    fn due(&self, number: u64) -> u64 {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // positive, and far below 2^63
+        let after = (crate::text::as_f64(number) * self.interval) as u64;
+        self.start + after
+    }
+
+    /// Sends what the pace allows. Returns whether anything was sent.
+    fn turn(&mut self, sender: &Sender, delivered: u64) -> Result<bool, SendError> {
+        let before = self.sent.count();
+        let most = match self.pace {
+            Pace::OneOutstanding if before > delivered => return Ok(false),
+            Pace::OneOutstanding => 1,
+            Pace::Rate(_) => MESSAGES_A_TURN,
+            Pace::Flood => MESSAGES_A_TURN.min((BYTES_A_TURN / self.size).max(1)),
+        };
+        for _ in 0..most {
+            // Latency counts from before the payload is written; at a rate, from when the message was due.
+            let number = self.sent.count();
+            let at = match self.pace {
+                Pace::OneOutstanding => clock::now(),
+                Pace::Rate(_) if clock::now() < self.due(number) => break,
+                Pace::Rate(_) => self.due(number),
+                Pace::Flood => 0,
+            };
+            match sender.try_reserve(self.size) {
+                Ok(mut place) => {
+                    self.sent.push(|| if at == 0 { clock::now() } else { at });
+                    fill(&mut place, number);
+                    place.send();
+                }
+                Err(SendError::Full) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.sent.count() > before)
+    }
+
+    /// Tells the group that this was all. It may take several turns to find room for that.
+    fn end(&mut self, sender: &Sender) -> Result<(), SendError> {
+        if !self.ended {
+            match sender.end() {
+                Ok(()) => self.ended = true,
+                Err(SendError::WouldDeadlock | SendError::Full) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs the load.
+///
+/// # Errors
+/// The group, or what it delivered is wrong.
+pub(crate) fn run(task: &LoadTask, parent: &mut Parent) -> Result<(), Failure> {
+    let id = task.seat.id;
+    let members = task.seat.addresses.len();
+    let stride = if task.pace == Pace::Flood { FLOOD_STRIDE } else { 1 };
+    let mut harvest = Harvest {
+        me: (id as usize).wrapping_sub(1),
+        size: task.size,
+        delivered: (0..members).map(|_| Series::new(stride)).collect(),
+        total: 0,
+        own: 0,
+        ended: 0,
+        running: false,
+        waiting: None,
+        wrong: None,
+    };
+    let lost = |error: &SendError| {
+        Failure::lost(format!("member {id} can't send: {error}"), "run it again with --log debug")
+    };
+    let mut node = group::drive(&task.seat)?;
+    let sender = node.sender();
+    let mut load: Option<Load> = None;
+    let mut watch: Option<Watch<Counters>> = None;
+    let (mut ready, mut reported) = (false, false);
+    // Before the start and after the report the parent may speak; in between the run is not disturbed.
+    while reported || watch.is_some() || !parent.released() {
+        let mut busy =
+            node.poll(&mut |incoming| harvest.take(incoming)).map_err(|stop| group::stopped(id, &stop))?;
+        if let Some(failure) = harvest.wrong.take() {
+            return Err(failure);
+        }
+        match (&mut watch, &mut load) {
+            (Some(taken), Some(load)) => {
+                let now = clock::now();
+                taken.look(now, || Counters {
+                    delivered: harvest.total,
+                    cpu: clock::cpu(),
+                    system_calls: node.stats().counts.system_calls,
+                });
+                if now < taken.end() && now >= load.start {
+                    if task.sends {
+                        busy |= load.turn(&sender, harvest.own).map_err(|error| lost(&error))?;
+                        // At a rate the next message is due at its time, whatever the group does: no sleep.
+                        if !busy && matches!(load.pace, Pace::Rate(_)) {
+                            std::thread::yield_now();
+                            busy = true;
+                        }
+                    }
+                } else if now >= taken.end() {
+                    load.end(&sender).map_err(|error| lost(&error))?;
+                }
+            }
+            _ if harvest.running && !ready => {
+                ready = true;
+                parent.say(&Said::Ready);
+            }
+            _ => {
+                if let Some(for_whom) = harvest.waiting.take() {
+                    parent.say(&Said::Waiting { for_whom });
+                }
+                if let Some(Told::Go { at }) = parent.try_told() {
+                    load = Some(Load::new(task, at));
+                    watch = Some(Watch::new(at, task.window));
+                }
+            }
+        }
+        if harvest.ended == members
+            && let (Some(taken), Some(load)) = (watch.take(), &load)
+        {
+            let stats = node.stats();
+            let report = report(taken, stats.fabric, stats.engine).ok_or_else(|| {
+                Failure::lost(
+                    format!("member {id} never saw both ends of the run"),
+                    "the machine is too loaded: try again",
+                )
+            })?;
+            save(task, &harvest, task.sends.then_some(&load.sent))?;
+            parent.done(&report)?;
+            reported = true;
+        }
+        if reported && parent.released() {
+            break;
+        }
+        if !busy {
+            node.wait();
+        }
+    }
+    node.close(group::CLOSE_WITHIN, &mut |_| {}).map_err(|error| group::not_closed(id, &error))?;
+    Ok(())
+}
+
+fn report(watch: Watch<Counters>, fabric: &str, engine: &str) -> Option<LoadReport> {
+    let (elapsed, first, last) = watch.taken()?;
+    Some(LoadReport {
+        delivered: last.delivered - first.delivered,
+        elapsed,
+        cpu: last.cpu - first.cpu,
+        system_calls: last.system_calls - first.system_calls,
+        fabric: fabric.to_string(),
+        engine: engine.to_string(),
+    })
+}
+
+/// Writes the times for the parent: of each sender's deliveries, and of the own sends.
+fn save(task: &LoadTask, harvest: &Harvest, sent: Option<&Series>) -> Result<(), Failure> {
+    inherited(task.samples, true)
+        .and_then(|file| samples::write(&file, harvest.delivered.iter().chain(sent)))
+        .map_err(|cause| Failure::stream("write", "the samples", cause))
+}

@@ -1,0 +1,71 @@
+//! `consort bench`: latency, throughput and idle cost of real member processes, beside the machine's floor.
+//!
+//! Runs alternate: group, floor, group, floor, so that what the machine does meanwhile falls on both. Every run of the group
+//! is a new group of new processes; they start together at a time that the parent names, warm up, are measured, and end
+//! in order. What they took down (times of messages, counters at the two ends of the measured window) goes to the
+//! parent, which makes the figures: [`samples`] sets the members' times against each other, [`figures`] corrects and
+//! chooses, [`plot`] draws.
+
+pub(crate) mod idle;
+mod bare;
+mod load;
+mod report;
+mod plot;
+pub(crate) mod floor;
+pub(crate) mod member;
+mod figures;
+mod conduct;
+mod samples;
+mod window;
+mod payload;
+
+use std::io::Write as _;
+
+use self::conduct::Status;
+use self::load::Bench;
+use crate::args::BenchCommand;
+use crate::failure::Failure;
+use crate::orders::Pace;
+
+/// Runs a measurement.
+///
+/// # Errors
+/// The arguments make no sense, or the group doesn't start or is stopped.
+pub(crate) fn run(command: &BenchCommand, log: &str) -> Result<(), Failure> {
+    match command {
+        BenchCommand::Idle(args) => idle::run(args, log),
+        BenchCommand::Floor(args) => bare::run(&args.load, log),
+        BenchCommand::Latency(args) => {
+            args.load.check()?;
+            let pace = args.rate.map_or(Pace::OneOutstanding, Pace::Rate);
+            run_load(&Bench { name: "latency", args: &args.load, pace, log })
+        }
+        BenchCommand::Throughput(args) => {
+            args.load.check()?;
+            run_load(&Bench { name: "throughput", args: &args.load, pace: Pace::Flood, log })
+        }
+    }
+}
+
+/// Measures under load, draws if asked to, and prints.
+fn run_load(bench: &Bench<'_>) -> Result<(), Failure> {
+    if let Some(path) = &bench.args.plot {
+        // Better to fail now than after the measurement.
+        std::fs::File::create(path).map_err(|cause| Failure::file("write", path, cause))?;
+    }
+    let status = Status::new();
+    let runs = load::measure(bench, &status);
+    status.clear();
+    let (report, curves) = report::summarize(bench, &runs?)?;
+    if let Some(path) = &bench.args.plot {
+        let page = plot::page(&report, &curves)?;
+        std::fs::write(path, page).map_err(|cause| Failure::file("write", path, cause))?;
+    }
+    let mut out = std::io::stdout().lock();
+    let written = if bench.args.group.json {
+        serde_json::to_string(&report).map_err(std::io::Error::from).and_then(|line| writeln!(out, "{line}"))
+    } else {
+        writeln!(out, "{}", report::describe(&report))
+    };
+    written.map_err(|cause| Failure::stream("write", "standard output", cause))
+}

@@ -1,0 +1,149 @@
+//! Why a command ends other than well: one enum, because each kind is an exit code that scripts may rely on.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done, and what was to be shown holds |
+//! | 1 | the members' sequences differ, or are incomplete |
+//! | 2 | the command line or the configuration makes no sense |
+//! | 3 | a file or stream can't be read or written |
+//! | 4 | the group did not start |
+//! | 5 | the group ran and was stopped: a member died, a link broke, nothing moved any more |
+//!
+//! Every failure carries a remedy: the next thing to do.
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The table above, for `--help`.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+  0  done, and what was to be shown holds
+  1  the members' sequences differ, or are incomplete
+  2  the command line or the configuration makes no sense
+  3  a file or stream can't be read or written
+  4  the group did not start
+  5  the group ran and was stopped: a member died, a link broke, or nothing moved any more";
+
+/// Why the command failed. The number of the kind is the process's exit code.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum Failure {
+    /// What the command is there to show does not hold.
+    #[error("{message}")]
+    Disagreement { message: String, remedy: String },
+    /// The user asked for something that makes no sense.
+    #[error("{message}")]
+    Usage { message: String, remedy: String },
+    /// A file or stream.
+    #[error("can't {doing} {what}: {cause}")]
+    File { doing: &'static str, what: String, cause: io::Error, remedy: String },
+    /// The group did not come together.
+    #[error("{message}")]
+    Start { message: String, remedy: String },
+    /// The group was there and is no more.
+    #[error("{message}")]
+    Lost { message: String, remedy: String },
+}
+
+impl Failure {
+    pub(crate) fn disagreement(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Disagreement { message: message.into(), remedy: remedy.into() }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Usage { message: message.into(), remedy: remedy.into() }
+    }
+
+    pub(crate) fn start(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Start { message: message.into(), remedy: remedy.into() }
+    }
+
+    pub(crate) fn lost(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Lost { message: message.into(), remedy: remedy.into() }
+    }
+
+    /// A file that could not be opened, read or written; the remedy follows from the cause.
+    pub(crate) fn file(doing: &'static str, path: &Path, cause: io::Error) -> Self {
+        Self::stream(doing, path.display().to_string(), cause)
+    }
+
+    /// The same for what has a name but no path (standard output, a pipe).
+    pub(crate) fn stream(doing: &'static str, what: impl Into<String>, cause: io::Error) -> Self {
+        let remedy = match cause.kind() {
+            io::ErrorKind::NotFound => "check the path; relative paths start from the current directory",
+            io::ErrorKind::PermissionDenied => "check the permissions of the file and of its directories",
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                "free some space, or give another directory with --out"
+            }
+            io::ErrorKind::BrokenPipe => "the reader at the other end went away: keep it open until the end",
+            io::ErrorKind::AlreadyExists => "move it out of the way, or name another",
+            _ => "see the system's reason above",
+        };
+        Self::File { doing, what: what.into(), cause, remedy: remedy.to_string() }
+    }
+
+    /// What to do next.
+    pub(crate) fn remedy(&self) -> &str {
+        match self {
+            Self::Disagreement { remedy, .. }
+            | Self::Usage { remedy, .. }
+            | Self::File { remedy, .. }
+            | Self::Start { remedy, .. }
+            | Self::Lost { remedy, .. } => remedy,
+        }
+    }
+
+    /// The exit code of this kind.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Self::Disagreement { .. } => 1,
+            Self::Usage { .. } => 2,
+            Self::File { .. } => 3,
+            Self::Start { .. } => 4,
+            Self::Lost { .. } => 5,
+        }
+    }
+
+    /// The kind that a member process's exit code stands for, with what it said: a member's failure is its parent's.
+    pub(crate) fn from_code(code: u8, message: String, remedy: String) -> Self {
+        match code {
+            1 => Self::Disagreement { message, remedy },
+            2 => Self::Usage { message, remedy },
+            3 => Self::File { doing: "go on:", what: message, cause: io::Error::other("see above"), remedy },
+            4 => Self::Start { message, remedy },
+            _ => Self::Lost { message, remedy },
+        }
+    }
+}
+
+impl From<&Failure> for ExitCode {
+    fn from(failure: &Failure) -> Self {
+        Self::from(failure.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_the_code_that_help_promises() {
+        let all = [
+            Failure::disagreement("m", "r"),
+            Failure::usage("m", "r"),
+            Failure::file("read", Path::new("/x"), io::ErrorKind::NotFound.into()),
+            Failure::start("m", "r"),
+            Failure::lost("m", "r"),
+        ];
+        for (index, failure) in all.iter().enumerate() {
+            let code = u8::try_from(index).unwrap() + 1;
+            assert_eq!(failure.code(), code);
+            assert!(EXIT_CODES.contains(&format!("\n  {code}  ")));
+            assert!(!failure.remedy().is_empty());
+            let told = Failure::from_code(code, failure.to_string(), failure.remedy().to_string());
+            assert_eq!(told.code(), code, "a member's failure keeps its kind on the way to the parent");
+            assert!(told.to_string().contains(&failure.to_string()));
+        }
+    }
+}

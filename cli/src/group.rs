@@ -1,0 +1,136 @@
+//! From a [`Seat`] to a started node, and from the library's errors to this command's.
+
+use std::time::Duration;
+
+use consort::{
+    CloseError, DrivenNode, FabricChoice, Guarantee, Node, NodeBuilder, StartError, Stopped, WaitStrategy,
+};
+
+use crate::args::{FabricArg, GuaranteeArg, WaitArg};
+use crate::failure::Failure;
+use crate::orders::Seat;
+
+/// How long the processes of one machine may take to come together.
+const START_WITHIN: Duration = Duration::from_secs(30);
+
+/// The ring of a member, if messages are not so long as to need a larger one.
+pub(crate) const LEAST_RING: usize = 4 << 20;
+
+/// How long a node may take to leave.
+pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+
+impl From<FabricArg> for FabricChoice {
+    fn from(arg: FabricArg) -> Self {
+        match arg {
+            FabricArg::Auto => Self::Auto,
+            FabricArg::Shm => Self::Shm,
+            FabricArg::Tcp => Self::Tcp,
+        }
+    }
+}
+
+impl From<GuaranteeArg> for Guarantee {
+    fn from(arg: GuaranteeArg) -> Self {
+        match arg {
+            GuaranteeArg::Fifo => Self::Fifo,
+            GuaranteeArg::Agreed => Self::Agreed,
+            GuaranteeArg::Atomic => Self::Atomic,
+        }
+    }
+}
+
+impl From<WaitArg> for WaitStrategy {
+    fn from(arg: WaitArg) -> Self {
+        match arg {
+            WaitArg::Spin => Self::Spin,
+            WaitArg::Adaptive => Self::Adaptive,
+            WaitArg::Block => Self::Block,
+        }
+    }
+}
+
+fn builder(seat: &Seat) -> NodeBuilder {
+    let mut builder = NodeBuilder::new(seat.id)
+        .fabric(seat.fabric.into())
+        .guarantee(seat.guarantee.into())
+        .wait(seat.wait.into())
+        .ring_bytes(seat.ring_bytes)
+        .start_within(START_WITHIN);
+    for &(id, address) in &seat.addresses {
+        builder = if id == seat.id { builder.listen(address) } else { builder.peer(id, address) };
+    }
+    builder
+}
+
+/// A node that this thread drives.
+///
+/// # Errors
+/// It can't start.
+pub(crate) fn drive(seat: &Seat) -> Result<DrivenNode, Failure> {
+    builder(seat).driven().map_err(|error| not_started(seat.id, &error))
+}
+
+/// A node whose engine has a thread of its own.
+///
+/// # Errors
+/// It can't start.
+pub(crate) fn start(seat: &Seat) -> Result<Node, Failure> {
+    builder(seat).start().map_err(|error| not_started(seat.id, &error))
+}
+
+/// Why a node did not start.
+pub(crate) fn not_started(id: u32, error: &StartError) -> Failure {
+    Failure::start(
+        format!("member {id} can't start: {}", chain(error)),
+        "see the reason above; --log debug tells more",
+    )
+}
+
+/// Why a node can't go on.
+pub(crate) fn stopped(id: u32, stopped: &Stopped) -> Failure {
+    Failure::lost(
+        format!("member {id} was stopped: {}", chain(stopped)),
+        "start the group again; --log debug tells more",
+    )
+}
+
+/// Why a node could not leave in order.
+pub(crate) fn not_closed(id: u32, error: &CloseError) -> Failure {
+    Failure::lost(
+        format!("member {id} did not leave in order: {}", chain(error)),
+        "see the reason above; --log debug tells more",
+    )
+}
+
+/// An error with its causes, unless it tells them itself.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut told = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !told.contains(&text) {
+            told.push_str(": ");
+            told.push_str(&text);
+        }
+        cause = error.source();
+    }
+    told
+}
+
+/// The size of ring that takes messages of `longest` bytes: a power of two in which at least four of them fit, and
+/// never less than `least`.
+pub(crate) fn ring_bytes(longest: usize, least: usize) -> usize {
+    // A record has a header and is padded to whole words.
+    (longest.saturating_add(64).saturating_mul(4)).max(least).next_power_of_two()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_hold_four_of_the_longest() {
+        assert_eq!(ring_bytes(0, 4 << 20), 4 << 20);
+        assert_eq!(ring_bytes(1 << 20, 4 << 20), 8 << 20);
+    }
+}

@@ -1,0 +1,350 @@
+//! `consort node`: one long-lived member, for shells and for programs in any language. Lines in, ordered messages out.
+//!
+//! Four threads: this one takes events from the node and prints them; one reads standard input and multicasts; one prints
+//! the outcomes; one waits for signals. The engine has a thread of its own inside the library. Back-pressure goes
+//! all the way: who does not read standard output stops the printing, the events wait, the engine delivers no more, the
+//! rings fill, and every member's sends wait (D11).
+//!
+//! It ends in one of four ways: the group is stopped (a member was lost); a signal; with `--until-eof`, when all
+//! members have come to the end of their input, which includes that all own outcomes are in; or the reader of standard
+//! output went away. The last line of output is always why, if there is anyone to read it.
+
+mod out;
+mod feed;
+
+use std::collections::BTreeSet;
+use std::io::{BufReader, Stdout};
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use consort::{ConfigError, Event, Node, NodeBuilder, StartError, Stopped};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use self::feed::Sent;
+use self::out::{Fate, Line, Out, Pending};
+use crate::args::NodeArgs;
+use crate::failure::Failure;
+use crate::group;
+
+/// How often this thread looks for a signal while no event comes. A tenth of a second is soon enough for people, and costs
+/// nothing to speak of.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// After a signal, how long the others are given to end as well, so that nobody is stopped by this member's leaving.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// After a signal, how long it may take altogether, even if nobody reads standard output.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs the member to its end.
+///
+/// # Errors
+/// It can't start, is stopped, or standard input or output break.
+pub(crate) fn run(args: &NodeArgs) -> Result<(), Failure> {
+    let builder = configure(args)?;
+    let id = builder.config().id.0;
+    let signalled = watch_signals()?;
+    let node = builder.start().map_err(|error| not_started(id, error))?;
+    let out = Arc::new(Out::new(std::io::stdout()));
+    let pending = Arc::new(Pending::new());
+    let printer = {
+        let (out, pending) = (out.clone(), pending.clone());
+        std::thread::spawn(move || print_outcomes(&pending, &out))
+    };
+    let mut member = Member {
+        node,
+        out: out.clone(),
+        pending: pending.clone(),
+        base64: args.base64,
+        feeder: Feeder::Asleep,
+        members: BTreeSet::new(),
+        ended: BTreeSet::new(),
+    };
+    let end = member.serve(args.until_eof, &signalled);
+    // The node goes first: that settles every outcome.
+    let closed = member.leave(&end);
+    pending.close();
+    // It panics only if printing does, and then there is nothing left to print.
+    let _ = printer.join();
+    let (reason, result) = end.verdict(id, closed);
+    out.line(&Line::Stopped { reason: &reason });
+    out.flush();
+    result
+}
+
+/// The member's configuration: the file's, changed by what the flags say.
+fn configure(args: &NodeArgs) -> Result<NodeBuilder, Failure> {
+    let mut builder = match (&args.config, args.id) {
+        (Some(file), _) => NodeBuilder::from_toml(file).map_err(not_configured)?,
+        (None, Some(id)) => NodeBuilder::new(id),
+        (None, None) => return Err(Failure::usage("a member needs a number", "give --id, or --config")),
+    };
+    if let Some(address) = args.listen {
+        builder = builder.listen(address);
+    }
+    for &(id, address) in &args.peers {
+        if builder.config().peers.iter().any(|(node, known)| node.0 == id && *known != address)
+            && args.config.is_none()
+        {
+            return Err(Failure::usage(
+                format!("peer {id} has two addresses"),
+                "give each of the others once, with --peer ID=ADDRESS",
+            ));
+        }
+        builder = builder.peer(id, address);
+    }
+    if let Some(fabric) = args.fabric {
+        builder = builder.fabric(fabric.into());
+    }
+    if let Some(guarantee) = args.guarantee {
+        builder = builder.guarantee(guarantee.into());
+    }
+    if let Some(wait) = args.wait {
+        builder = builder.wait(wait.into());
+    }
+    if let Some(ring) = args.ring {
+        builder = builder.ring_bytes(ring);
+    }
+    if let Some(within) = args.start_within {
+        builder = builder.start_within(within);
+    }
+    builder.config().check().map_err(not_configured)?;
+    Ok(builder)
+}
+
+fn not_configured(error: ConfigError) -> Failure {
+    match error {
+        ConfigError::Read { file, cause } => Failure::file("read", &file, cause),
+        other => Failure::usage(
+            group::chain(&other),
+            "write it as the message says; `consort node --help` shows flags and file",
+        ),
+    }
+}
+
+fn not_started(id: u32, error: StartError) -> Failure {
+    match error {
+        StartError::Config(error) => not_configured(error),
+        other => group::not_started(id, &other),
+    }
+}
+
+/// Which signal asks this process to end, once one does.
+type Signalled = Arc<OnceLock<&'static str>>;
+
+fn watch_signals() -> Result<Signalled, Failure> {
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|cause| {
+        Failure::start(format!("can't wait for signals: {cause}"), "see the system's reason")
+    })?;
+    let signalled = Signalled::default();
+    let told = signalled.clone();
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
+            if told.set(name).is_err() {
+                // The second one means it: end as if there were no handler.
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
+            std::thread::spawn(move || {
+                std::thread::sleep(PATIENCE);
+                tracing::error!("no end within {PATIENCE:?} of {name}: nobody reads standard output");
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            });
+        }
+    });
+    Ok(signalled)
+}
+
+/// Why the member ends.
+enum End {
+    /// With `--until-eof`.
+    AllEnded,
+    Signal(&'static str),
+    Stopped(Stopped),
+    Output(std::io::Error),
+    Input(std::io::Error),
+}
+
+impl End {
+    /// The last line's reason, and the command's result. `closed` is whether the node left in order.
+    fn verdict(self, id: u32, closed: Result<(), String>) -> (String, Result<(), Failure>) {
+        match self {
+            Self::AllEnded => match closed {
+                Ok(()) => ("every member has come to the end of its input".to_string(), Ok(())),
+                Err(reason) => {
+                    let failure = Failure::lost(
+                        format!("member {id} did not leave in order: {reason}"),
+                        "everything was delivered here; look at the other members",
+                    );
+                    (reason, Err(failure))
+                }
+            },
+            Self::Signal(name) => (name.to_string(), Ok(())),
+            Self::Stopped(stopped @ Stopped::NotStarted { .. }) => {
+                let reason = group::chain(&stopped);
+                let remedy = "start the missing members, see that every --peer is another's --listen, or give a longer --start-within";
+                (reason.clone(), Err(Failure::start(reason, remedy)))
+            }
+            Self::Stopped(stopped) => (group::chain(&stopped), Err(group::stopped(id, &stopped))),
+            Self::Output(cause) => {
+                (cause.to_string(), Err(Failure::stream("write", "standard output", cause)))
+            }
+            Self::Input(cause) => (cause.to_string(), Err(Failure::stream("read", "standard input", cause))),
+        }
+    }
+}
+
+/// The thread that reads standard input.
+enum Feeder {
+    /// There is no view yet.
+    Asleep,
+    Reading(JoinHandle<std::io::Result<()>>),
+    Done,
+}
+
+struct Member {
+    node: Node,
+    out: Arc<Out<Stdout>>,
+    pending: Arc<Pending<(u64, Sent)>>,
+    base64: bool,
+    feeder: Feeder,
+    members: BTreeSet<u32>,
+    ended: BTreeSet<u32>,
+}
+
+impl Member {
+    /// Prints events until there is a reason to end.
+    fn serve(&mut self, until_eof: bool, signalled: &Signalled) -> End {
+        let mut leave_by: Option<(Instant, &'static str)> = None;
+        loop {
+            let event = match self.node.try_recv() {
+                Ok(None) => {
+                    self.out.flush();
+                    self.node.recv_timeout(LOOK)
+                }
+                taken => taken,
+            };
+            match event {
+                Ok(Some(event)) => self.print(&event),
+                Ok(None) => {}
+                Err(stopped) => return End::Stopped(stopped),
+            }
+            if let Some(cause) = self.out.take_failure() {
+                return End::Output(cause);
+            }
+            if let Some(Err(cause)) = self.fed() {
+                return End::Input(cause);
+            }
+            let all_ended = !self.members.is_empty() && self.ended == self.members;
+            if all_ended && until_eof {
+                return End::AllEnded;
+            }
+            match leave_by {
+                None => {
+                    if let Some(name) = signalled.get() {
+                        leave_by = Some((Instant::now() + GRACE, name));
+                        let sender = self.node.sender();
+                        // It may have to wait for room in the ring, and events must go on meanwhile.
+                        std::thread::spawn(move || sender.end());
+                        if self.members.is_empty() {
+                            return End::Signal(name);
+                        }
+                    }
+                }
+                Some((until, name)) => {
+                    if all_ended || Instant::now() >= until {
+                        return End::Signal(name);
+                    }
+                }
+            }
+        }
+    }
+
+    fn print(&mut self, event: &Event) {
+        match event {
+            Event::Waiting { for_whom } => {
+                self.out.line(&Line::Waiting {
+                    for_whom: for_whom.iter().map(|absent| absent.node.0).collect(),
+                    why: for_whom.iter().map(|absent| absent.why.clone()).collect(),
+                });
+                self.out.flush();
+            }
+            Event::View(view) => {
+                self.members = view.nodes().iter().map(|node| node.0).collect();
+                self.out
+                    .line(&Line::View { view: view.id.0, members: self.members.iter().copied().collect() });
+                self.out.flush();
+                self.feed();
+            }
+            Event::Message(message) => {
+                let (view, seq, sender) = (message.view.0, message.seq.0, message.sender.0);
+                self.out.line(&Line::message(view, seq, sender, message.payload()));
+            }
+            Event::Ended { node } => {
+                self.ended.insert(node.0);
+                self.out.line(&Line::Ended { sender: node.0 });
+            }
+            _ => {}
+        }
+    }
+
+    /// Starts to read standard input, once.
+    fn feed(&mut self) {
+        if let Feeder::Asleep = self.feeder {
+            let (sender, pending, base64) = (self.node.sender(), self.pending.clone(), self.base64);
+            self.feeder = Feeder::Reading(std::thread::spawn(move || {
+                feed::run(BufReader::with_capacity(64 << 10, std::io::stdin()), base64, &sender, &pending)
+            }));
+        }
+    }
+
+    /// How reading ended, when it has; told once.
+    fn fed(&mut self) -> Option<std::io::Result<()>> {
+        if !matches!(&self.feeder, Feeder::Reading(thread) if thread.is_finished()) {
+            return None;
+        }
+        match std::mem::replace(&mut self.feeder, Feeder::Done) {
+            Feeder::Reading(thread) => {
+                Some(thread.join().unwrap_or_else(|_| Err(std::io::Error::other("the reader panicked"))))
+            }
+            _ => None,
+        }
+    }
+
+    /// Leaves the group.
+    fn leave(self, end: &End) -> Result<(), String> {
+        let within = match end {
+            End::AllEnded => group::CLOSE_WITHIN,
+            // The others had their time; what can't be had in order is not waited for.
+            _ => Duration::ZERO,
+        };
+        self.node.close(within).map(|_| ()).map_err(|error| group::chain(&error))
+    }
+}
+
+/// Prints the outcomes in the order of the input, as they come in.
+fn print_outcomes(pending: &Pending<(u64, Sent)>, out: &Out<Stdout>) {
+    loop {
+        let next = pending.try_pop().or_else(|| {
+            out.flush();
+            pending.pop()
+        });
+        let Some((send, sent)) = next else { return };
+        let fate = match sent {
+            Sent::Refused(reason) => Fate::Failed { reason },
+            Sent::Tracked(outcome) => {
+                if outcome.try_get().is_none() {
+                    out.flush();
+                }
+                match outcome.wait() {
+                    Ok(delivered) => Fate::Delivered { view: delivered.view.0, seq: delivered.seq.0 },
+                    Err(error) => Fate::Failed { reason: group::chain(&error) },
+                }
+            }
+        };
+        out.line(&Line::Outcome { send, fate });
+    }
+}

@@ -1,0 +1,206 @@
+//! What a parent and its member processes say to each other: one JSON value a line, orders on the member's standard
+//! input, answers on its standard output. Bulk data (samples, input files) goes through inherited file descriptors that
+//! the orders name by number, and that are opened anew through `/proc/self/fd`.
+//!
+//! The life of a member: it reads its [`Task`], says [`Said::Waiting`] as long as peers are missing, [`Said::Ready`]
+//! when the group runs, gets [`Told::Go`] where a common start matters, reports [`Said::Done`], and keeps the
+//! engine going for the others' sake until [`Told::Close`], or end of input, lets it leave.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+
+use serde::{Deserialize, Serialize};
+
+use crate::args::{FabricArg, GuaranteeArg, WaitArg};
+
+/// What a member process is for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "task", rename_all = "kebab-case")]
+pub(crate) enum Task {
+    /// Multicast a file, log what is delivered.
+    Demo(DemoTask),
+    /// Send or receive under a stopwatch.
+    Load(LoadTask),
+    /// Do nothing in a group, and say what that costs.
+    Idle(IdleTask),
+    /// Do without Consort what the machine can do at best.
+    Floor(FloorTask),
+}
+
+/// A place in a group: what a member needs to start.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Seat {
+    /// This member.
+    pub(crate) id: u32,
+    /// All members and their control addresses, this one included.
+    pub(crate) addresses: Vec<(u32, SocketAddr)>,
+    pub(crate) fabric: FabricArg,
+    pub(crate) guarantee: GuaranteeArg,
+    pub(crate) wait: WaitArg,
+    pub(crate) ring_bytes: usize,
+}
+
+/// See [`crate::demo`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct DemoTask {
+    pub(crate) seat: Seat,
+    /// Descriptor of the input.
+    pub(crate) input: RawFd,
+    /// The log to write; it must not exist.
+    pub(crate) log: std::path::PathBuf,
+    /// The longest line.
+    pub(crate) longest: usize,
+}
+
+/// What a demo member did.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct DemoReport {
+    pub(crate) sent: u64,
+    pub(crate) delivered: u64,
+    /// Of the log as it was written, in hexadecimal.
+    pub(crate) digest: String,
+    /// From the view to the last delivery.
+    pub(crate) seconds: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) fabric: String,
+}
+
+/// How a sender paces itself.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Pace {
+    /// The next message on the delivery of the last.
+    OneOutstanding,
+    /// At fixed times; messages a second.
+    Rate(f64),
+    /// As fast as the group takes it.
+    Flood,
+}
+
+/// See [`crate::bench::member`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LoadTask {
+    pub(crate) seat: Seat,
+    pub(crate) sends: bool,
+    pub(crate) size: usize,
+    pub(crate) pace: Pace,
+    pub(crate) window: Window,
+    /// Descriptor of the file for samples.
+    pub(crate) samples: RawFd,
+}
+
+/// When a run counts, from its common start on, in nanoseconds.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Window {
+    pub(crate) warmup: u64,
+    pub(crate) measured: u64,
+}
+
+/// What a member counted in the measured window.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct LoadReport {
+    /// Messages delivered.
+    pub(crate) delivered: u64,
+    /// Nanoseconds between the two looks at the counters.
+    pub(crate) elapsed: u64,
+    /// Nanoseconds of CPU.
+    pub(crate) cpu: u64,
+    pub(crate) system_calls: u64,
+    pub(crate) fabric: String,
+    pub(crate) engine: String,
+}
+
+/// See [`crate::bench::idle`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct IdleTask {
+    pub(crate) seat: Seat,
+    pub(crate) window: Window,
+}
+
+/// See [`crate::bench::floor`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct FloorTask {
+    pub(crate) kind: FloorKind,
+    /// This process, from 0.
+    pub(crate) index: usize,
+    pub(crate) processes: usize,
+    pub(crate) senders: usize,
+    pub(crate) size: usize,
+    pub(crate) ring_bytes: usize,
+    pub(crate) wait: WaitArg,
+    /// More processes than cores.
+    pub(crate) crowded: bool,
+    pub(crate) window: Window,
+    /// Descriptor of the shared memory (where the kind has one).
+    pub(crate) memory: Option<RawFd>,
+}
+
+/// What a floor does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum FloorKind {
+    /// Shared memory: a token once round.
+    Token,
+    /// Shared memory: root fills a payload, all read it and answer.
+    Star,
+    /// Shared memory: rings.
+    Ring,
+    /// TCP: root sends, all answer.
+    TcpRoundTrip,
+    /// TCP: streams.
+    TcpStream,
+}
+
+/// What a floor process counted in the measured window.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct FloorReport {
+    /// Messages read (or round trips made by the root).
+    pub(crate) messages: u64,
+    /// Nanoseconds between the two looks at the counter.
+    pub(crate) elapsed: u64,
+    /// Round trips: nanoseconds, and how many took so long (to three digits).
+    pub(crate) round_trips: Vec<(u64, u64)>,
+    /// Sum of all that was read, so that reading can't be left out.
+    pub(crate) checksum: u64,
+}
+
+/// From a member to its parent.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "said", rename_all = "kebab-case")]
+pub(crate) enum Said {
+    /// Where it listens (floors over TCP).
+    Listening { address: SocketAddr },
+    /// Members that are not there yet.
+    Waiting { for_whom: Vec<u32> },
+    /// The group runs.
+    Ready,
+    /// So much was delivered until now. Said only when there is more than before.
+    Progress { delivered: u64 },
+    /// The task is done; the member stays until it is told to close.
+    Done { report: serde_json::Value },
+    /// It can't go on.
+    Failed { code: u8, message: String, remedy: String },
+}
+
+/// From the parent to a member, after the task.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "told", rename_all = "kebab-case")]
+pub(crate) enum Told {
+    /// Where the others listen (floors over TCP).
+    Peers { addresses: Vec<SocketAddr> },
+    /// The common start, on the machine's clock.
+    Go { at: u64 },
+    /// Nobody needs you any more.
+    Close,
+}
+
+/// Opens what an inherited descriptor refers to, from its beginning and with a position of its own.
+///
+/// # Errors
+/// The descriptor was not inherited, or `/proc` is not mounted.
+pub(crate) fn inherited(descriptor: RawFd, write: bool) -> io::Result<File> {
+    File::options().read(true).write(write).open(format!("/proc/self/fd/{descriptor}"))
+}
