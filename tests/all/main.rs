@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that can't go on should say where")]
 
 mod sim;
+mod corruption;
 mod story;
 mod conformance;
