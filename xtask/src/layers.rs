@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{Metadata, MetadataCommand, TargetKind};
 
 use crate::shell::{Trouble, Workspace};
-use crate::source::{self, Mention, Module};
+use crate::source::{self, Module};
 
 /// Which crates of ours a crate of ours may use.
 const MAY_USE: &[(&str, &[&str])] = &[
@@ -51,6 +51,11 @@ const UNSAFE: &[&str] = &[
     "dataplane/src/ring.rs",
     "dataplane/src/loan.rs",
     "dataplane/src/session/deliver.rs",
+    "hw/src/shm/mapping.rs",
+    "hw/src/shm/socket.rs",
+    "hw/src/shm/watcher.rs",
+    "hw/src/tcp/sys.rs",
+    "hw/src/tcp/uring.rs",
 ];
 
 /// Checks all four rules; prints what breaks them.
@@ -187,39 +192,66 @@ impl<'a> Crate<'a> {
     /// Rule 2.
     fn imports(&self) -> Vec<String> {
         let mut breaches = Vec::new();
-        for module in &self.modules {
-            let mut told = Vec::new();
-            for mention in &module.mentions {
-                let Some(meant) = Self::absolute(&module.path, &mention.segments) else { continue };
-                let home = self.home(&meant, 8);
-                let Some(breach) = self.breach(module, mention, &home) else { continue };
-                // One import of a module is enough to tell of it.
-                if !told.contains(&home) {
-                    told.push(home);
-                    breaches.push(breach);
+        for parent in &self.modules {
+            let leans = self.leans(parent);
+            let backwards: Vec<&Lean> = leans.iter().filter(|lean| lean.to > lean.from).collect();
+            let name = |child: usize| parent.children[child].as_str();
+            let mut cyclic = false;
+            for lean in &backwards {
+                let mut breach = format!(
+                    "{}:{}: `{}` leans on `{}` ({}), which is declared below it in {}",
+                    self.shown(lean.file).display(),
+                    lean.line,
+                    name(lean.from),
+                    name(lean.to),
+                    lean.written,
+                    self.shown(&parent.file).display(),
+                );
+                if let Some(back) = way(&leans, lean.to, lean.from) {
+                    cyclic = true;
+                    breach +=
+                        &format!("\n  a cycle: `{}` leans back on `{}`:", name(lean.to), name(lean.from));
+                    for step in back {
+                        let (file, line) = (self.shown(step.file), step.line);
+                        breach += &format!("\n    {}:{line}: {}", file.display(), step.written);
+                    }
+                    breach += "\n  remedy: move what both need into a module above both";
                 }
+                breaches.push(breach);
+            }
+            if let (false, Some(last)) = (backwards.is_empty() || cyclic, breaches.last_mut()) {
+                let order: Vec<&str> = order(parent.children.len(), &leans).into_iter().map(name).collect();
+                *last += &format!(
+                    "\n  remedy: no cycle, only an order that misleads; declare them in {} as: {}",
+                    self.shown(&parent.file).display(),
+                    order.join(", "),
+                );
             }
         }
         breaches
     }
 
-    fn breach(&self, module: &Module, mention: &Mention, home: &[String]) -> Option<String> {
-        let common = module.path.iter().zip(home).take_while(|(mine, theirs)| mine == theirs).count();
-        let (mine, theirs) = (module.path.get(common)?, home.get(common)?);
-        let parent = self.module(&module.path[..common])?;
+    /// Which of `parent`'s children lean on which others of them: once for each pair, where it is first seen.
+    fn leans<'s>(&'s self, parent: &Module) -> Vec<Lean<'s>> {
+        let mut leans: Vec<Lean<'s>> = Vec::new();
+        let depth = parent.path.len();
         let place = |name: &String| parent.children.iter().position(|child| child == name);
-        if place(theirs)? < place(mine)? {
-            return None;
+        for module in self.modules.iter().filter(|module| module.path.starts_with(&parent.path)) {
+            let Some(from) = module.path.get(depth).and_then(place) else { continue };
+            for mention in &module.mentions {
+                let Some(meant) = Self::absolute(&module.path, &mention.segments) else { continue };
+                let home = self.home(&meant, 8);
+                if !home.starts_with(&parent.path) {
+                    continue;
+                }
+                let Some(to) = home.get(depth).and_then(place) else { continue };
+                if from != to && !leans.iter().any(|lean| (lean.from, lean.to) == (from, to)) {
+                    let written = mention.segments.join("::");
+                    leans.push(Lean { from, to, file: &module.file, line: mention.line, written });
+                }
+            }
         }
-        Some(format!(
-            "{}:{}: `{mine}` leans on `{theirs}` ({}), which is declared below it in {}\n  remedy: declare `mod \
-             {theirs};` above `mod {mine};` if nothing in `{theirs}` needs `{mine}`; else move what both need into a \
-             module above both",
-            self.shown(&module.file).display(),
-            mention.line,
-            mention.segments.join("::"),
-            self.shown(&parent.file).display(),
-        ))
+        leans
     }
 
     /// Rule 3.
@@ -261,6 +293,53 @@ impl<'a> Crate<'a> {
         }
         breaches
     }
+}
+
+/// One child of a module leans on another; both by their place among the children.
+struct Lean<'a> {
+    from: usize,
+    to: usize,
+    file: &'a Path,
+    line: usize,
+    written: String,
+}
+
+/// The shortest way along `leans` from one child to another.
+fn way<'l, 's>(leans: &'l [Lean<'s>], from: usize, to: usize) -> Option<Vec<&'l Lean<'s>>> {
+    let mut ways: Vec<Vec<&Lean<'_>>> =
+        leans.iter().filter(|lean| lean.from == from).map(|lean| vec![lean]).collect();
+    let mut seen = vec![from];
+    let mut next = 0;
+    while next < ways.len() {
+        let here = ways[next].last()?.to;
+        if here == to {
+            return Some(ways.swap_remove(next));
+        }
+        if !seen.contains(&here) {
+            seen.push(here);
+            for lean in leans.iter().filter(|lean| lean.from == here) {
+                let longer = ways[next].iter().copied().chain([lean]).collect();
+                ways.push(longer);
+            }
+        }
+        next += 1;
+    }
+    None
+}
+
+/// The children with every one behind those that it leans on, and otherwise as they are. There must be no cycle.
+fn order(children: usize, leans: &[Lean<'_>]) -> Vec<usize> {
+    let mut order: Vec<usize> = Vec::new();
+    while order.len() < children {
+        let ready = |child: &usize| {
+            !order.contains(child) && leans.iter().all(|lean| lean.from != *child || order.contains(&lean.to))
+        };
+        match (0..children).find(ready) {
+            Some(child) => order.push(child),
+            None => break,
+        }
+    }
+    order
 }
 
 #[cfg(test)]
@@ -352,6 +431,24 @@ mod tests {
         let told = breaches("x", &files);
         assert_eq!(told.len(), 1);
         assert!(told[0].starts_with("engine/order.rs:1: `order` leans on `deliver`"), "{told:?}");
+        assert!(
+            told[0].contains("engine/deliver.rs:1: crate::engine::order"),
+            "the way back is told: {told:?}"
+        );
+    }
+
+    #[test]
+    fn a_better_order_is_proposed() {
+        let files = [
+            ("lib.rs", "mod top; mod middle; mod aside; mod bottom;"),
+            ("top.rs", "use crate::middle::m; use crate::bottom::b;"),
+            ("middle.rs", "use crate::bottom::b; pub fn m() {}"),
+            ("aside.rs", ""),
+            ("bottom.rs", "pub fn b() {}"),
+        ];
+        let told = breaches("x", &files);
+        assert_eq!(told.len(), 3);
+        assert!(told[2].ends_with("declare them in lib.rs as: aside, bottom, middle, top"), "{told:?}");
     }
 
     #[test]
