@@ -14,6 +14,7 @@ mod processes;
 mod traffic;
 mod sim;
 mod shm;
+mod tcp;
 
 use std::time::{Duration, Instant};
 

@@ -188,6 +188,8 @@ fn child() {
     let seed = std::env::var(SEED).unwrap().parse().unwrap();
     match kind.as_str() {
         "shm" => live::<super::shm::ShmRig>(seed),
+        "tcp-io_uring" => live::<super::tcp::TcpRig<super::tcp::OnUring>>(seed),
+        "tcp-epoll" => live::<super::tcp::TcpRig<super::tcp::OnEpoll>>(seed),
         other => panic!("{FABRIC}={other}: no such fabric here"),
     }
 }

@@ -255,8 +255,10 @@ pub(super) fn what_came_before_the_sleep_ends_it<R: RealRig>(seed: u64) {
         awake.segment().store(TOKEN, round);
         awake.publish_words(TOKEN..TOKEN + WORD, PeerSet::EMPTY.with(slot(1)));
         awake.flush();
-        while sleeping.mirror(slot(0)).unwrap().load(TOKEN) < round || !sleeping.poll(real_now()) {
+        // No look in between: the sleep itself must notice, and it is the poll after it that brings it in.
+        loop {
             patience.sleep(&mut sleeping, "what had been published");
+            sleeping.poll(real_now());
             awake.poll(real_now());
             if sleeping.mirror(slot(0)).unwrap().load(TOKEN) == round {
                 break;
