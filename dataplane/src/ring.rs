@@ -263,6 +263,13 @@ impl DerefMut for Reservation<'_> {
     }
 }
 
+/// A record of the own ring.
+pub(crate) struct Own<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) end: Position,
+    pub(crate) payload: &'a [u8],
+}
+
 /// The engine's side of the ring.
 pub(crate) struct RingOwner {
     ring: Arc<Ring>,
@@ -333,8 +340,27 @@ impl RingOwner {
         more
     }
 
-    pub(crate) fn close(&self) {
-        self.ring.claims.close();
+    /// Takes no more reservations. Returns where the last one ends.
+    pub(crate) fn close(&self) -> Position {
+        Position(self.ring.claims.close())
+    }
+
+    /// The first record at or after `from` that is no pad, and was taken.
+    pub(crate) fn record(&self, mut from: Position) -> Option<Own<'_>> {
+        while from.0 < self.taken {
+            let place = self.ring.place(from.0);
+            let header = Header::parse(self.ring.segment.load(place))?;
+            let end = Position(from.0 + header.size() as u64);
+            if header.kind != Kind::Pad {
+                let bytes = place + HEADER..place + HEADER + header.len;
+                // SAFETY: the record was taken, so its sender is done with it, and it isn't reused while the caller
+                // holds it: only this owner releases room, and it is borrowed.
+                let payload = unsafe { self.ring.segment.bytes(bytes) };
+                return Some(Own { kind: header.kind, end, payload });
+            }
+            from = end;
+        }
+        None
     }
 }
 

@@ -25,7 +25,8 @@ use crate::loan::Loans;
 use crate::memory::{Mirror, Segment};
 use crate::names::{NodeId, PeerSet, Position, Rank, Round, Seq, Slot};
 use crate::plan::{PlanError, SessionPlan};
-use crate::ring::{RingOwner, RingSender};
+use crate::record::Kind;
+use crate::ring::{RingOwner, RingSender, Ticket};
 
 pub use deliver::{Delivery, Sink, Verdict};
 pub use frontiers::{Blocked, Frontiers, SenderFrontiers};
@@ -162,7 +163,10 @@ pub struct Session {
     /// Words that may wait were stored and not published.
     later: bool,
     beats: u64,
-    wedged: bool,
+    /// Where the own ring ends, once wedged.
+    wedged: Option<Position>,
+    /// Up to where [`Session::resend`] has gone.
+    resent: Position,
     #[cfg(feature = "mutants")]
     mutant: Option<Mutant>,
 }
@@ -250,7 +254,8 @@ impl Session {
             loans,
             later: false,
             beats: 0,
-            wedged: false,
+            wedged: None,
+            resent: Position(0),
             plan,
             #[cfg(feature = "mutants")]
             mutant: None,
@@ -284,7 +289,7 @@ impl Session {
     /// # Errors
     /// As [`Session::step`].
     pub fn exchange<F: Fabric + ?Sized>(&mut self, fabric: &mut F) -> Result<bool, Fault> {
-        if self.wedged {
+        if self.is_wedged() {
             return Ok(false);
         }
         let mut promise = self.streams[self.me].promise;
@@ -407,19 +412,19 @@ impl Session {
     /// Publishes what could wait so far. Call it when a step found nothing to do and before sleeping: others may wait
     /// for room. Flush the fabric after it.
     pub fn settle<F: Fabric + ?Sized>(&mut self, fabric: &mut F) {
-        if self.later && !self.wedged {
+        if self.later && !self.is_wedged() {
             self.publish(fabric);
         }
     }
 
     /// Whether there is something to do that no peer will wake this node for: messages committed, loans returned.
     pub fn has_work(&self) -> bool {
-        !self.wedged && (self.ring.ready() || self.loan_is_back())
+        !self.is_wedged() && (self.ring.ready() || self.loan_is_back())
     }
 
     /// Counts the heartbeat up by one and publishes it. Flush the fabric after it.
     pub fn beat<F: Fabric + ?Sized>(&mut self, fabric: &mut F) {
-        if !self.wedged {
+        if !self.is_wedged() {
             self.beats += 1;
             self.segment.store(self.base + self.layout.heartbeat(), self.beats);
             self.later = true;
@@ -439,14 +444,33 @@ impl Session {
     /// Stops the session for good: its frontiers freeze, its ring takes nothing more (V2). Returns the frozen frontiers,
     /// of which `received` is the report.
     pub fn wedge(&mut self) -> Frontiers {
-        self.wedged = true;
-        self.ring.close();
+        if self.wedged.is_none() {
+            self.wedged = Some(self.ring.close());
+        }
         self.frontiers()
     }
 
     /// Whether [`Session::wedge`] was called.
     pub fn is_wedged(&self) -> bool {
-        self.wedged
+        self.wedged.is_some()
+    }
+
+    /// Gives `send` this node's messages that lie beyond the trim, in their order, each once over all calls: nobody has
+    /// delivered them in this view, so the caller sends them again in the next (D13). Call it in a wedged session after
+    /// [`Session::cut`] is done, with the same trim.
+    ///
+    /// Returns false while threads still hold reservations that they made before the wedge: those messages
+    /// come with a later call, so keep the session until it returns true.
+    pub fn resend(&mut self, trim: &[Position], mut send: impl FnMut(Ticket, Kind, &[u8])) -> bool {
+        let Some(end) = self.wedged else { return false };
+        // What was committed and never stamped, or not even committed at the wedge. It is not published any more.
+        self.ring.take(0);
+        self.resent = self.resent.max(trim[self.me]);
+        while let Some(own) = self.ring.record(self.resent) {
+            send(Ticket(own.end), own.kind, own.payload);
+            self.resent = own.end;
+        }
+        self.ring.taken() == end
     }
 
     /// The rank of the member behind `slot`.

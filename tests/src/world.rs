@@ -374,6 +374,15 @@ impl Run {
                 Verdict::Taken
             };
             let done = self.sessions[*at].cut(&trim, &mut sink).map_err(|e| format!("cut at {at}: {e}"))?;
+            // D13: delivered or handed back to be sent again, each message once.
+            let mut own = log.iter().filter(|one| one.sender == *at).count();
+            let drained = self.sessions[*at].resend(&trim, |_, _, payload| match check_payload(payload) {
+                Ok(one) if one == (Delivered { sender: *at, index: own }) => own += 1,
+                other => wrong = Some(format!("resend (D13): {at} got {other:?} back, {own} was next")),
+            });
+            if !drained || own != self.history.sent[*at] {
+                wrong = wrong.or(Some(format!("resend (D13): {at} has {own} of {}", self.history.sent[*at])));
+            }
             if let Some(error) = wrong.or((!done).then(|| format!("{at} lacks records below the trim"))) {
                 return Err(error);
             }

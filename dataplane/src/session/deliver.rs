@@ -96,7 +96,7 @@ impl Session {
         fabric: &mut F,
         sink: &mut dyn Sink,
     ) -> Result<bool, Fault> {
-        if self.wedged {
+        if self.is_wedged() {
             return Ok(false);
         }
         let delivered = self.deliver_due(None, sink)?;
@@ -113,7 +113,7 @@ impl Session {
     /// # Errors
     /// A dead or fenced member left a record that no sound member writes: nothing from there on can be delivered.
     pub fn cut(&mut self, trim: &[Position], sink: &mut dyn Sink) -> Result<bool, Fault> {
-        debug_assert!(self.wedged && trim.len() == self.streams.len());
+        debug_assert!(self.is_wedged() && trim.len() == self.streams.len());
         self.deliver_due(Some(trim), sink)?;
         Ok(self.streams.iter().zip(trim).all(|(stream, trim)| stream.at >= *trim))
     }

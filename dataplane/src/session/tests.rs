@@ -250,6 +250,33 @@ fn a_wedged_session_delivers_to_the_trim_and_no_further() {
     }
 }
 
+// D13: what a surviving sender sent and the trim cut off is handed back, once, even if it was committed after the wedge.
+#[test]
+fn messages_beyond_the_trim_are_handed_back_to_their_sender() {
+    let mut w = World::new(2, Guarantee::Atomic);
+    w.send(0, b"delivered");
+    w.settle();
+    w.send(0, b"published");
+    w.step(0).unwrap();
+    w.send(0, b"committed");
+    let senders = w.senders.clone();
+    let mut held = senders[0].try_reserve(8).unwrap();
+    let trim = [w.sessions[1].frontiers().senders[0].received, Position(0)];
+    w.sessions[0].wedge();
+    assert!(w.sessions[0].cut(&trim, &mut |_: &mut Delivery<'_>| Verdict::Taken).unwrap());
+    let mut again = Vec::new();
+    let mut send = |_: Ticket, kind: Kind, payload: &[u8]| {
+        assert_eq!(kind, Kind::Data);
+        again.push(payload.to_vec());
+    };
+    assert!(!w.sessions[0].resend(&trim, &mut send), "a reservation is still out");
+    held.copy_from_slice(b"held too");
+    held.send();
+    assert!(w.sessions[0].resend(&trim, &mut send));
+    assert!(w.sessions[0].resend(&trim, &mut send));
+    assert_eq!(again, [&b"published"[..], b"committed", b"held too"]);
+}
+
 // V11: a stall says who, which counter and which rule.
 #[test]
 fn a_stall_is_explained() {
