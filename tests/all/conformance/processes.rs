@@ -23,8 +23,8 @@ const PARENT: NodeId = NodeId(1);
 const CHILD: NodeId = NodeId(2);
 
 /// A child process that writes records as fast as they are acknowledged. It is killed at the latest when this is dropped.
-struct Peer {
-    child: Child,
+pub(super) struct Peer {
+    pub(super) child: Child,
     say: ChildStdin,
     heard: mpsc::Receiver<String>,
 }
@@ -93,7 +93,7 @@ fn listen(stream: ChildStdout) -> mpsc::Receiver<String> {
 }
 
 /// A parent's fabric linked to a child, and `enough` records read.
-fn under_way<R: RealRig>(seed: u64, enough: u64) -> (Peer, R::F, Reader) {
+pub(super) fn under_way<R: RealRig>(seed: u64, enough: u64) -> (Peer, R::F, Reader) {
     let mut fabric = R::node(PARENT, SEGMENT);
     let mut peer = Peer::start::<R>(seed);
     let offer = unhex(&peer.hear());
@@ -124,7 +124,7 @@ fn read<R: RealRig>(fabric: &mut R::F, reader: &mut Reader) {
 }
 
 /// Sleeps and reads on until the link is down.
-fn down<R: RealRig>(fabric: &mut R::F, reader: &mut Reader) -> LinkDown {
+pub(super) fn down<R: RealRig>(fabric: &mut R::F, reader: &mut Reader) -> LinkDown {
     let begun = Instant::now();
     loop {
         fabric.poll(real_now());

@@ -1,9 +1,13 @@
 //! The `shm` fabric.
 
+use consort_dataplane::fabric::LinkDown;
 use consort_dataplane::names::{NodeId, Time};
 use consort_hw::shm::{ShmFabric, ShmOptions};
 
-use super::{RealRig, Rig, id, real_now};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+use super::processes::{down, under_way};
+use super::{RealRig, Rig, id, real_now, with_seed};
 
 pub(super) struct ShmRig;
 
@@ -33,3 +37,28 @@ impl RealRig for ShmRig {
 
 super::conforms_in_turn!(ShmRig);
 super::conforms_for_real!(ShmRig);
+
+/// F5: the process is dead, and its connection is held open by someone who inherited it: here, by us.
+#[test]
+fn a_dead_process_whose_socket_lives_on_is_reported() {
+    with_seed("a_dead_process_whose_socket_lives_on_is_reported", |seed| {
+        let (mut peer, mut fabric, mut reader) = under_way::<ShmRig>(seed, 100);
+        let process = pidfd_open(Pid::from_child(&peer.child), PidfdFlags::empty()).unwrap();
+        let mut held = Vec::new();
+        for entry in std::fs::read_dir(format!("/proc/{}/fd", peer.child.id())).unwrap() {
+            let entry = entry.unwrap().path();
+            if std::fs::read_link(&entry).is_ok_and(|to| to.to_string_lossy().starts_with("socket:")) {
+                let number = entry.file_name().unwrap().to_str().unwrap().parse().unwrap();
+                match pidfd_getfd(&process, number, PidfdGetfdFlags::empty()) {
+                    Ok(socket) => held.push(socket),
+                    Err(rustix::io::Errno::PERM) => return, // a machine that doesn't let us
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        assert!(!held.is_empty(), "the child has a connection");
+        peer.child.kill().unwrap();
+        let why = down::<ShmRig>(&mut fabric, &mut reader);
+        assert!(matches!(&why, LinkDown::Broken(why) if why.contains("has ended")), "{why:?}");
+    });
+}
