@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use consort_dataplane::fabric::{ConnectError, Doorbell, Fabric, FabricStats, LinkEvent};
@@ -114,6 +113,11 @@ impl ShmFabric {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn has_attention(&self) -> bool {
+        self.alarm.attention()
+    }
+
     /// Whether nothing has come since the last poll.
     fn quiet(&self) -> bool {
         !self.alarm.attention() && self.peers.iter().all(|peer| peer.mirror.load(EPOCH) == peer.seen)
@@ -165,14 +169,14 @@ impl Fabric for ShmFabric {
             return;
         }
         self.epoch += 1;
-        self.segment.store(EPOCH, self.epoch); // P2 of the module `sleep`
-        fence(Ordering::SeqCst); // P3
-        let mut wake = false;
-        for peer in &mut self.peers {
-            if dirty.contains(peer.slot) {
-                wake |= peer.naps.must_wake(peer.mirror.load(NAP)); // P4
+        let raise = || self.segment.store(EPOCH, self.epoch);
+        let wake = sleep::announce_epoch(raise, || {
+            let mut wake = false;
+            for peer in self.peers.iter_mut().filter(|peer| dirty.contains(peer.slot)) {
+                wake |= peer.naps.must_wake(peer.mirror.load(NAP));
             }
-        }
+            wake
+        });
         if wake {
             self.stats.system_calls += 1;
             self.stats.wakes += sleep::wake_all(self.memory.futex(EPOCH)); // P5
@@ -199,25 +203,36 @@ impl Fabric for ShmFabric {
         }
         let rung = self.alarm.count();
         self.nap += 1;
-        self.segment.store(NAP, self.nap); // W1
-        self.doorbell.announce(); // W2: its fence comes after both announcements
-        if idle() && self.quiet() {
-            let mut waits = Waits::on(&self.alarm, rung);
-            for peer in &self.peers {
-                waits.and(peer.mirror.as_ptr().wrapping_add(EPOCH), peer.seen);
+        let mut slept = Ok(false);
+        sleep::nap(
+            || {
+                self.segment.store(NAP, self.nap);
+                self.doorbell.announce();
+            },
+            || idle() && self.quiet(),
+            || {
+                let mut waits = Waits::on(&self.alarm, rung);
+                for peer in &self.peers {
+                    waits.and(peer.mirror.as_ptr().wrapping_add(EPOCH), peer.seen);
+                }
+                let nanoseconds = if until == Time(u64::MAX) { u64::MAX } else { until.0 - now.0 };
+                slept = waits.sleep(nanoseconds).map(|()| true);
+            },
+        );
+        self.doorbell.awake();
+        self.nap += 1;
+        self.segment.store(NAP, self.nap);
+        match slept {
+            Ok(slept) => {
+                self.stats.sleeps += u64::from(slept);
+                self.stats.system_calls += u64::from(slept);
             }
-            self.stats.sleeps += 1;
-            self.stats.system_calls += 1;
-            let nanoseconds = if until == Time(u64::MAX) { u64::MAX } else { until.0 - now.0 };
-            if let Err(error) = waits.sleep(nanoseconds) {
+            Err(error) => {
                 // Allowed at the start and refused now: a filter was put in place since. Go on awake.
                 tracing::error!(%error, "the shm fabric can't sleep: futex_waitv is refused");
                 std::thread::yield_now();
             }
         }
-        self.doorbell.awake();
-        self.nap += 1;
-        self.segment.store(NAP, self.nap);
     }
 
     fn doorbell(&self) -> Doorbell {

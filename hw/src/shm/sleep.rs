@@ -26,8 +26,9 @@
 //! P5 comes: if W4 has queued the sleeper it is woken; if W4 is still to come, the kernel compares the word
 //! with the snapshot under the lock that P5 took, finds them different, and doesn't sleep.
 //!
-//! The doorbell is the same dance in one process ([`Doorbell::ring`], [`Doorbell::announce`]), with the alarm as the
-//! word: it is snapshot before the announcement and raised before the wake.
+//! P2 to P4 are [`announce_epoch`], W1 to W4 [`nap`]; loom runs them under every schedule and memory order
+//! (`cargo xtask loom`). The doorbell is the same dance in one process ([`Doorbell::ring`], [`Doorbell::announce`]), with
+//! the alarm as the word: it is snapshot before the announcement and raised before the wake.
 //!
 //! [`Doorbell::ring`]: consort_dataplane::fabric::Doorbell::ring
 //! [`Doorbell::announce`]: consort_dataplane::fabric::Doorbell::announce
@@ -44,6 +45,10 @@
 //! The epoch counts to 2⁶⁴ and the kernel compares its lower half only: a sleep would be missed if a peer flushed
 //! 2³² times between W3 and W4.
 
+#[cfg(loom)]
+use loom::sync::atomic::fence;
+#[cfg(not(loom))]
+use std::sync::atomic::fence;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use consort_dataplane::memory::{LINE, WORD};
@@ -67,6 +72,23 @@ pub(super) const FUTEX_HALF: usize = if cfg!(target_endian = "little") { 0 } els
 /// The kernel waits on no more futexes at once.
 const FUTEX_WAITV_MAX: usize = 128;
 const _: () = assert!(MAX_NODES < FUTEX_WAITV_MAX, "one for each peer, and the alarm");
+
+/// Raises the epoch, then looks who sleeps. Returns whether a wake-up is due.
+pub(super) fn announce_epoch(raise: impl FnOnce(), must_wake: impl FnOnce() -> bool) -> bool {
+    raise(); // P2
+    fence(Ordering::SeqCst); // P3, pairs with the one in `nap`
+    must_wake() // P4
+}
+
+/// Announces a nap, looks for work once more, and sleeps if there is none.
+pub(super) fn nap(announce: impl FnOnce(), is_idle: impl FnOnce() -> bool, sleep: impl FnOnce()) {
+    announce(); // W1
+    fence(Ordering::SeqCst); // W2, pairs with the one in `announce_epoch`
+    if is_idle() {
+        // W3
+        sleep(); // W4
+    }
+}
 
 /// What threads of this process wake the owner with.
 #[derive(Debug, Default)]
@@ -185,7 +207,7 @@ pub(super) fn probe() -> Result<(), Errno> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
@@ -214,5 +236,75 @@ mod tests {
         assert!(!alarm.take_attention());
         alarm.call_attention();
         assert!(alarm.attention() && alarm.take_attention() && !alarm.take_attention());
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::sync::atomic::AtomicU64;
+    use loom::sync::{Arc, Condvar, Mutex};
+
+    use super::*;
+
+    const FLUSHES: u64 = 3;
+
+    /// What the two share, and the kernel's futex queue: compared and slept on under one lock.
+    struct Shared {
+        data: AtomicU64,
+        epoch: AtomicU64,
+        nap: AtomicU64,
+        lock: Mutex<()>,
+        queue: Condvar,
+    }
+
+    /// A wake-up that is lost is a thread that sleeps for ever: loom reports a deadlock.
+    #[test]
+    fn loom_no_wake_up_is_lost() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let shared = Arc::new(Shared {
+                data: AtomicU64::new(0),
+                epoch: AtomicU64::new(0),
+                nap: AtomicU64::new(0),
+                lock: Mutex::new(()),
+                queue: Condvar::new(),
+            });
+            let publisher = loom::thread::spawn({
+                let shared = shared.clone();
+                move || {
+                    let mut naps = Naps::default();
+                    for flush in 1..=FLUSHES {
+                        shared.data.store(flush, Ordering::Release); // P1
+                        let raise = || shared.epoch.store(flush, Ordering::Release);
+                        if announce_epoch(raise, || naps.must_wake(shared.nap.load(Ordering::Acquire))) {
+                            drop(shared.lock.lock().unwrap()); // P5: whoever compares later sees the epoch
+                            shared.queue.notify_all();
+                        }
+                    }
+                }
+            });
+            let mut naps = 0;
+            loop {
+                let seen = shared.epoch.load(Ordering::Acquire); // W0
+                if shared.data.load(Ordering::Acquire) == FLUSHES {
+                    break;
+                }
+                naps += 1;
+                nap(
+                    || shared.nap.store(naps, Ordering::Release),
+                    || shared.epoch.load(Ordering::Acquire) == seen,
+                    || {
+                        let queue = shared.lock.lock().unwrap();
+                        if shared.epoch.load(Ordering::Relaxed) == seen {
+                            drop(shared.queue.wait(queue).unwrap());
+                        }
+                    },
+                );
+                naps += 1;
+                shared.nap.store(naps, Ordering::Release);
+            }
+            publisher.join().unwrap();
+        });
     }
 }

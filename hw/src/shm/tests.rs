@@ -172,10 +172,16 @@ fn strangers_are_turned_away() {
         until(&mut fabric, "the stranger is turned away", |fabric| fabric.refused() == count);
         assert_eq!(fabric.poll_event(), None);
     }
+    // One that knows our token, but is not who made the offer that we were given, is let in by nobody.
     fabric.connect(SLOT, NodeId(1), &actor.offer.encode(), WITHIN).unwrap();
+    let impostor = OwnMemory::new(SEGMENT).unwrap();
+    impostor.segment().store(4096, 666);
+    let first = dial(&fabric);
+    first.send(&Hello { own: Token([0; 16]), ..good }.encode(), Some(impostor.file())).unwrap();
     let socket = dial(&fabric);
     socket.send(&good.encode(), Some(actor.memory.file())).unwrap();
     assert_eq!(event(&mut fabric), LinkEvent::Up(SLOT));
+    assert_eq!(fabric.mirror(SLOT).unwrap().load(4096), 0, "the memory is not the impostor's");
 }
 
 fn send_with(socket: &Socket, bytes: &[u8], files: &[OwnedFd]) {
@@ -403,6 +409,25 @@ fn the_hot_path_makes_no_system_call() {
         assert!(!one.poll(Time(1)), "nothing came");
     }
     assert_eq!(one.stats().system_calls, rest);
+}
+
+/// What the watcher reported and nobody looked at yet is not slept over.
+#[test]
+fn what_the_watcher_saw_before_the_sleep_ends_it() {
+    let mut fabric = fabric(2);
+    for count in 1..=20 {
+        drop(dial(&fabric));
+        let begun = Instant::now();
+        while !fabric.has_attention() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "in vain: the watcher's report");
+            std::thread::yield_now();
+        }
+        while fabric.refused() < count {
+            fabric.wait(Time(1), Time(1).plus(Duration::from_secs(60)), &mut || true);
+            fabric.poll(Time(1));
+            assert!(begun.elapsed() < Duration::from_secs(60), "slept over it");
+        }
+    }
 }
 
 /// After `close` there is no new link.

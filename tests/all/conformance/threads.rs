@@ -267,6 +267,53 @@ pub(super) fn what_came_before_the_sleep_ends_it<R: RealRig>(seed: u64) {
     }
 }
 
+/// F3: nor is what is published when the sleeper has looked for the last time: `idle` is that very moment.
+pub(super) fn what_comes_after_the_last_look_ends_the_sleep<R: RealRig>(seed: u64) {
+    let mut fabrics = linked(&mut R::new(seed), 2, SEGMENT);
+    let mut sleeping = fabrics.pop().unwrap();
+    let mut awake = fabrics.pop().unwrap();
+    let patience = Patience::new();
+    let (mut published, mut rounds) = (0, 0);
+    while rounds < 200 {
+        sleeping.poll(real_now());
+        let before = published;
+        let now = real_now();
+        sleeping.wait(now, now.plus(HANG), &mut || {
+            published += 1;
+            awake.segment().store(TOKEN, published);
+            awake.publish_words(TOKEN..TOKEN + WORD, PeerSet::EMPTY.with(slot(1)));
+            awake.flush();
+            true
+        });
+        patience.check("what was published in the last moment");
+        rounds += u64::from(published > before);
+        while sleeping.mirror(slot(0)).unwrap().load(TOKEN) < published {
+            sleeping.poll(real_now());
+            awake.poll(real_now());
+            patience.check("what was published");
+        }
+    }
+}
+
+/// F3: nor a ring in that moment.
+pub(super) fn a_ring_after_the_last_look_ends_the_sleep<R: RealRig>(seed: u64) {
+    let mut fabric = linked(&mut R::new(seed), 2, SEGMENT).remove(0);
+    let bell = fabric.doorbell();
+    let patience = Patience::new();
+    let mut rounds = 0;
+    while rounds < 200 {
+        fabric.poll(real_now());
+        while fabric.poll_event().is_some() {}
+        let now = real_now();
+        fabric.wait(now, now.plus(HANG), &mut || {
+            rounds += 1;
+            bell.ring();
+            true
+        });
+        patience.check("a bell rung in the last moment");
+    }
+}
+
 /// F3: a sleep is over at its time, whatever happens; and one whose time is past is none.
 pub(super) fn a_sleep_ends_at_its_time<R: RealRig>(seed: u64) {
     let mut fabrics = linked(&mut R::new(seed), 2, SEGMENT);
