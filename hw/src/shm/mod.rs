@@ -21,6 +21,7 @@
 //! - Nothing that a peer says makes this node allocate, map or wait before it is checked against its offer and our
 //!   limits (S1, S3).
 //! - Nothing that a peer does to its segment or connection can fault, block or panic this node.
+//! - A segment has one writing process: a child that is forked off has no mapping of it, and must not use its parent's fabric.
 //! - No system call in `poll`, `publish_*` and `flush` while links are up and nobody sleeps.
 //!
 //! [`Fabric::offer`]: consort_dataplane::fabric::Fabric::offer

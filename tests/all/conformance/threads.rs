@@ -138,6 +138,8 @@ pub(super) fn fence_in_full_flow<R: RealRig>(seed: u64) {
             if reader.read(&mirror) {
                 reader.acknowledge(&mut reading, PeerSet::EMPTY.with(slot(0)));
                 reading.flush();
+            } else {
+                std::thread::yield_now();
             }
             patience.check("records before the fence");
         }
@@ -154,6 +156,7 @@ pub(super) fn fence_in_full_flow<R: RealRig>(seed: u64) {
         while turns.load(Ordering::Relaxed) < later {
             reading.poll(real_now());
             patience.check("turns of the writer");
+            std::thread::yield_now();
         }
         stop.store(true, Ordering::Relaxed);
         writing.join().unwrap();
