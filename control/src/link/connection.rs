@@ -1,0 +1,285 @@
+//! One connection's life, apart from its socket: preamble, proof, hello, then messages.
+
+use std::sync::Arc;
+
+use super::frame::{Direction, FrameError, Incoming, PEER_LEN, Preamble, STRANGER_LEN, Seal, put_refusal};
+use super::message::{Message, MessageError};
+use crate::config::SharedKey;
+
+/// The connection is not to be gone on with.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectionError {
+    /// Bad bytes, no common ground, or a refusal of the peer.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A frame that holds no message.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// A message where another one was due.
+    #[error("it said {0} where it may not")]
+    Turn(&'static str),
+}
+
+/// One end of a connection.
+pub struct Connection {
+    dialled: bool,
+    key: Option<SharedKey>,
+    preamble: Preamble,
+    /// This node's hello, encoded.
+    hello: Arc<[u8]>,
+    stage: Stage,
+    incoming: Incoming,
+    output: Vec<u8>,
+}
+
+enum Stage {
+    /// Nothing of the peer is known.
+    Preamble,
+    /// It has not proved that it knows the key.
+    Proof(Box<Seals>),
+    /// It has not said who it is.
+    Hello(Box<Seals>),
+    /// All is said that must be.
+    Open(Box<Seals>),
+    /// Refused or broken: what comes is thrown away.
+    Over,
+}
+
+struct Seals {
+    ours: Seal,
+    theirs: Seal,
+}
+
+impl Connection {
+    /// The end that dialled, or the one that listened. `nonce` must never have been used before.
+    pub fn new(dialled: bool, key: Option<SharedKey>, nonce: [u8; 32], hello: Arc<[u8]>) -> Self {
+        let preamble = Preamble::new(key.as_ref(), nonce);
+        // Who listened says nothing to what doesn't begin like a node.
+        let output = if dialled { preamble.bytes().to_vec() } else { Vec::new() };
+        Self { dialled, key, preamble, hello, stage: Stage::Preamble, incoming: Incoming::default(), output }
+    }
+
+    /// Bytes came. Appends the messages after the proof to `heard`, hello first.
+    ///
+    /// # Errors
+    /// The connection is not to be gone on with; the reason was written to the peer, unless it was the peer's. Messages
+    /// heard before stay in `heard`.
+    pub fn on_bytes(&mut self, bytes: &[u8], heard: &mut Vec<Message>) -> Result<(), ConnectionError> {
+        if matches!(self.stage, Stage::Over) {
+            return Ok(());
+        }
+        self.incoming.push(bytes);
+        loop {
+            match self.advance(heard) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error) => {
+                    if !matches!(error, ConnectionError::Frame(FrameError::Refused(_))) {
+                        self.refuse(&error.to_string());
+                    }
+                    self.stage = Stage::Over;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Takes the next whole thing that has come. Returns whether there was one.
+    fn advance(&mut self, heard: &mut Vec<Message>) -> Result<bool, ConnectionError> {
+        match &mut self.stage {
+            Stage::Preamble => {
+                let Some(theirs) = self.incoming.preamble()? else { return Ok(false) };
+                if !self.dialled {
+                    self.output.extend_from_slice(self.preamble.bytes());
+                }
+                self.preamble.agree(&theirs)?;
+                let (dialler, listener) =
+                    if self.dialled { (&self.preamble, &theirs) } else { (&theirs, &self.preamble) };
+                let seal = |direction| Seal::new(self.key.as_ref(), dialler, listener, direction);
+                let (out, back) = (seal(Direction::Out), seal(Direction::Back));
+                let (ours, theirs) = if self.dialled { (out, back) } else { (back, out) };
+                let mut seals = Box::new(Seals { ours, theirs });
+                seals.ours.seal(&Message::Proof.encode(), &mut self.output);
+                self.stage = Stage::Proof(seals);
+                Ok(true)
+            }
+            Stage::Proof(seals) => {
+                let Some(body) = self.incoming.frame(STRANGER_LEN, &mut seals.theirs)? else {
+                    return Ok(false);
+                };
+                if Message::decode(body)? != Message::Proof {
+                    return Err(ConnectionError::Turn("something else than its proof"));
+                }
+                seals.ours.seal(&self.hello, &mut self.output);
+                let Stage::Proof(seals) = std::mem::replace(&mut self.stage, Stage::Over) else {
+                    unreachable!("matched above")
+                };
+                self.stage = Stage::Hello(seals);
+                Ok(true)
+            }
+            Stage::Hello(seals) => {
+                let Some(body) = self.incoming.frame(STRANGER_LEN, &mut seals.theirs)? else {
+                    return Ok(false);
+                };
+                let message = Message::decode(body)?;
+                if !matches!(message, Message::Hello(_)) {
+                    return Err(ConnectionError::Turn("something else than hello"));
+                }
+                heard.push(message);
+                let Stage::Hello(seals) = std::mem::replace(&mut self.stage, Stage::Over) else {
+                    unreachable!("matched above")
+                };
+                self.stage = Stage::Open(seals);
+                Ok(true)
+            }
+            Stage::Open(seals) => {
+                let Some(body) = self.incoming.frame(PEER_LEN, &mut seals.theirs)? else { return Ok(false) };
+                let message = Message::decode(body)?;
+                if matches!(message, Message::Hello(_) | Message::Proof) {
+                    return Err(ConnectionError::Turn("hello twice"));
+                }
+                heard.push(message);
+                Ok(true)
+            }
+            Stage::Over => Ok(false),
+        }
+    }
+
+    /// Says something, once both hellos are said; before, and after a refusal, it is thrown away.
+    pub fn send(&mut self, message: &Message) {
+        if let Stage::Open(seals) = &mut self.stage {
+            seals.ours.seal(&message.encode(), &mut self.output);
+        }
+    }
+
+    /// Tells the peer why this link is not to be. Nothing more is said or heard.
+    pub fn refuse(&mut self, why: &str) {
+        if !matches!(self.stage, Stage::Over) {
+            put_refusal(why, &mut self.output);
+            self.stage = Stage::Over;
+        }
+    }
+
+    /// What is to be written to the socket. Take away what was.
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::message::Hello;
+    use super::*;
+    use crate::view::Incarnation;
+    use consort_dataplane::names::NodeId;
+
+    fn hello(node: u32) -> Message {
+        Message::Hello(Hello {
+            cluster: "test".to_owned(),
+            node: NodeId(node),
+            incarnation: Incarnation(7),
+            engaged: None,
+            address: ([127, 0, 0, 1], 7101).into(),
+            members: vec![1, 2],
+            fabric: "sim".to_owned(),
+            guarantee: "atomic".to_owned(),
+            ring_bytes: 4096,
+            offer: vec![1, 2, 3],
+        })
+    }
+
+    fn ends(keys: [Option<&str>; 2]) -> [Connection; 2] {
+        [0, 1].map(|at| {
+            let key = keys[at].map(|key| SharedKey::new(key).unwrap());
+            let hello = hello(u32::from(at as u8) + 1).encode().into();
+            Connection::new(at == 0, key, [at as u8; 32], hello)
+        })
+    }
+
+    type Ends = [(Vec<Message>, Result<(), ConnectionError>); 2];
+
+    /// Carries bytes to and fro, `at_once` in one piece, until nobody says anything more.
+    fn talk(ends: &mut [Connection; 2], at_once: usize) -> Ends {
+        let mut heard: Ends = [(Vec::new(), Ok(())), (Vec::new(), Ok(()))];
+        let mut more = true;
+        while more {
+            more = false;
+            for from in [0, 1] {
+                let bytes = std::mem::take(ends[from].output());
+                for chunk in bytes.chunks(at_once) {
+                    more = true;
+                    let (messages, result) = &mut heard[1 - from];
+                    if let Err(error) = ends[1 - from].on_bytes(chunk, messages) {
+                        *result = Err(error);
+                    }
+                }
+            }
+        }
+        heard
+    }
+
+    proptest! {
+        #[test]
+        fn two_ends_come_to_hear_each_other(at_once in 1..300usize, keyed: bool) {
+            let key = keyed.then_some("sixteen bytes at least");
+            let mut ends = ends([key; 2]);
+            let heard = talk(&mut ends, at_once);
+            prop_assert_eq!(&heard, &[(vec![hello(2)], Ok(())), (vec![hello(1)], Ok(()))]);
+            ends[0].send(&Message::Use);
+            ends[0].send(&Message::Commit);
+            prop_assert_eq!(&talk(&mut ends, at_once)[1].0, &vec![Message::Use, Message::Commit]);
+        }
+
+        // S1
+        #[test]
+        fn garbage_never_gets_as_far_as_hello(pieces: Vec<Vec<u8>>, dialled: bool, sound_start: bool) {
+            let [dialler, listener] = ends([None; 2]);
+            let mut end = if dialled { dialler } else { listener };
+            let mut heard = Vec::new();
+            if sound_start {
+                let _ = end.on_bytes(Preamble::new(None, [9; 32]).bytes(), &mut heard);
+            }
+            for piece in pieces {
+                let _ = end.on_bytes(&piece, &mut heard);
+            }
+            prop_assert!(heard.is_empty());
+        }
+    }
+
+    // S3
+    #[test]
+    fn without_the_key_nothing_is_heard_and_both_are_told() {
+        for (keys, why) in [
+            ([Some("sixteen bytes at least"), Some("sixteen other bytes")], "the shared keys differ"),
+            ([Some("sixteen bytes at least"), None], "one node has a shared key and the other has none"),
+            ([None, Some("sixteen bytes at least")], "one node has a shared key and the other has none"),
+        ] {
+            let mut ends = ends(keys);
+            for (heard, result) in talk(&mut ends, 1000) {
+                assert_eq!(heard, []);
+                assert!(result.unwrap_err().to_string().contains(why), "{why}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_stranger_hears_nothing_but_why() {
+        let [_, mut listener] = ends([None; 2]);
+        let error = listener.on_bytes(b"GET / HTTP/1.1\r\n", &mut Vec::new()).unwrap_err();
+        assert_eq!(error, FrameError::Magic.into());
+        assert_eq!(listener.output()[4], 0, "a refusal and nothing before it");
+    }
+
+    #[test]
+    fn what_comes_out_of_turn_is_refused() {
+        let mut ends = ends([None; 2]);
+        talk(&mut ends, 1000);
+        ends[0].send(&hello(1));
+        let heard = talk(&mut ends, 1000);
+        assert_eq!(heard[1].1, Err(ConnectionError::Turn("hello twice")));
+        assert_eq!(heard[0].1.clone().unwrap_err().to_string(), "it said hello twice where it may not");
+    }
+}
