@@ -1,0 +1,95 @@
+//! Linking: a view is proposed; every member links to every other, the proposer counts who is ready.
+
+use std::time::Duration;
+
+use consort_dataplane::names::{NodeId, Time};
+
+use super::{Decision, Membership, Peer, Phase, Stopped, stop};
+use crate::link::message::Message;
+
+/// How long all of it may take.
+pub(super) const WITHIN: Duration = Duration::from_secs(10);
+
+/// The pause before the second attempt to start; it doubles from there.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+impl Membership {
+    /// Links the fabric to a member whose control link is there. If it isn't the one in the view, the attempt is over.
+    pub(super) fn link_to(&mut self, now: Time, node: NodeId) {
+        let Phase::Linking { view, .. } = &self.phase else { return };
+        let (Some(member), Some(peer)) = (view.member(node), self.peers.get(&node)) else { return };
+        let Some(hello) = &peer.hello else { return };
+        if hello.incarnation != member.incarnation {
+            return self.fail(now, node, "it was started again");
+        }
+        let Some(slot) = self.slots().get(&node).copied() else { return };
+        self.decide(Decision::Link { slot, node, offer: hello.offer.clone() });
+        self.link();
+    }
+
+    /// Something changed: maybe this node is ready, maybe all are.
+    pub(super) fn link(&mut self) {
+        let linked = self.peers.values().all(|peer| peer.linked && peer.hello.is_some());
+        let Phase::Linking { ready, .. } = &mut self.phase else { return };
+        if !linked {
+            return;
+        }
+        let before = std::mem::replace(ready, true);
+        let proposer = self.terms.proposer();
+        if proposer != self.terms.me {
+            if !before {
+                self.decide(Decision::Say(proposer, Message::Ready));
+            }
+        } else if self.peers.values().all(|peer| peer.ready) {
+            self.say_all(&Message::Commit);
+            self.install();
+        }
+    }
+
+    /// To the proposer: that member is ready.
+    pub(super) fn on_ready(&mut self, from: NodeId) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        peer.ready = true;
+        self.link();
+    }
+
+    /// From the proposer: all are ready.
+    pub(super) fn on_commit(&mut self, from: NodeId) {
+        if from == self.terms.proposer() {
+            self.install();
+        } else {
+            let reason = "it committed what another proposed".to_owned();
+            self.stop(Stopped::PeerMisbehaved { node: from, reason });
+        }
+    }
+
+    fn install(&mut self) {
+        let Phase::Linking { view, .. } = &self.phase else { return };
+        let view = view.clone();
+        self.tell_at = None;
+        self.phase = Phase::Installed(view.clone());
+        self.decide(Decision::Install { view, slots: self.slots() });
+    }
+
+    pub(super) fn too_slow(&mut self, now: Time) {
+        let absent = self.absent();
+        let why = format!("not linked within {WITHIN:?}: {}", stop::list(&absent));
+        let node = absent.first().map_or(self.terms.proposer(), |absent| absent.node);
+        self.fail(now, node, &why);
+    }
+
+    /// The attempt came to nothing: this incarnation is spent, another begins.
+    pub(super) fn fail(&mut self, now: Time, node: NodeId, why: &str) {
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(20)).min(LONGEST_PAUSE);
+        self.failures += 1;
+        for peer in self.peers.values_mut() {
+            *peer = Peer::default();
+        }
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.trouble = Some(why.to_owned());
+        }
+        self.phase = Phase::Renewing { at: now.plus(pause), asked: false };
+        self.decide(Decision::Isolate);
+    }
+}

@@ -1,0 +1,122 @@
+//! What all members must agree on before they are a group, and the words for where they don't.
+
+use std::net::SocketAddr;
+
+use consort_dataplane::names::NodeId;
+
+use crate::config::NodeConfig;
+use crate::link::message::Hello;
+use crate::view::Incarnation;
+
+/// What this node takes the group to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Terms {
+    /// This node.
+    pub me: NodeId,
+    /// The cluster's name.
+    pub cluster: String,
+    /// All members, in ascending order.
+    pub members: Vec<NodeId>,
+    /// The fabric's name.
+    pub fabric: String,
+    /// When messages are delivered.
+    pub guarantee: String,
+    /// Bytes of every member's ring.
+    pub ring_bytes: u64,
+}
+
+impl Terms {
+    /// As configured.
+    pub fn new(config: &NodeConfig) -> Self {
+        Self {
+            me: config.id,
+            cluster: config.cluster.clone(),
+            members: config.members(),
+            fabric: config.fabric.clone(),
+            guarantee: config.guarantee.to_string(),
+            ring_bytes: config.ring_bytes as u64,
+        }
+    }
+
+    /// The member that proposes.
+    pub fn proposer(&self) -> NodeId {
+        self.members.first().copied().unwrap_or(self.me)
+    }
+
+    /// This node's hello.
+    pub(super) fn hello(
+        &self,
+        incarnation: Incarnation,
+        engaged: Option<Incarnation>,
+        address: SocketAddr,
+        offer: Vec<u8>,
+    ) -> Hello {
+        Hello {
+            cluster: self.cluster.clone(),
+            node: self.me,
+            incarnation,
+            engaged,
+            address,
+            members: self.members.iter().map(|node| node.0).collect(),
+            fabric: self.fabric.clone(),
+            guarantee: self.guarantee.clone(),
+            ring_bytes: self.ring_bytes,
+            offer,
+        }
+    }
+
+    /// Names the first difference between this node and who said `hello`, and what to do, in words that fit both
+    /// sides.
+    ///
+    /// # Errors
+    /// There is one.
+    pub fn judge(&self, hello: &Hello) -> Result<(), String> {
+        let (me, you) = (self.me, hello.node);
+        let differ =
+            |what: &str, mine: &dyn std::fmt::Display, yours: &dyn std::fmt::Display, remedy: &str| {
+                Err(format!("{what}: node {me} has {mine}, node {you} has {yours}; {remedy}"))
+            };
+        if hello.cluster != self.cluster {
+            let remedy = "nodes of different clusters don't mix: correct the name, or the address";
+            return differ("cluster", &quoted(&self.cluster), &quoted(&hello.cluster), remedy);
+        }
+        if you == me {
+            return Err(format!("two nodes call themselves node {me}; give every node an id of its own"));
+        }
+        if !self.members.contains(&you)
+            || !hello.members.iter().copied().eq(self.members.iter().map(|node| node.0))
+        {
+            let (mine, yours) =
+                (list(self.members.iter().map(|node| node.0)), list(hello.members.iter().copied()));
+            return differ("members", &mine, &yours, "list the same members at all nodes");
+        }
+        if hello.fabric != self.fabric {
+            let remedy =
+                "set the same `fabric` at all nodes (`auto` may choose differently on different machines)";
+            return differ("fabric", &quoted(&self.fabric), &quoted(&hello.fabric), remedy);
+        }
+        if hello.guarantee != self.guarantee {
+            let remedy = "set the same `guarantee` at all nodes";
+            return differ("guarantee", &quoted(&self.guarantee), &quoted(&hello.guarantee), remedy);
+        }
+        if hello.ring_bytes != self.ring_bytes {
+            let remedy = "set the same `ring` at all nodes";
+            return differ(
+                "ring",
+                &format_args!("{} bytes", self.ring_bytes),
+                &format_args!("{} bytes", hello.ring_bytes),
+                remedy,
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A name that a stranger gave, made fit for a log.
+fn quoted(name: &str) -> String {
+    format!("{name:?}")
+}
+
+fn list(nodes: impl Iterator<Item = u32>) -> String {
+    nodes.map(|node| node.to_string()).collect::<Vec<_>>().join(" ")
+}
