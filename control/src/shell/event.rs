@@ -2,6 +2,7 @@
 //! application's, or borrowed ([`Incoming`]) on the application's own thread. Either way a message's payload lies in ring
 //! memory and is not copied (D10).
 
+use std::cell::Cell;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::OnceLock;
@@ -12,7 +13,7 @@ use consort_dataplane::fabric::Doorbell;
 use consort_dataplane::loan::Loan;
 use consort_dataplane::names::{NodeId, Seq, ViewId};
 use consort_dataplane::ring::Ticket;
-use consort_dataplane::session::Delivery;
+use consort_dataplane::session::{Delivery, Verdict};
 use crossbeam_queue::ArrayQueue;
 
 use super::gate::Gate;
@@ -138,17 +139,28 @@ impl Inbox {
         let _ = self.bell.set(bell);
     }
 
-    /// The engine's side. Gives the entry back if the queue is full.
-    pub(crate) fn push(&self, entry: Entry) -> Result<(), Entry> {
+    /// The engine's side: what the application is given when it takes from the queue. `full` is set if the queue is the
+    /// reason for a refusal.
+    pub(crate) fn offer(&self, incoming: Incoming<'_, '_>, full: &Cell<bool>) -> Verdict {
+        if self.queue.is_full() {
+            self.full.store(true, Ordering::Relaxed);
+            full.set(true);
+            return Verdict::Later;
+        }
+        let entry = match incoming {
+            Incoming::Waiting(absent) => Entry::Waiting(absent.to_vec()),
+            Incoming::View(view) => Entry::View(view.clone()),
+            Incoming::Ended(node) => Entry::Ended(node),
+            Incoming::Message(delivery) => {
+                // None: as many loans are out as can be. One that comes back rings the bell.
+                let Some(loan) = delivery.lend() else { return Verdict::Later };
+                let Delivery { view, seq, sender, ticket, .. } = *delivery;
+                Entry::Message { view, seq, sender, ticket, loan }
+            }
+        };
         match self.queue.push(entry) {
-            Ok(()) => {
-                self.full.store(false, Ordering::Relaxed);
-                Ok(())
-            }
-            Err(entry) => {
-                self.full.store(true, Ordering::Relaxed);
-                Err(entry)
-            }
+            Ok(()) => Verdict::Taken,
+            Err(_) => Verdict::Later, // not reached: only the engine pushes, and there was room
         }
     }
 

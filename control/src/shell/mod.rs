@@ -1,11 +1,33 @@
-//! The shell.
+//! The shell: the one module with threads, a clock and sockets, around what is pure. Everything in it is thin; where a
+//! decision is to be made, it is made in [`crate::plane`] or in the data plane.
+//!
+//! A node has two threads, or one and its caller's:
+//!
+//! ```text
+//!  application's threads        engine's thread, or the caller's         control thread
+//!  Sender ──── ring, bell ────► Driver: fabric, sessions ◄── orders ──── Control: sockets, plane
+//!  Node ◄───── events ───────── (turn, rest, turn, rest …) ─── reports ──►  (sleeps in epoll)
+//! ```
+//!
+//! The engine is woken by the fabric's bell, whoever wants it: a sender, the control thread, a question, a loan that came
+//! back. Nobody waits for a time to pass; the one bound on its sleep is the heartbeat's.
+//!
+//! A thread of the application never makes the engine wait: what they share are the ring, a queue with room for
+//! 1,024 events (when it is full, delivery stops until there is room, D11), and flags.
+
+mod clock;
 mod gate;
+mod wait;
 mod outcome;
 mod sender;
 mod event;
+mod driver;
+mod control;
 mod node;
 
 pub use event::{Event, Incoming, Message};
-pub use node::{CloseError, Closed, DrivenNode, MakeFabric, Node, NodeStats, Start, StartError, Status};
+pub use node::{
+    CloseError, Closed, DrivenNode, MadeFabric, MakeFabric, Node, NodeStats, Start, StartError, Status,
+};
 pub use outcome::{Delivered, Outcome, OutcomeError};
 pub use sender::{Reservation, SendError, Sender};

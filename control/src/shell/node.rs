@@ -1,24 +1,31 @@
 //! The two forms of a node: [`Node`], whose engine has a thread of its own, and [`DrivenNode`], which the caller drives.
 
+use std::cell::Cell;
 use std::error::Error;
-use std::net::TcpListener;
-use std::sync::Arc;
+use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use consort_dataplane::fabric::{Fabric, FabricStats};
 use consort_dataplane::names::NodeId;
-use consort_dataplane::session::{Blocked, Frontiers};
+use consort_dataplane::session::{Blocked, Frontiers, Verdict};
 
+use super::control::{Control, Reports};
+use super::driver::{Ask, Driver, Shared};
 use super::event::{Event, Inbox, Incoming};
-use super::sender::{Outbox, Sender};
+use super::sender::Sender;
 use crate::config::{ConfigError, NodeConfig};
 use crate::membership::{Absent, Stopped};
+use crate::plane::Report;
 use crate::view::View;
 
-/// Makes the node's fabric: once at the start, and once more each time the node starts over before the group runs. With
-/// it, what drives the fabric (`io_uring`, `epoll`, `futex`), for people to read.
-pub type MakeFabric =
-    Box<dyn FnMut() -> Result<(Box<dyn Fabric + Send>, &'static str), Box<dyn Error + Send + Sync>> + Send>;
+/// A fabric, and what drives it (`io_uring`, `epoll`, `futex`), for people to read.
+pub type MadeFabric = (Box<dyn Fabric + Send>, &'static str);
+
+/// Makes the node's fabric: once at the start, and once more each time the node starts over before the group runs.
+pub type MakeFabric = Box<dyn FnMut() -> Result<MadeFabric, Box<dyn Error + Send + Sync>> + Send>;
 
 /// What a node is started from.
 pub struct Start {
@@ -43,7 +50,7 @@ pub enum StartError {
     )]
     Listen {
         /// The address.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// Why.
         #[source]
         cause: std::io::Error,
@@ -67,11 +74,19 @@ pub enum StartError {
 pub struct Node {
     sender: Sender,
     inbox: Arc<Inbox>,
+    asking: Asking,
+    engine: Option<JoinHandle<()>>,
+    control: Option<JoinHandle<()>>,
 }
 
 /// A node that the caller drives, on the thread that it chooses: no thread of the library ever touches a message.
+/// Dropping it stops it at once, like a [`Node`].
 pub struct DrivenNode {
     sender: Sender,
+    shared: Arc<Shared>,
+    /// `None` once closed.
+    driver: Option<Driver>,
+    control: Option<JoinHandle<()>>,
 }
 
 /// What a node counted since it started.
@@ -91,7 +106,7 @@ pub struct NodeStats {
 }
 
 /// Where a node stands.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Status {
     /// What membership does, in a word or two.
@@ -143,8 +158,16 @@ impl Node {
     /// # Errors
     /// The configuration can't be, the control address is taken, or the machine refuses what the fabric needs.
     pub fn start(start: Start) -> Result<Self, StartError> {
-        let _ = start;
-        Err(StartError::Fabric("nodes are being built".into()))
+        let id = start.config.id;
+        let (driver, asking, control) = prepare(start)?;
+        let inbox = Arc::new(Inbox::default());
+        let theirs = inbox.clone();
+        let engine = std::thread::Builder::new()
+            .name(format!("consort-{id}"))
+            .spawn(move || run(driver, &theirs))
+            .map_err(|cause| StartError::Machine { what: "a thread for the engine", cause })?;
+        let sender = Sender::new(asking.shared.outbox.clone());
+        Ok(Self { sender, inbox, asking, engine: Some(engine), control: Some(control) })
     }
 
     /// A handle to send with, for any thread.
@@ -181,27 +204,51 @@ impl Node {
     }
 
     /// Ends in order: says that nothing more comes from here, waits for at most `within` until every member has ended and
-    /// all that was sent is delivered, and leaves. Events that were not taken by then are dropped: to see them all, call
-    /// [`Sender::end`] and take events until every member has [ended](Event::Ended), then close.
+    /// all that was sent is delivered, and leaves. Blocks for as long. Events that were not taken by then are dropped: to
+    /// see them all, call [`Sender::end`] and take events until every member has [ended](Event::Ended), then close.
     ///
     /// # Errors
     /// Some member had not ended in time, or the node had stopped before. Either way it is stopped now.
-    pub fn close(self, within: Duration) -> Result<Closed, CloseError> {
-        let _ = within;
-        Ok(Closed { discarded: 0 })
+    pub fn close(mut self, within: Duration) -> Result<Closed, CloseError> {
+        let (answer, answered) = mpsc::channel();
+        let asked = self.asking.ask(Ask::Close(within, answer));
+        // Taking makes room: the engine goes on delivering until the last member has ended.
+        let mut discarded = 0;
+        let stopped = loop {
+            match self.inbox.take(None) {
+                Ok(Some(Event::Message(_))) => discarded += 1,
+                Ok(_) => {}
+                Err(reason) => break reason,
+            }
+        };
+        self.join();
+        match answered.recv() {
+            Ok(result) if asked => result.map(|()| Closed { discarded }),
+            _ => Err(CloseError::Stopped(stopped)),
+        }
     }
 
-    /// What was counted so far: a moment's copy.
+    /// What was counted so far: asks the engine, and blocks until it has answered.
     pub fn stats(&self) -> NodeStats {
-        NodeStats::default()
+        self.asking.answer(Ask::Stats, |(stats, _)| *stats)
     }
 
-    /// Where the node stands: asks the engine, and blocks until it has answered.
-    ///
-    /// # Errors
-    /// The node stopped.
-    pub fn status(&self) -> Result<Status, Stopped> {
-        Err(Stopped::Closed)
+    /// Where the node stands, or stood when it stopped: asks the engine, and blocks until it has answered.
+    pub fn status(&self) -> Status {
+        self.asking.answer(Ask::Status, |(_, status)| status.clone())
+    }
+
+    fn join(&mut self) {
+        for thread in [self.engine.take(), self.control.take()].into_iter().flatten() {
+            let _ = thread.join(); // a panic in it was told as the reason for the stop
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.asking.ask(Ask::Leave);
+        self.join();
     }
 }
 
@@ -212,8 +259,9 @@ impl DrivenNode {
     /// # Errors
     /// As [`Node::start`].
     pub fn start(start: Start) -> Result<Self, StartError> {
-        let _ = (start, Sender::new(Arc::new(Outbox::default())), Inbox::default());
-        Err(StartError::Fabric("nodes are being built".into()))
+        let (driver, Asking { shared, .. }, control) = prepare(start)?;
+        let sender = Sender::new(shared.outbox.clone());
+        Ok(Self { sender, shared, driver: Some(driver), control: Some(control) })
     }
 
     /// A handle to send with, for any thread.
@@ -221,40 +269,145 @@ impl DrivenNode {
         self.sender.clone()
     }
 
-    /// One turn: takes in what has come, sends what was committed, and gives `app` what is due. Never blocks. Returns whether
-    /// anything happened; if not, [`DrivenNode::wait`] may be called. The thread that calls it drives the node:
-    /// [`Sender::reserve`] refuses there to wait for itself.
+    /// One turn: takes in what has come, sends what was committed, and gives `app` what is due. Never blocks once the group
+    /// runs (before, a start that has to be tried again makes a new fabric). Returns whether anything happened; if not,
+    /// [`DrivenNode::wait`] may be called. The thread that calls it drives the node: [`Sender::reserve`] refuses there
+    /// to wait for itself.
     ///
     /// # Errors
     /// The node stopped.
     pub fn poll(&mut self, app: &mut dyn FnMut(Incoming<'_, '_>)) -> Result<bool, Stopped> {
-        let _ = app;
-        Err(Stopped::Closed)
+        let Some(driver) = &mut self.driver else { return Err(Stopped::Closed) };
+        self.shared.outbox.driven_here();
+        driver.turn(&mut |incoming| {
+            app(incoming);
+            Verdict::Taken
+        })
     }
 
-    /// Waits until there may be something to do, as the wait strategy says. Blocks, for a tenth of a second at most;
-    /// call it after a turn in which nothing happened.
-    pub fn wait(&mut self) {}
+    /// Waits until there may be something to do, as the wait strategy says: spins, yields or sleeps, a tenth of a second
+    /// at most. Call it after a turn in which nothing happened.
+    pub fn wait(&mut self) {
+        if let Some(driver) = &mut self.driver {
+            driver.rest(&|| false);
+        }
+    }
 
     /// As [`Node::close`], giving `app` what is delivered meanwhile.
     ///
     /// # Errors
     /// As [`Node::close`].
-    pub fn close(self, within: Duration, app: &mut dyn FnMut(Incoming<'_, '_>)) -> Result<(), CloseError> {
-        let _ = (within, app);
-        Ok(())
+    pub fn close(
+        mut self,
+        within: Duration,
+        app: &mut dyn FnMut(Incoming<'_, '_>),
+    ) -> Result<(), CloseError> {
+        let (answer, answered) = mpsc::channel();
+        if let Some(driver) = &mut self.driver {
+            driver.begin_to_close(within, answer);
+        }
+        let stopped = loop {
+            match self.poll(app) {
+                Ok(true) => {}
+                Ok(false) => self.wait(),
+                Err(reason) => break reason,
+            }
+        };
+        answered.try_recv().unwrap_or(Err(CloseError::Stopped(stopped)))
     }
 
     /// What was counted so far.
     pub fn stats(&self) -> NodeStats {
-        NodeStats::default()
+        self.driver.as_ref().map(Driver::stats).unwrap_or_default()
     }
 
     /// Where the node stands.
-    ///
-    /// # Errors
-    /// The node stopped.
-    pub fn status(&self) -> Result<Status, Stopped> {
-        Err(Stopped::Closed)
+    pub fn status(&self) -> Status {
+        self.driver.as_ref().map(Driver::status).unwrap_or_default()
     }
+}
+
+impl Drop for DrivenNode {
+    fn drop(&mut self) {
+        drop(self.driver.take()); // it leaves
+        if let Some(control) = self.control.take() {
+            let _ = control.join();
+        }
+    }
+}
+
+/// The questions' way to an engine on another thread.
+struct Asking {
+    asks: mpsc::Sender<Ask>,
+    shared: Arc<Shared>,
+}
+
+impl Asking {
+    /// Whether there is an engine to ask.
+    fn ask(&self, ask: Ask) -> bool {
+        let asked = self.asks.send(ask).is_ok();
+        self.shared.call();
+        asked
+    }
+
+    /// The engine's answer, or how it stood when it ended.
+    fn answer<T: Default>(
+        &self,
+        ask: impl Fn(mpsc::Sender<T>) -> Ask,
+        last: impl Fn(&(NodeStats, Status)) -> T,
+    ) -> T {
+        let (answer, answered) = mpsc::channel();
+        self.ask(ask(answer));
+        // An engine that ends drops the questions that it has not answered.
+        answered.recv().unwrap_or_else(|_| self.shared.last.get().map(last).unwrap_or_default())
+    }
+}
+
+/// Checks, listens, makes the fabric, and starts the control thread.
+fn prepare(start: Start) -> Result<(Driver, Asking, JoinHandle<()>), StartError> {
+    let Start { config, listener, fabric: mut make } = start;
+    config.check()?;
+    let listener = match listener {
+        Some(listener) => listener,
+        None => TcpListener::bind(config.listen)
+            .map_err(|cause| StartError::Listen { address: config.listen, cause })?,
+    };
+    let made = make().map_err(StartError::Fabric)?;
+    let shared = Arc::new(Shared::new(made.0.doorbell()));
+    let ((orders, ordered), (asks, asked)) = (mpsc::channel(), mpsc::channel());
+    let (control, reports): (Control, Reports) = Control::new(&config, listener, orders, shared.clone())?;
+    reports.tell(Report::Prepared(0, made.0.offer()));
+    let name = format!("consort-{}-ctl", config.id);
+    let driver = Driver::new(config, make, made, shared.clone(), (ordered, asked), reports);
+    let thread = control.spawn(name)?;
+    Ok((driver, Asking { asks, shared }, thread))
+}
+
+/// The engine's thread.
+fn run(mut driver: Driver, inbox: &Inbox) {
+    let shared = driver.shared();
+    let outbox = shared.outbox.clone();
+    let ran = catch_unwind(AssertUnwindSafe(move || {
+        let full = Cell::new(false);
+        loop {
+            full.set(false);
+            match driver.turn(&mut |incoming| {
+                if let Incoming::View(_) = incoming {
+                    inbox.open(shared.bell());
+                }
+                inbox.offer(incoming, &full)
+            }) {
+                Ok(true) => inbox.tell(),
+                Ok(false) => driver.rest(&|| full.get() && !inbox.is_full()),
+                Err(reason) => return reason,
+            }
+        }
+    }));
+    // The driver is dropped by now, so who is told can ask how it stood.
+    let reason = ran.unwrap_or_else(|_| {
+        let reason = Stopped::Machine("the engine panicked; this is a bug of Consort (S4)".to_owned());
+        outbox.stop(&reason);
+        reason
+    });
+    inbox.stop(&reason);
 }

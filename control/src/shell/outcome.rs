@@ -230,6 +230,15 @@ impl Pending {
     }
 }
 
+/// An engine that panics takes its pending sends with it.
+impl Drop for Pending {
+    fn drop(&mut self) {
+        for (_, cell) in self.cells.drain() {
+            fail(&cell, &Stopped::Machine("the engine panicked; this is a bug of Consort".to_owned()));
+        }
+    }
+}
+
 fn fail(cell: &Cell, reason: &Stopped) {
     let _ = cell.failure.set(reason.clone());
     cell.settle(FAILED);

@@ -30,7 +30,10 @@ pub(crate) struct Outbox {
     /// There once a view is installed.
     open: OnceLock<Open>,
     stopped: OnceLock<Stopped>,
+    /// Nothing more is to be sent.
     ended: AtomicBool,
+    /// The members were told so.
+    end_sent: AtomicBool,
     /// Where senders wait for a view, or for room.
     pub(crate) gate: Gate,
     /// A sender found no room since the engine last looked.
@@ -164,9 +167,7 @@ impl Sender {
     /// As [`Sender::reserve`].
     pub fn end(&self) -> Result<(), SendError> {
         let outbox = &*self.outbox;
-        if outbox.ended.swap(true, Ordering::Relaxed) {
-            return Ok(());
-        }
+        outbox.ended.store(true, Ordering::Relaxed);
         let ended = match outbox.try_end() {
             Some(ended) => ended,
             None if outbox.driving.load(Ordering::Relaxed) == this_thread() => Err(SendError::WouldDeadlock),
@@ -250,13 +251,24 @@ impl Outbox {
         self.driving.store(this_thread(), Ordering::Relaxed);
     }
 
-    /// `None` if it must be tried again.
-    pub(crate) fn try_end(&self) -> Option<Result<(), SendError>> {
+    /// For closing: no more sends, and the members told so. Returns whether that is done, or can't be.
+    pub(crate) fn try_end_for_good(&self) -> bool {
+        self.ended.store(true, Ordering::Relaxed);
+        self.try_end().is_some()
+    }
+
+    /// `None` if it must be tried again. Should two threads get here at once, the members hear it twice, which is as
+    /// good as once.
+    fn try_end(&self) -> Option<Result<(), SendError>> {
+        if self.end_sent.load(Ordering::Relaxed) {
+            return Some(Ok(()));
+        }
         let Some(open) = self.open.get() else {
             return self.stopped.get().map(|reason| Err(SendError::Stopped(reason.clone())));
         };
         match open.ring.try_end() {
             Ok(_) => {
+                self.end_sent.store(true, Ordering::Relaxed);
                 open.bell.ring();
                 Some(Ok(()))
             }

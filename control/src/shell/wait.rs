@@ -1,0 +1,177 @@
+//! What the engine does after a turn in which nothing happened: the wait strategies.
+//!
+//! `Adaptive` has to be good on a core of its own and on one that it shares, and find out which it is:
+//!
+//! - It begins with *yields*: with nobody else to run they come back within a fraction of a microsecond, so
+//!   the latency is nearly a spin's, and with other members of the group waiting for the core they are what lets
+//!   these answer. (Three spinning processes on two cores: milliseconds a round; yielding ones: a microsecond.)
+//! - How long a yield took tells who else is there. While they come back at once the core is ours, and a few *spins* go
+//!   between two yields. When one took a time slice, somebody runs there who doesn't yield, and the next
+//!   messages had better be waited for in the kernel, which puts a sleeper that wakes before such a one: for a while it
+//!   *sleeps* at once.
+//! - After [`LONG_IDLE`] of nothing it sleeps anyway: idle nodes use no CPU.
+//!
+//! Pure: the caller reads the clock, yields and sleeps.
+
+use std::time::Duration;
+
+use consort_dataplane::names::Time;
+
+use crate::config::WaitStrategy;
+
+/// From here on waiting costs more than waking.
+const LONG_IDLE: Duration = Duration::from_micros(60);
+
+/// A yield that came back later than this let somebody else run.
+const SHARED: Duration = Duration::from_micros(2);
+
+/// A yield that came back later than this lost a time slice.
+const CROWDED: Duration = Duration::from_micros(400);
+
+/// For how long it sleeps at once after that.
+const CROWDED_FOR: Duration = Duration::from_millis(10);
+
+/// Turns between two yields while the core is ours.
+const SPINS: u32 = 16;
+
+/// Yields in a row that must come back at once until the core counts as ours.
+const ALONE: u32 = 64;
+
+/// What could wait is published after so many turns of nothing: late enough not to cost a message of its own in a busy
+/// exchange, early enough for who waits for room.
+const SETTLE_AFTER: u32 = 24;
+
+/// What to do before the next turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Rest {
+    /// Turn again at once.
+    Spin,
+    /// Let others run; tell [`Waiting::yielded`] how long it took.
+    Yield,
+    /// Publish what could wait, then turn again.
+    Settle,
+    /// Publish what could wait, then sleep until something happens.
+    Sleep,
+}
+
+/// How the engine waits.
+pub(crate) struct Waiting {
+    strategy: WaitStrategy,
+    /// Turns in a row in which nothing happened.
+    idle: u32,
+    since: Time,
+    /// Yields to come back at once before the core counts as ours.
+    shared: u32,
+    crowded_until: Time,
+}
+
+impl Waiting {
+    pub(crate) fn new(strategy: WaitStrategy) -> Self {
+        Self { strategy, idle: 0, since: Time(0), shared: ALONE, crowded_until: Time(0) }
+    }
+
+    /// A turn in which something happened, or a sleep, is over.
+    pub(crate) fn busy(&mut self) {
+        self.idle = 0;
+    }
+
+    /// A turn in which nothing happened is over. Reads the clock no more often than it must.
+    pub(crate) fn idle(&mut self, now: impl FnOnce() -> Time) -> Rest {
+        let turn = self.idle;
+        self.idle = turn.saturating_add(1);
+        if turn == SETTLE_AFTER {
+            return Rest::Settle;
+        }
+        match self.strategy {
+            WaitStrategy::Spin => Rest::Spin,
+            WaitStrategy::Block => Rest::Sleep,
+            WaitStrategy::Adaptive if self.shared == 0 && !turn.is_multiple_of(SPINS) => Rest::Spin,
+            WaitStrategy::Adaptive => {
+                let now = now();
+                if turn == 0 {
+                    self.since = now;
+                }
+                let sleep = now < self.crowded_until || now.since(self.since) >= LONG_IDLE;
+                if sleep { Rest::Sleep } else { Rest::Yield }
+            }
+        }
+    }
+
+    /// A yield took from `before` to `after`.
+    pub(crate) fn yielded(&mut self, before: Time, after: Time) {
+        let took = after.since(before);
+        if took >= CROWDED {
+            self.crowded_until = after.plus(CROWDED_FOR);
+        }
+        self.shared = if took >= SHARED { ALONE } else { self.shared.saturating_sub(1) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Idle turns in which a yield takes `yield_ns` and a spin 50 ns, until it sleeps; what it did.
+    fn idle(waiting: &mut Waiting, now: &mut Time, yield_ns: u64) -> Vec<Rest> {
+        let mut done = Vec::new();
+        waiting.busy();
+        while done.len() < 100_000 {
+            let rest = waiting.idle(|| *now);
+            done.push(rest);
+            match rest {
+                Rest::Sleep => break,
+                Rest::Yield => {
+                    let before = *now;
+                    now.0 += yield_ns;
+                    waiting.yielded(before, *now);
+                }
+                Rest::Spin | Rest::Settle => now.0 += 50,
+            }
+        }
+        done
+    }
+
+    #[test]
+    fn alone_it_learns_to_spin_and_still_sleeps() {
+        let (mut waiting, mut now) = (Waiting::new(WaitStrategy::Adaptive), Time(0));
+        let first = idle(&mut waiting, &mut now, 200);
+        assert_eq!(first[0], Rest::Yield);
+        let second = idle(&mut waiting, &mut now, 200);
+        let spins = second.iter().filter(|rest| **rest == Rest::Spin).count();
+        assert!(
+            spins > second.len() / 2 && second.last() == Some(&Rest::Sleep),
+            "{spins} of {}",
+            second.len()
+        );
+        let before = now;
+        idle(&mut waiting, &mut now, 200);
+        assert!(now.since(before) < 2 * LONG_IDLE, "it sleeps when the time has come");
+    }
+
+    #[test]
+    fn with_others_it_yields_every_turn() {
+        let (mut waiting, mut now) = (Waiting::new(WaitStrategy::Adaptive), Time(0));
+        idle(&mut waiting, &mut now, 200);
+        let done = idle(&mut waiting, &mut now, 3_000);
+        let after_notice = &done[SPINS as usize + 1..];
+        assert!(!after_notice.contains(&Rest::Spin), "{after_notice:?}");
+    }
+
+    #[test]
+    fn a_lost_time_slice_makes_it_sleep_at_once_for_a_while() {
+        let (mut waiting, mut now) = (Waiting::new(WaitStrategy::Adaptive), Time(0));
+        idle(&mut waiting, &mut now, 4_000_000);
+        assert_eq!(idle(&mut waiting, &mut now, 200), [Rest::Sleep]);
+        now = now.plus(CROWDED_FOR);
+        assert_eq!(idle(&mut waiting, &mut now, 200)[0], Rest::Yield, "it tries again");
+    }
+
+    #[test]
+    fn the_plain_strategies_do_as_they_say() {
+        let mut now = Time(0);
+        assert_eq!(idle(&mut Waiting::new(WaitStrategy::Block), &mut now, 200), [Rest::Sleep]);
+        let spin = idle(&mut Waiting::new(WaitStrategy::Spin), &mut now, 200);
+        assert!(spin.iter().all(|rest| matches!(rest, Rest::Spin | Rest::Settle)));
+        assert_eq!(spin.iter().filter(|rest| **rest == Rest::Settle).count(), 1);
+    }
+}
