@@ -9,7 +9,7 @@ use crate::shell::{Tally, Trouble, Workspace, quiet, run};
 use crate::tools;
 
 /// Simulated runs in CI.
-pub(crate) const SIM_SEEDS: u64 = 10_000;
+pub(crate) const SIM_SEEDS: u64 = 30_000;
 
 /// Seconds for each fuzz target in CI: enough to run the corpus and to see that the target still bites; the long runs are
 /// made by hand.
