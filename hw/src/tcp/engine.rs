@@ -120,8 +120,8 @@ impl<'a> Sends<'a> {
     }
 
     /// What became of each, and the memory.
-    pub(super) fn finish(self) -> (impl Iterator<Item = (Slot, SendResult)>, Parts) {
-        (self.jobs.into_iter().map(|job| (job.slot, job.result)), self.parts)
+    pub(super) fn finish(self) -> (Vec<(Slot, SendResult)>, Parts) {
+        (self.jobs.into_iter().map(|job| (job.slot, job.result)).collect(), self.parts)
     }
 }
 
@@ -142,9 +142,15 @@ pub(super) trait Engine: Send {
     /// Whether it can send without copying.
     fn can_zero_copy(&self) -> bool;
 
+    /// Whether it is better to send to so many links by one call of [`Engine::send`] than to each by a call of its own.
+    fn gathers(&self, links: u32) -> bool;
+
     /// Sends what each job's socket takes at once, and sets the results. The memory of a job whose result says `held`
     /// is read until it is [`Released`].
     fn send(&mut self, sends: &mut Sends<'_>, counts: &mut Counts);
+
+    /// Whether [`Engine::poll`] may have something to tell.
+    fn has_news(&self) -> bool;
 
     /// Tells by [`Ready::writable`], once, when the socket of a link takes bytes again.
     fn watch_writable(&mut self, slot: Slot, generation: u32, socket: BorrowedFd<'_>, counts: &mut Counts);

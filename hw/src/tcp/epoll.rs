@@ -96,11 +96,16 @@ impl Engine for Epoll {
         false
     }
 
+    fn gathers(&self, _: u32) -> bool {
+        false
+    }
+
     fn send(&mut self, sends: &mut Sends<'_>, counts: &mut Counts) {
-        for job in 0..sends.jobs().len() {
-            counts.called();
-            sends.jobs()[job].result.taken = sys::send(sends, job);
-        }
+        sys::send_each(sends, counts);
+    }
+
+    fn has_news(&self) -> bool {
+        !self.writing.is_empty()
     }
 
     fn watch_writable(&mut self, slot: Slot, generation: u32, socket: BorrowedFd<'_>, counts: &mut Counts) {
@@ -110,7 +115,7 @@ impl Engine for Epoll {
     }
 
     fn poll(&mut self, counts: &mut Counts) -> Ready {
-        if self.writing.is_empty() { Ready::default() } else { self.ask(Duration::ZERO, counts) }
+        self.ask(Duration::ZERO, counts)
     }
 
     fn sleep(&mut self, watches: &[Watch<'_>], timeout: Duration, counts: &mut Counts) -> Ready {

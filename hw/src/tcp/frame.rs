@@ -33,6 +33,8 @@
 use consort_dataplane::fabric::FABRIC_PAGE;
 use consort_dataplane::memory::WORD;
 
+use super::check::crc32c;
+
 /// Bytes of a header.
 pub(super) const HEADER: usize = 32;
 
@@ -113,14 +115,14 @@ impl Header {
         bytes[8..16].copy_from_slice(&(place as u64).to_le_bytes());
         bytes[16..24].copy_from_slice(&(len as u64).to_le_bytes());
         bytes[24..28].copy_from_slice(&check.to_le_bytes());
-        let sum = crc32c::crc32c_append(salt, &bytes[..28]);
+        let sum = crc32c(salt, &bytes[..28]);
         bytes[28..].copy_from_slice(&sum.to_le_bytes());
         bytes
     }
 
     /// Reads a header and proves it: what it speaks of lies inside the segment.
     pub(super) fn decode(bytes: &[u8; HEADER], direction: Direction, due: u32) -> Result<Self, Damage> {
-        if crc32c::crc32c_append(direction.salt, &bytes[..28]) != le32(&bytes[28..]) {
+        if crc32c(direction.salt, &bytes[..28]) != le32(&bytes[28..]) {
             return Err(Damage::HeaderCheck);
         }
         let found = le32(&bytes[4..]);
@@ -229,7 +231,7 @@ mod tests {
         bytes[0] = kind;
         bytes[8..16].copy_from_slice(&place.to_le_bytes());
         bytes[16..24].copy_from_slice(&len.to_le_bytes());
-        let sum = crc32c::crc32c_append(7, &bytes[..28]);
+        let sum = crc32c(7, &bytes[..28]);
         bytes[28..].copy_from_slice(&sum.to_le_bytes());
         bytes
     }

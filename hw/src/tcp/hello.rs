@@ -32,6 +32,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use consort_dataplane::fabric::FABRIC_PAGE;
 use consort_dataplane::names::NodeId;
 
+use super::check::crc32c;
 use super::frame::MAX_SEGMENT;
 
 pub(super) const OFFER: usize = 64;
@@ -256,8 +257,8 @@ impl Hello {
 /// bytes and their own CRC is the same whatever the bytes.
 pub(super) fn salt(dialler: &[u8; HELLO], acceptor: &[u8; HELLO], sender: NodeId) -> u32 {
     let contents = HELLO - 4;
-    let both = crc32c::crc32c_append(crc32c::crc32c(&dialler[..contents]), &acceptor[..contents]);
-    crc32c::crc32c_append(both, &sender.0.to_le_bytes())
+    let both = crc32c(crc32c(0, &dialler[..contents]), &acceptor[..contents]);
+    crc32c(both, &sender.0.to_le_bytes())
 }
 
 /// Whether a segment can have this size.
@@ -272,13 +273,13 @@ pub(super) fn is_wildcard(address: IpAddr) -> bool {
 
 fn seal(bytes: &mut [u8]) {
     let end = bytes.len() - 4;
-    let sum = crc32c::crc32c(&bytes[..end]);
+    let sum = crc32c(0, &bytes[..end]);
     bytes[end..].copy_from_slice(&sum.to_le_bytes());
 }
 
 fn sealed(bytes: &[u8]) -> bool {
     let end = bytes.len() - 4;
-    crc32c::crc32c(&bytes[..end]) == le32(bytes, end)
+    crc32c(0, &bytes[..end]) == le32(bytes, end)
 }
 
 fn le32(bytes: &[u8], at: usize) -> u32 {

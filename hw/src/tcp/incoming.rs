@@ -17,18 +17,22 @@ use std::ops::Range;
 
 use consort_dataplane::memory::{Segment, WORD};
 
+use super::check::crc32c;
 use super::frame::{Damage, Direction, HEADER, Header, runs};
 use super::sys;
 
 /// Bytes of the stage: what one receive takes of small frames.
 pub(super) const STAGE: usize = 64 << 10;
 
-/// Bytes received behind a large payload: enough for the frames of a few words that follow it, and little to copy if a
-/// large payload follows.
+/// Bytes received behind a large payload, and where one is to be expected: enough for the frames of a few words, and
+/// little to copy if a large payload follows.
 const STAGE_BEHIND: usize = 4 << 10;
 
 /// The largest payload that is gathered in the stage before it is looked at.
 const SMALL: usize = 8 << 10;
+
+/// Ring payload from which copying it out of the stage costs more than the call that avoids it.
+const LARGE: usize = 32 << 10;
 
 /// Frames from one peer. See the [module](self).
 #[derive(Debug)]
@@ -39,6 +43,8 @@ pub(super) struct Incoming {
     stage: Box<[u8]>,
     /// The part of the stage that has come and was not looked at.
     held: Range<usize>,
+    /// The last ring frame was a large one: the next may be too, and should not be caught by the stage.
+    large_lately: bool,
     state: State,
 }
 
@@ -90,6 +96,7 @@ impl Incoming {
             sequence: 0,
             stage: vec![0; STAGE].into_boxed_slice(),
             held: 0..0,
+            large_lately: false,
             state: State::Between,
         }
     }
@@ -103,7 +110,8 @@ impl Incoming {
         }
         let direct = self.direct();
         let free = &mut self.stage[self.held.end..];
-        let most = if direct.is_empty() { free.len() } else { free.len().min(STAGE_BEHIND) };
+        let little = !direct.is_empty() || self.large_lately;
+        let most = if little { free.len().min(STAGE_BEHIND) } else { free.len() };
         Room { mirror: &self.mirror, direct, stage: &mut free[..most] }
     }
 
@@ -151,6 +159,9 @@ impl Incoming {
                     let header = Header::decode(header, self.direction, self.sequence)?;
                     self.sequence = self.sequence.wrapping_add(1);
                     self.held.start += HEADER;
+                    if let Header::Ring { len, .. } = header {
+                        self.large_lately = len >= LARGE;
+                    }
                     self.state = State::Gather(header);
                 }
                 State::Gather(header) => {
@@ -167,7 +178,7 @@ impl Incoming {
                         Header::Ring { offset, len, check } if len > SMALL => {
                             place(&self.mirror, offset, held);
                             let rest = offset + held.len()..offset + len;
-                            self.state = State::Ring { rest, sum: crc32c::crc32c(held), check };
+                            self.state = State::Ring { rest, sum: crc32c(0, held), check };
                         }
                         Header::Words { runs, len, check } if len > SMALL => {
                             self.state = State::Words { runs, len, check, got: held.to_vec() };
@@ -201,7 +212,7 @@ impl Incoming {
 fn take(header: Header, payload: &[u8], mirror: &Segment, direction: Direction) -> Result<(), Damage> {
     match header {
         Header::Goodbye => Ok(()),
-        Header::Ring { check, .. } | Header::Words { check, .. } if crc32c::crc32c(payload) != check => {
+        Header::Ring { check, .. } | Header::Words { check, .. } if crc32c(0, payload) != check => {
             Err(Damage::PayloadCheck)
         }
         Header::Ring { offset, .. } => {

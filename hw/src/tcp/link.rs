@@ -171,6 +171,11 @@ impl Link {
         self.due && !self.blocked && self.send_failed.is_none() && self.is_up()
     }
 
+    /// Whether the batch to send has so many bytes of ring that it should not be copied.
+    pub(super) fn is_worth_zero_copy(&self, from: usize) -> bool {
+        !self.zero_copy.useless && self.outgoing.batch_ring_bytes() >= from.max(1)
+    }
+
     /// Looks whether the peer's machine still answers; returns why it is taken for gone.
     pub(super) fn vigil(&mut self, now: Time, bound: Duration) -> Option<LinkDown> {
         let standing = sys::standing(self.socket()?).ok()?;

@@ -6,6 +6,7 @@
 //!
 //! | module | |
 //! |---|---|
+//! | `check` | the sum over what travels |
 //! | `frame` | what travels: the header, byte by byte, its checks and its bounds |
 //! | `hello` | offers and hellos: how two nodes find and prove themselves |
 //! | `outgoing` | publishes become frames, in F1's order, merged while a link is busy |
@@ -34,6 +35,7 @@
 //!
 //! As every fabric: one owner at a time, who may change; the doorbell is for all.
 
+mod check;
 mod frame;
 mod outgoing;
 mod incoming;
@@ -108,8 +110,9 @@ pub struct TcpFabric {
     counts: Counts,
     /// Memory that the kernel still reads for links that are gone.
     orphans: Vec<((Slot, u32), Held)>,
-    /// What the last sleep found, for the next poll.
-    found: Ready,
+    /// What the engine found, for the next poll.
+    found_readable: PeerSet,
+    found_setup: bool,
     parts: sys::Parts,
 }
 
@@ -160,7 +163,8 @@ impl TcpFabric {
             events: VecDeque::new(),
             counts: Counts::default(),
             orphans: Vec::new(),
-            found: Ready::default(),
+            found_readable: PeerSet::EMPTY,
+            found_setup: false,
             parts: sys::Parts::default(),
         })
     }
@@ -230,7 +234,9 @@ impl TcpFabric {
 
     /// Whether sending could go on at once.
     fn could_send(&self) -> bool {
-        self.links.iter().flatten().any(|link| link.can_send())
+        self.up
+            .iter()
+            .any(|slot| self.links[usize::from(slot.0)].as_ref().is_some_and(|link| link.can_send()))
     }
 }
 
@@ -357,24 +363,25 @@ impl Fabric for TcpFabric {
     }
 
     fn flush(&mut self) {
-        for link in self.links.iter_mut().flatten() {
-            link.due |= !link.is_over() && link.outgoing.has_work();
+        for slot in self.up.iter() {
+            let Some(link) = self.links[usize::from(slot.0)].as_mut() else { continue };
+            link.due |= link.outgoing.has_work();
         }
         self.pump();
     }
 
     fn poll(&mut self, now: Time) -> bool {
         let events = self.events.len();
-        let mut ready = std::mem::take(&mut self.found);
-        let news = self.engine.poll(&mut self.counts);
-        self.on_ready(&news);
-        ready.readable = PeerSet(ready.readable.0 | news.readable.0);
-        ready.setup |= news.setup;
+        if self.engine.has_news() {
+            let news = self.engine.poll(&mut self.counts);
+            self.on_ready(&news);
+        }
         self.polls = self.polls.wrapping_add(1);
-        if self.setting_up || ready.setup || self.polls.is_multiple_of(POLLS_PER_ACCEPT) {
+        if self.setting_up || self.found_setup || self.polls.is_multiple_of(POLLS_PER_ACCEPT) {
+            self.found_setup = false;
             self.set_up(now);
         }
-        let came = self.receive_some(ready.readable);
+        let came = self.receive_some();
         if self.could_send() {
             self.pump();
         }
@@ -392,7 +399,6 @@ impl Fabric for TcpFabric {
             let until = bounds.into_iter().flatten().fold(until, Time::min);
             let ready = self.sleep(now, until.since(now));
             self.on_ready(&ready);
-            self.found = ready;
         }
         self.doorbell.awake();
     }

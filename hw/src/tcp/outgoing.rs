@@ -23,6 +23,7 @@ use std::ops::Range;
 
 use consort_dataplane::memory::{Segment, WORD};
 
+use super::check::crc32c;
 use super::frame::{HEADER, Header, RUN};
 use super::sys;
 
@@ -37,6 +38,9 @@ const MAX_BATCH: usize = 1 << 20;
 
 /// Parts after which a batch is not filled further: well below the kernel's limit of 1,024 per call.
 const MAX_PARTS: usize = 256;
+
+/// Ring bytes up to so many are copied behind their header: cheaper than one more address to gather.
+const SMALL: usize = 512;
 
 /// Runs kept apart before they are sorted and merged.
 const MAX_RUNS: usize = 32;
@@ -177,10 +181,14 @@ impl Outgoing {
                 Some(Item::Ring { range, check }) => {
                     let header = Header::Ring { offset: range.start, len: range.len(), check };
                     self.header(header);
-                    self.batch.push_ring(range);
+                    if range.len() <= SMALL {
+                        self.batch.copy_ring(segment, range);
+                    } else {
+                        self.batch.push_ring(range);
+                    }
                 }
                 Some(Item::Words { runs, payload }) => {
-                    let check = crc32c::crc32c(&payload);
+                    let check = crc32c(0, &payload);
                     self.header(Header::Words { runs, len: payload.len(), check });
                     self.batch.push_head(&payload);
                 }
@@ -201,7 +209,7 @@ impl Outgoing {
             self.batch.heads.resize(at + HEADER, 0);
             let runs = self.marked.take(segment, &mut self.batch.heads);
             let payload = &self.batch.heads[at + HEADER..];
-            let header = Header::Words { runs, len: payload.len(), check: crc32c::crc32c(payload) };
+            let header = Header::Words { runs, len: payload.len(), check: crc32c(0, payload) };
             self.batch.heads[at..at + HEADER].copy_from_slice(&header.encode(self.salt, self.sequence));
             self.sequence = self.sequence.wrapping_add(1);
             self.batch.cover_head(at);
@@ -229,6 +237,14 @@ impl Outgoing {
             let start = base.wrapping_add(range.start + skip);
             out.push(libc::iovec { iov_base: start.cast_mut().cast(), iov_len: range.len() - skip });
             skip = 0;
+        }
+    }
+
+    /// The batch's unsent bytes, if they lie in one piece and apart from the ring.
+    pub(super) fn as_one(&self) -> Option<&[u8]> {
+        match &self.batch.parts[self.batch.first..] {
+            [Part::Head(range)] => Some(&self.batch.heads[range.start + self.batch.skip..range.end]),
+            _ => None,
         }
     }
 
@@ -299,6 +315,15 @@ impl Batch {
             Some(Part::Head(range)) => range.end = end,
             _ => self.parts.push(Part::Head(at..end)),
         }
+    }
+
+    fn copy_ring(&mut self, segment: &Segment, range: Range<usize>) {
+        let at = self.heads.len();
+        self.ring_bytes += range.len();
+        for offset in range.step_by(WORD) {
+            self.heads.extend_from_slice(&segment.load(offset).to_ne_bytes());
+        }
+        self.cover_head(at);
     }
 
     fn push_ring(&mut self, range: Range<usize>) {

@@ -274,6 +274,7 @@ impl TcpFabric {
         link.outgoing.open(salt(dialler, acceptor, self.node));
         link.phase = Phase::Up { socket, incoming };
         link.was_up = true;
+        link.due = link.outgoing.has_work(); // published, and perhaps flushed, before
         self.up = self.up.with(slot);
         self.events.push_back(LinkEvent::Up(slot));
     }

@@ -14,9 +14,12 @@ use consort_dataplane::memory::Segment;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
+use super::check::crc32c;
+use super::counts::Counts;
 use super::engine::Sends;
 use super::incoming::Room;
 use super::options::TcpOptions;
+use super::outgoing::Outgoing;
 
 /// Connections that the kernel keeps for us until they are accepted.
 const BACKLOG: i32 = 128;
@@ -30,7 +33,7 @@ pub(super) fn sum(segment: &Segment, range: Range<usize>, seed: u32) -> u32 {
     // whose contract is that they don't change until the peers have released them, and releases are taken in by this
     // same thread, later. Of a mirror only its `Incoming` has the segment, and calls this between two receives.
     let bytes = unsafe { segment.bytes(range) };
-    crc32c::crc32c_append(seed, bytes)
+    crc32c(seed, bytes)
 }
 
 /// Receives what has come, into the mirror and then the stage. Does not block.
@@ -60,6 +63,36 @@ pub(super) fn send(sends: &mut Sends<'_>, job: usize) -> i32 {
     // SAFETY: the parts are readable and unchanged while `sends` lives (its invariant); the call keeps no address.
     let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, SEND_FLAGS) };
     // A socket takes less than 2 GiB at once, so a length fits.
+    i32::try_from(sent).ok().filter(|sent| *sent >= 0).unwrap_or_else(|| -errno())
+}
+
+/// Sends jobs one by one, by a call for each.
+pub(super) fn send_each(sends: &mut Sends<'_>, counts: &mut Counts) {
+    for job in 0..sends.jobs().len() {
+        counts.called();
+        sends.jobs()[job].result.taken = send(sends, job);
+    }
+}
+
+/// Sends all that the batch of `outgoing` has left, on one link. Does not block. Returns the bytes taken, or the negative
+/// error number. `parts` is memory to use.
+pub(super) fn send_one(
+    socket: BorrowedFd<'_>,
+    outgoing: &Outgoing,
+    segment: &Segment,
+    parts: &mut Parts,
+) -> i32 {
+    if let Some(bytes) = outgoing.as_one() {
+        let sent = rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        return sent
+            .map_or_else(|error| -error.raw_os_error(), |sent| i32::try_from(sent).unwrap_or(i32::MAX));
+    }
+    parts.0.clear();
+    outgoing.slices(segment, &mut parts.0);
+    let message = message(&mut parts.0);
+    // SAFETY: the parts are as in `Sends`: headers and words, which the borrow keeps as they are, and published ring
+    // bytes, which nobody changes before the peer has released them. The call keeps no address.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, SEND_FLAGS) };
     i32::try_from(sent).ok().filter(|sent| *sent >= 0).unwrap_or_else(|| -errno())
 }
 

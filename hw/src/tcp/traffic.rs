@@ -35,7 +35,8 @@ const BATCHES: usize = 4;
 
 impl TcpFabric {
     /// Receives from the links that are worth it. Returns whether anything came.
-    pub(super) fn receive_some(&mut self, now_readable: PeerSet) -> bool {
+    pub(super) fn receive_some(&mut self) -> bool {
+        let now_readable = std::mem::take(&mut self.found_readable);
         let mut chosen = self.up;
         if self.up.0.count_ones() > ALL {
             let silent = self.slots(|link| link.silent_polls >= SILENT);
@@ -126,31 +127,57 @@ impl TcpFabric {
     /// Sends what is due, to all links that take it, as far as a flush goes.
     pub(super) fn pump(&mut self) {
         for _ in 0..BATCHES {
-            let mut sends = Sends::new(std::mem::take(&mut self.parts));
-            for link in self.links.iter_mut().flatten() {
-                if link.can_send() && !link.outgoing.fill(&self.segment) {
+            let mut going = PeerSet::EMPTY;
+            let mut zero_copy = PeerSet::EMPTY;
+            let from = self.options.zero_copy_from.filter(|_| self.engine.can_zero_copy());
+            for slot in self.up.iter() {
+                let Some(link) = self.links[usize::from(slot.0)].as_mut() else { continue };
+                if !link.can_send() {
+                    continue;
+                }
+                if link.outgoing.fill(&self.segment) {
+                    going = going.with(slot);
+                    if from.is_some_and(|from| link.is_worth_zero_copy(from)) {
+                        zero_copy = zero_copy.with(slot);
+                    }
+                } else {
                     link.due = false;
                 }
             }
-            let from = self.options.zero_copy_from.filter(|_| self.engine.can_zero_copy());
-            for link in self.links.iter().flatten().filter(|link| link.can_send()) {
-                let Some(socket) = link.socket() else { continue };
-                let zero_copy = !link.zero_copy.useless
-                    && from.is_some_and(|from| link.outgoing.batch_ring_bytes() >= from.max(1));
-                let who = (link.slot, link.generation);
-                sends.push(who, socket, &link.outgoing, &self.segment, zero_copy);
-            }
-            if sends.jobs().is_empty() {
-                self.parts = sends.finish().1;
+            if going.is_empty() {
                 return;
             }
-            self.engine.send(&mut sends, &mut self.counts);
-            let (results, parts) = sends.finish();
-            self.parts = parts;
-            let results: Vec<_> = results.collect();
-            for (slot, result) in results {
-                self.on_sent(slot, result);
+            if zero_copy.is_empty() && !self.engine.gathers(going.0.count_ones()) {
+                self.send_each(going);
+            } else {
+                self.send_gathered(going, zero_copy);
             }
+        }
+    }
+
+    fn send_each(&mut self, going: PeerSet) {
+        for slot in going.iter() {
+            let Some(link) = self.links[usize::from(slot.0)].as_ref() else { continue };
+            let Some(socket) = link.socket() else { continue };
+            self.counts.called();
+            let taken = sys::send_one(socket, &link.outgoing, &self.segment, &mut self.parts);
+            self.on_sent(slot, SendResult { taken, held: false });
+        }
+    }
+
+    fn send_gathered(&mut self, going: PeerSet, zero_copy: PeerSet) {
+        let mut sends = Sends::new(std::mem::take(&mut self.parts));
+        for slot in going.iter() {
+            let Some(link) = self.links[usize::from(slot.0)].as_ref() else { continue };
+            let Some(socket) = link.socket() else { continue };
+            let who = (slot, link.generation);
+            sends.push(who, socket, &link.outgoing, &self.segment, zero_copy.contains(slot));
+        }
+        self.engine.send(&mut sends, &mut self.counts);
+        let (results, parts) = sends.finish();
+        self.parts = parts;
+        for (slot, result) in results {
+            self.on_sent(slot, result);
         }
     }
 
@@ -166,6 +193,7 @@ impl TcpFabric {
                 self.counts.fabric.bytes_out += taken as u64;
                 link.blocked = taken < link.outgoing.batch_left();
                 link.outgoing.on_sent(taken);
+                link.due = link.outgoing.has_work();
                 if link.outgoing.batch_left() == 0 && std::mem::take(&mut link.zero_copy.batch_held) {
                     let heads = link.outgoing.take_heads();
                     if link.zero_copy.held.sends > 0 {
@@ -193,7 +221,7 @@ impl TcpFabric {
         }
     }
 
-    /// Takes in what the engine tells, but not the links that it calls readable.
+    /// Takes in what the engine tells.
     pub(super) fn on_ready(&mut self, ready: &Ready) {
         for slot in ready.writable.iter() {
             if let Some(link) = self.links[usize::from(slot.0)].as_mut() {
@@ -222,6 +250,8 @@ impl TcpFabric {
             self.counts.called();
             sys::hush(&self.bell);
         }
+        self.found_readable = PeerSet(self.found_readable.0 | ready.readable.0);
+        self.found_setup |= ready.setup;
         if ready.renewed {
             self.on_renewed();
         }

@@ -46,7 +46,7 @@ use super::sys::{self, Messages};
 const ENTRIES: u32 = 256;
 
 /// Up to so many links are sent to by `sendmsg`.
-const DIRECT_SENDS: usize = 2;
+const DIRECT_SENDS: u32 = 2;
 
 /// The engine's byte of a submission's number, above the 56 bits of a [`Token`].
 const POLL_IN: u64 = 0;
@@ -74,6 +74,8 @@ pub(super) struct Uring {
     can_zero_copy: bool,
     messages: Messages,
     ready: Ready,
+    /// There is something in `ready`.
+    news: bool,
 }
 
 impl Uring {
@@ -89,6 +91,7 @@ impl Uring {
             can_zero_copy,
             messages: Messages::default(),
             ready: Ready::default(),
+            news: false,
         })
     }
 
@@ -110,6 +113,7 @@ impl Uring {
             self.armed.clear();
             self.expecting = 0;
             self.ready.renewed = true;
+            self.news = true;
         }
         match self.ring.submitter().register_enable_rings() {
             Ok(()) => self.owner = Some(here),
@@ -202,6 +206,7 @@ impl Uring {
         if result == -libc::ECANCELED {
             return;
         }
+        self.news = true;
         match Token::decode(number & !KIND) {
             Some(Token::Link(slot, _)) if number & KIND == POLL_OUT => {
                 self.ready.writable = self.ready.writable.with(slot);
@@ -217,6 +222,7 @@ impl Uring {
         self.expecting = self.expecting.saturating_sub(1);
         let slot = Slot((number >> 40) as u8);
         let copied = result as u32 & COPIED != 0;
+        self.news = true;
         self.ready.released.push(Released { slot, generation: number as u32, copied });
     }
 }
@@ -230,15 +236,19 @@ impl Engine for Uring {
         self.can_zero_copy
     }
 
+    fn gathers(&self, links: u32) -> bool {
+        links > DIRECT_SENDS
+    }
+
+    fn has_news(&self) -> bool {
+        self.expecting > 0 || self.news
+    }
+
     fn send(&mut self, sends: &mut Sends<'_>, counts: &mut Counts) {
         let jobs = sends.jobs().len();
-        let zero_copy = self.can_zero_copy && sends.jobs().iter().any(|job| job.zero_copy);
         self.bind();
-        if (jobs <= DIRECT_SENDS && !zero_copy) || self.owner.is_none() {
-            for job in 0..jobs {
-                counts.called();
-                sends.jobs()[job].result.taken = sys::send(sends, job);
-            }
+        if self.owner.is_none() {
+            sys::send_each(sends, counts);
             return;
         }
         self.messages.0.clear();
@@ -300,6 +310,7 @@ impl Engine for Uring {
             }
             self.reap(None);
         }
+        self.news = false;
         std::mem::take(&mut self.ready)
     }
 
@@ -322,6 +333,7 @@ impl Engine for Uring {
         let timeout = if nothing { timeout } else { Duration::ZERO };
         self.enter(1, Some(timeout), counts);
         self.reap(None);
+        self.news = false;
         std::mem::take(&mut self.ready)
     }
 
@@ -354,6 +366,7 @@ impl Uring {
         self.armed.clear();
         self.expecting = 0;
         self.ready.renewed = true;
+        self.news = true;
     }
 }
 
