@@ -135,7 +135,9 @@ impl Offer {
         if !sound_segment(segment_bytes) {
             return Err(format!("it speaks of a segment of {segment_bytes} bytes"));
         }
-        Ok(Self { node, address, token: Token(array(bytes, 16)), segment_bytes })
+        let offer = Self { node, address, token: Token(array(bytes, 16)), segment_bytes };
+        // What is to be zero is zero.
+        if offer.encode() == *bytes { Ok(offer) } else { Err("it does not make sense".to_owned()) }
     }
 }
 
@@ -271,7 +273,8 @@ pub(super) fn is_wildcard(address: IpAddr) -> bool {
     address.is_unspecified() || address.is_multicast()
 }
 
-fn seal(bytes: &mut [u8]) {
+/// Puts the sum of an offer or hello into its last four bytes.
+pub(super) fn seal(bytes: &mut [u8]) {
     let end = bytes.len() - 4;
     let sum = crc32c(0, &bytes[..end]);
     bytes[end..].copy_from_slice(&sum.to_le_bytes());

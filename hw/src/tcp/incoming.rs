@@ -115,6 +115,12 @@ impl Incoming {
         Room { mirror: &self.mirror, direct, stage: &mut free[..most] }
     }
 
+    /// Bytes of memory that a frame made this gather so far.
+    #[cfg(test)]
+    pub(super) fn gathered(&self) -> usize {
+        if let State::Words { got, .. } = &self.state { got.capacity() } else { 0 }
+    }
+
     fn direct(&self) -> Range<usize> {
         match &self.state {
             State::Ring { rest, .. } => rest.clone(),

@@ -49,6 +49,12 @@ mod uring;
 mod link;
 mod setup;
 mod traffic;
+#[cfg(any(test, fuzzing))]
+mod feed;
+#[cfg(fuzzing)]
+pub mod fuzzing;
+#[cfg(test)]
+mod stream_tests;
 #[cfg(test)]
 mod tests;
 

@@ -240,6 +240,26 @@ impl Outgoing {
         }
     }
 
+    /// The batch's unsent bytes, gathered.
+    #[cfg(test)]
+    pub(super) fn gathered(&self, segment: &Segment) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut skip = self.batch.skip;
+        for part in &self.batch.parts[self.batch.first..] {
+            match part {
+                Part::Head(range) => {
+                    bytes.extend_from_slice(&self.batch.heads[range.start + skip..range.end]);
+                }
+                Part::Ring(range) => {
+                    let words = range.clone().step_by(WORD).map(|at| segment.load(at).to_ne_bytes());
+                    bytes.extend(words.flatten().skip(skip));
+                }
+            }
+            skip = 0;
+        }
+        bytes
+    }
+
     /// The batch's unsent bytes, if they lie in one piece and apart from the ring.
     pub(super) fn as_one(&self) -> Option<&[u8]> {
         match &self.batch.parts[self.batch.first..] {
