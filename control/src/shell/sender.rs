@@ -106,7 +106,7 @@ impl Sender {
             Err(SendError::Full | SendError::NotStarted) => {}
             done => return done,
         }
-        if self.outbox.driving.load(Ordering::Relaxed) == this_thread() {
+        if self.outbox.is_driven_here() {
             return Err(SendError::WouldDeadlock);
         }
         let until = Instant::now() + YIELD;
@@ -170,7 +170,7 @@ impl Sender {
         outbox.ended.store(true, Ordering::Relaxed);
         let ended = match outbox.try_end() {
             Some(ended) => ended,
-            None if outbox.driving.load(Ordering::Relaxed) == this_thread() => Err(SendError::WouldDeadlock),
+            None if outbox.is_driven_here() => Err(SendError::WouldDeadlock),
             None => outbox.gate.wait(None, || outbox.try_end()).unwrap_or(Err(SendError::Full)),
         };
         if ended.is_err() {
@@ -189,7 +189,10 @@ impl Reservation<'_> {
     /// Multicasts the message. Never blocks.
     pub fn send(self) -> Ticket {
         let ticket = self.room.send();
-        self.bell.ring();
+        // The thread that drives the engine is not asleep, and its next turn takes the message: no fence on its way.
+        if !self.outbox.is_driven_here() {
+            self.bell.ring();
+        }
         ticket
     }
 
@@ -244,6 +247,11 @@ impl Outbox {
     /// Whether [`Outbox::take_wanted`] would say yes.
     pub(crate) fn is_wanted(&self) -> bool {
         self.wanted.load(Ordering::Relaxed)
+    }
+
+    /// Whether the calling thread is the one that drives the engine.
+    fn is_driven_here(&self) -> bool {
+        self.driving.load(Ordering::Relaxed) == this_thread()
     }
 
     /// The calling thread drives the engine from now on.

@@ -32,7 +32,7 @@ const CROWDED: Duration = Duration::from_micros(400);
 const CROWDED_FOR: Duration = Duration::from_millis(10);
 
 /// Turns between two yields while the core is ours.
-const SPINS: u32 = 16;
+const SPINS: u32 = 32;
 
 /// Yields in a row that must come back at once until the core counts as ours.
 const ALONE: u32 = 64;
@@ -59,7 +59,8 @@ pub(crate) struct Waiting {
     strategy: WaitStrategy,
     /// Turns in a row in which nothing happened.
     idle: u32,
-    since: Time,
+    /// When the clock was first read since.
+    since: Option<Time>,
     /// Yields to come back at once before the core counts as ours.
     shared: u32,
     crowded_until: Time,
@@ -67,12 +68,13 @@ pub(crate) struct Waiting {
 
 impl Waiting {
     pub(crate) fn new(strategy: WaitStrategy) -> Self {
-        Self { strategy, idle: 0, since: Time(0), shared: ALONE, crowded_until: Time(0) }
+        Self { strategy, idle: 0, since: None, shared: ALONE, crowded_until: Time(0) }
     }
 
     /// A turn in which something happened, or a sleep, is over.
     pub(crate) fn busy(&mut self) {
         self.idle = 0;
+        self.since = None;
     }
 
     /// A turn in which nothing happened is over. Reads the clock no more often than it must.
@@ -85,13 +87,12 @@ impl Waiting {
         match self.strategy {
             WaitStrategy::Spin => Rest::Spin,
             WaitStrategy::Block => Rest::Sleep,
-            WaitStrategy::Adaptive if self.shared == 0 && !turn.is_multiple_of(SPINS) => Rest::Spin,
+            // The first turns are spins: an answer that is on its way comes within them.
+            WaitStrategy::Adaptive if self.shared == 0 && !(turn + 1).is_multiple_of(SPINS) => Rest::Spin,
             WaitStrategy::Adaptive => {
                 let now = now();
-                if turn == 0 {
-                    self.since = now;
-                }
-                let sleep = now < self.crowded_until || now.since(self.since) >= LONG_IDLE;
+                let since = *self.since.get_or_insert(now);
+                let sleep = now < self.crowded_until || now.since(since) >= LONG_IDLE;
                 if sleep { Rest::Sleep } else { Rest::Yield }
             }
         }
