@@ -359,7 +359,7 @@ pub(crate) struct LatencyArgs {
     #[command(flatten)]
     pub(crate) load: LoadArgs,
     /// Send at this rate (messages a second and sender) instead of one after the other
-    #[arg(long, value_name = "PER_SECOND", value_parser = parse_rate)]
+    #[arg(long, value_name = "PER_SECOND", value_parser = parse_rate, allow_negative_numbers = true)]
     pub(crate) rate: Option<f64>,
 }
 

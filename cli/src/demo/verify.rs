@@ -23,8 +23,8 @@ use crate::failure::Failure;
 pub(crate) struct Verdict {
     /// Whether all logs are the same bytes. Always so, unless the order is only `fifo`.
     pub(crate) identical: bool,
-    /// Messages in each log.
-    pub(crate) records: u64,
+    /// Messages in each log, in the order of the members.
+    pub(crate) records: Vec<u64>,
 }
 
 /// What the members are held to.
@@ -45,14 +45,12 @@ pub(crate) fn verify(
     logs: &[&Path],
     digests: &[String],
 ) -> Result<Verdict, Failure> {
-    let mut verdict = Verdict { identical: true, records: 0 };
+    let mut verdict = Verdict { identical: true, records: Vec::new() };
     for (index, (log, digest)) in logs.iter().zip(digests).enumerate() {
         let member = index + 1;
         let open = || File::open(log).map_err(|cause| Failure::file("open", log, cause));
-        let found = if index == 0 || !expected.total_order {
-            let (records, found) = against_input(expected, open()?, member)?;
-            verdict.records = records;
-            found
+        let (records, found) = if index == 0 || !expected.total_order {
+            against_input(expected, open()?, member)?
         } else {
             let first = File::open(logs[0]).map_err(|cause| Failure::file("open", logs[0], cause))?;
             against_first(expected.longest, first, open()?, member)?
@@ -63,6 +61,7 @@ pub(crate) fn verify(
                 format!("something else wrote to {}; run the demo again", log.display()),
             ));
         }
+        verdict.records.push(records);
         verdict.identical &= *digest == digests[0];
     }
     Ok(verdict)
@@ -145,8 +144,13 @@ fn against_input(expected: &Expected<'_>, log: impl Read, member: usize) -> Resu
     Ok((log.records(), log.digest()))
 }
 
-/// Rule 2 for a total order. Returns the digest of `log`.
-fn against_first(longest: usize, first: impl Read, log: impl Read, member: usize) -> Result<String, Failure> {
+/// Rule 2 for a total order. Returns the number of records and the digest of `log`.
+fn against_first(
+    longest: usize,
+    first: impl Read,
+    log: impl Read,
+    member: usize,
+) -> Result<(u64, String), Failure> {
     let (mut first, mut log) = (LogReader::new(first, longest), LogReader::new(log, longest));
     let (mut expected, mut payload) = (Vec::new(), Vec::new());
     loop {
@@ -169,7 +173,7 @@ fn against_first(longest: usize, first: impl Read, log: impl Read, member: usize
             ));
         }
         if one.is_none() {
-            return Ok(log.digest());
+            return Ok((log.records(), log.digest()));
         }
     }
 }
@@ -219,7 +223,10 @@ mod tests {
     #[test]
     fn one_complete_sequence_passes() {
         let case = Case::new();
-        assert_eq!(case.judge(true, &[GOOD, GOOD]).unwrap(), Verdict { identical: true, records: 6 });
+        assert_eq!(
+            case.judge(true, &[GOOD, GOOD]).unwrap(),
+            Verdict { identical: true, records: vec![6, 6] }
+        );
     }
 
     #[test]
@@ -227,7 +234,10 @@ mod tests {
         let case = Case::new();
         let refused = case.judge(true, &[GOOD, OTHER]).unwrap_err();
         assert!(refused.code() == 1 && refused.to_string().contains("part at record 1"), "{refused}");
-        assert_eq!(case.judge(false, &[GOOD, OTHER]).unwrap(), Verdict { identical: false, records: 6 });
+        assert_eq!(
+            case.judge(false, &[GOOD, OTHER]).unwrap(),
+            Verdict { identical: false, records: vec![6, 6] }
+        );
     }
 
     #[test]

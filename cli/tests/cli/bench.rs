@@ -1,0 +1,89 @@
+//! `consort bench`, run so briefly that its figures mean nothing: what is checked is that there are figures.
+
+use serde_json::Value;
+
+use crate::process::run;
+
+const BRIEF: [&str; 8] = ["--duration", "100ms", "--runs", "1", "--json", "--members", "3", "--fabric"];
+
+fn measured(bench: &str, fabric: &str, more: &[&str]) -> Value {
+    let mut args = vec!["bench", bench];
+    args.extend(BRIEF);
+    args.push(fabric);
+    args.extend(more);
+    if bench != "idle" {
+        args.extend(["--warmup", "20ms"]);
+    }
+    let ended = run(&args);
+    assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.stderr);
+    let object = ended.json();
+    assert_eq!(object["bench"], bench);
+    object
+}
+
+/// The field at `path` is a number above zero.
+fn positive(object: &Value, path: &str) {
+    let value = object.pointer(path).and_then(Value::as_f64);
+    assert!(value.is_some_and(|value| value > 0.0 && value.is_finite()), "{path} in {object}");
+}
+
+fn complete(object: &Value, fabric: &str) {
+    assert_eq!((&object["fabric"], &object["members"]), (&fabric.into(), &3.into()));
+    for field in ["senders", "size", "messages", "seconds", "msgs_per_s", "gb_per_s", "cpu_s_per_million"] {
+        positive(object, &format!("/{field}"));
+    }
+    for latency in ["latency_us", "last_member_us"] {
+        for quantile in ["p50", "p99", "p999", "max"] {
+            positive(object, &format!("/{latency}/{quantile}"));
+        }
+    }
+    for field in ["floor/p50_us", "floor/msgs_per_s", "floor/gb_per_s", "ratio/p50", "ratio/throughput"] {
+        positive(object, &format!("/{field}"));
+    }
+    assert!(object["guarantee"].is_string() && object["system_calls_per_message"].is_number());
+}
+
+#[test]
+fn latency_has_all_its_figures() {
+    for fabric in ["shm", "tcp"] {
+        complete(&measured("latency", fabric, &[]), fabric);
+    }
+}
+
+#[test]
+fn latency_at_a_rate_has_no_throughput_to_compare() {
+    let object = measured("latency", "shm", &["--rate", "2000", "--size", "1KiB"]);
+    assert!(object["ratio"]["throughput"].is_null());
+    positive(&object, "/latency_us/p50");
+}
+
+#[test]
+fn throughput_has_all_its_figures_and_a_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let plot = directory.path().join("plot.html");
+    let plot_text = plot.to_string_lossy();
+    complete(&measured("throughput", "shm", &["--senders", "3", "--plot", &plot_text]), "shm");
+    complete(&measured("throughput", "tcp", &["--size", "10KiB"]), "tcp");
+    let page = std::fs::read_to_string(&plot).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.contains("<svg"));
+}
+
+#[test]
+fn idle_members_are_counted() {
+    let object = measured("idle", "shm", &[]);
+    assert!(object["cpu_percent_per_member"].is_number() && object["runs"].as_array().unwrap().len() == 1);
+}
+
+#[test]
+fn the_floor_stands_alone() {
+    for wait in ["adaptive", "block"] {
+        for size in ["64", "100KiB"] {
+            let object = measured("floor", "auto", &["--wait", wait, "--size", size, "--senders", "2"]);
+            for floor in 0..2 {
+                for field in ["latency_us/p50", "msgs_per_s", "gb_per_s"] {
+                    positive(&object, &format!("/floors/{floor}/{field}"));
+                }
+            }
+        }
+    }
+}

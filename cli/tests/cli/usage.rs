@@ -1,0 +1,102 @@
+//! What is refused before anything starts: with the right exit code, naming the trouble, saying what to do.
+
+use crate::process::{Ports, run};
+
+/// Refused with this code, and these words.
+fn refused(args: &[&str], code: i32, words: &[&str]) {
+    let ended = run(args);
+    assert_eq!(ended.code, Some(code), "{args:?}: {}", ended.stderr);
+    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+    for word in words {
+        assert!(ended.stderr.contains(word), "{args:?} should say {word:?}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn help_teaches() {
+    for (args, words) in [
+        (&["--help"][..], &["consort demo", "Exit codes", "Examples"][..2]),
+        (&["demo", "--help"], &["SEQ SENDER LENGTH", "Examples:", "Exit codes:"]),
+        (&["node", "--help"], &["\"type\":\"view\"", "[peers]", "--until-eof", "Exit codes:"]),
+        (&["bench", "latency", "--help"], &["coordinated omission", "The floor:", "Exit codes:"]),
+        (&["bench", "throughput", "--help"], &["GB/s", "The floor:"]),
+    ] {
+        let ended = run(args);
+        assert_eq!(ended.code, Some(0));
+        for word in words {
+            assert!(ended.stdout.contains(word), "{args:?} should say {word:?}: {}", ended.stdout);
+        }
+        assert!(!ended.stdout.contains("member --parent"), "what is internal isn't shown");
+    }
+}
+
+#[test]
+fn arguments_that_make_no_sense_are_refused_with_code_2() {
+    refused(&["demo", "--members", "0"], 2, &["--members"]);
+    refused(&["demo", "--members", "99"], 2, &["--members", "1..=16"]);
+    refused(&["demo", "--fabric", "smoke"], 2, &["smoke", "auto, shm, tcp"]);
+    refused(&["demo", "--guarantee", "total"], 2, &["fifo, agreed, atomic"]);
+    refused(&["demo", "--stall", "soon"], 2, &["500ms"]);
+    refused(&["--log", "a=b=c", "demo"], 2, &["--log", "what to do:"]);
+    refused(&["bench", "throughput", "--senders", "4"], 2, &["4 senders", "--senders 3"]);
+    refused(&["bench", "latency", "--size", "0"], 2, &["--size"]);
+    refused(&["bench", "latency", "--rate", "-1"], 2, &["rate"]);
+    refused(&["node"], 2, &["--id", "--listen"]);
+    refused(&["node", "--id", "0", "--listen", "127.0.0.1:1"], 2, &["--id"]);
+    refused(&["node", "--id", "1", "--listen", "127.0.0.1:1", "--peer", "2"], 2, &["2=127.0.0.1:7102"]);
+    refused(&["node", "--id", "1", "--listen", "here"], 2, &["--listen"]);
+    refused(
+        &["node", "--id", "1", "--listen", "127.0.0.1:1", "--peer", "1=127.0.0.1:2"],
+        2,
+        &["what to do:"],
+    );
+    refused(&["node", "--id", "1", "--listen", "127.0.0.1:1", "--ring", "5000"], 2, &["power of two"]);
+    refused(&["explode"], 2, &["explode"]);
+}
+
+#[test]
+fn files_that_cant_be_used_are_refused_with_code_3() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
+    refused(&["demo", "--input", &path("missing")], 3, &["missing", "check the path"]);
+    refused(&["demo", "--input", &path("")], 3, &["it is a directory", "what to do:"]);
+    refused(&["demo", "--input", "/dev/null"], 3, &["it is a device", "what to do:"]);
+    std::fs::write(path("file"), "text\n").unwrap();
+    refused(&["demo", "--out", &path("file/sub")], 3, &["file/sub", "what to do:"]);
+    refused(&["node", "--config", &path("node.toml")], 3, &["node.toml", "check the path"]);
+    refused(&["bench", "latency", "--plot", &path("none/plot.html")], 3, &["plot.html"]);
+}
+
+#[test]
+fn a_configuration_that_cant_be_is_refused_where_it_is_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("node.toml");
+    std::fs::write(&file, "id = 1\nlisten = \"127.0.0.1:7101\"\nfabric = \"smoke\"\n").unwrap();
+    let file = file.to_string_lossy().into_owned();
+    refused(&["node", "--config", &file], 2, &["node.toml:3", "fabric"]);
+    refused(&["node", "--config", &file, "--id", "2"], 2, &["--config"]);
+}
+
+#[test]
+fn with_json_a_failure_is_an_object_too() {
+    let ended = run(&["demo", "--json", "--input", "/nowhere/at/all"]);
+    assert_eq!(ended.code, Some(3));
+    let object = ended.json();
+    assert_eq!(object["code"], 3);
+    assert!(object["error"].as_str().unwrap().contains("/nowhere/at/all"));
+    assert!(!object["remedy"].as_str().unwrap().is_empty());
+}
+
+#[test]
+fn an_address_in_use_is_named_with_code_4() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let ports = Ports::reserve(1);
+    let peer = format!("2={}", ports.addresses[0]);
+    refused(&["node", "--id", "1", "--listen", &address, "--peer", &peer], 4, &[&address, "what to do:"]);
+}
+
+#[test]
+fn a_member_without_a_parent_does_nothing() {
+    refused(&["member", "--parent", "1", "--name", "stray"], 4, &[]);
+}
