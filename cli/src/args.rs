@@ -278,16 +278,16 @@ The floor:
     tcp   root sends to each, and all answer             streams from each sender to each other, large writes
   With shm and more than 64 bytes the latency floor is: root fills a payload, all read it and answer.
   Adaptive waiting in the floor is polling, with a yield at each turn if there are more processes than cores (pure
-  polling would wait for time slices), otherwise after a thousand turns.";
+  polling would wait for time slices), otherwise after 64 turns in vain.";
 
 const LATENCY_HELP: &str = "\
 Latency:
   `own` is from send to delivery at the sender; `last member` is from send to delivery at whichever member is last (the
   clock is the machine's, the same for all). A sender keeps one message outstanding: it sends the next on its own
   delivery of the last. A stall then hides the messages that would have been sent meanwhile (coordinated omission), so
-  figures are corrected: for a message that took longer than the median, those are added that would have followed it
-  at the median's pace, each with what it would have waited. The floor is corrected in the same way. With --rate the
-  sender sends at fixed times whatever is outstanding, and latency counts from the time at which a message was due;
+  figures are corrected: the loop kept a pace of one message in its mean latency; for a message that took longer than
+  that, those are added that would have followed it at this pace, each with what it would have waited. The floor is
+  corrected in the same way; --json has the uncorrected figures, too. With --rate the sender sends at fixed times whatever is outstanding, and latency counts from the time at which a message was due;
   that needs no correction.
 
 Examples:

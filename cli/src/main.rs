@@ -16,6 +16,7 @@ mod parent;
 mod crew;
 mod orders;
 mod args;
+mod latency;
 mod text;
 mod clock;
 mod failure;

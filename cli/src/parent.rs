@@ -10,6 +10,8 @@ use crate::orders::{Said, Told};
 /// The line to the parent.
 pub(crate) struct Parent {
     told: Receiver<Told>,
+    /// An order that was found while looking for another.
+    held: Option<Told>,
     /// It has told to close, or is gone.
     released: bool,
     /// When progress was last said, and how much it was.
@@ -38,7 +40,7 @@ impl Parent {
             }
             let _ = tell.send(Told::Close);
         });
-        Self { told, released: false, progress: (0, 0) }
+        Self { told, held: None, released: false, progress: (0, 0) }
     }
 
     /// Says something.
@@ -73,6 +75,9 @@ impl Parent {
 
     /// The next order, if one is there. The order to close is not given out; see [`Parent::released`].
     pub(crate) fn try_told(&mut self) -> Option<Told> {
+        if let Some(told) = self.held.take() {
+            return Some(told);
+        }
         match self.told.try_recv() {
             Ok(Told::Close) | Err(TryRecvError::Disconnected) => {
                 self.released = true;
@@ -85,6 +90,9 @@ impl Parent {
 
     /// Waits for the next order; `None` is the order to close.
     pub(crate) fn told(&mut self) -> Option<Told> {
+        if let Some(told) = self.held.take() {
+            return Some(told);
+        }
         match self.told.recv() {
             Ok(Told::Close) | Err(_) => {
                 self.released = true;
@@ -94,10 +102,10 @@ impl Parent {
         }
     }
 
-    /// Whether nobody needs this member any more.
+    /// Whether nobody needs this member any more. Another order that it finds is kept for [`Parent::try_told`].
     pub(crate) fn released(&mut self) -> bool {
-        if !self.released {
-            self.try_told();
+        if !self.released && self.held.is_none() {
+            self.held = self.try_told();
         }
         self.released
     }

@@ -5,11 +5,12 @@ use std::io::Write as _;
 use serde::Serialize;
 
 use super::conduct::{Status, stderr_line};
-use super::figures::{Quantiles, corrected, middle, nanoseconds};
+use super::figures::{Quantiles, middle, nanoseconds};
 use super::floor::{self, FloorRun, Setting};
 use crate::args::{FabricArg, LoadArgs, WaitArg};
 use crate::failure::Failure;
 use crate::group;
+use crate::latency;
 use crate::orders::{FloorKind, Window};
 use crate::text::{self, as_f64};
 
@@ -53,7 +54,7 @@ pub(crate) fn run(args: &LoadArgs, log: &str) -> Result<(), Failure> {
         let latencies = several(args, latency, log)?;
         let rates = several(args, rate, log)?;
         let quantiles: Vec<Quantiles> =
-            latencies.iter().map(|run| Quantiles::from(&corrected(&run.round_trips))).collect();
+            latencies.iter().map(|run| Quantiles::from(&latency::corrected(&run.round_trips))).collect();
         let latency_us = middle(quantiles.iter().map(|q| q.p50)).map(|index| quantiles[index]);
         let msgs_per_s = middle(rates.iter().map(|run| run.msgs_per_s)).map(|index| rates[index].msgs_per_s);
         let msgs_per_s = msgs_per_s.unwrap_or_default();

@@ -1,41 +1,17 @@
-//! From samples to figures: histograms, the correction for coordinated omission, the run in the middle, and the object
-//! that `--json` prints.
+//! From runs to figures: quantiles, the run in the middle, and the object that `--json` prints.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::args::{GuaranteeArg, WaitArg};
-use crate::failure::Failure;
 use crate::text::as_f64;
 
 /// Between the order to start and the start, in nanoseconds: until all have heard it.
 pub(crate) const LEAD: u64 = 20_000_000;
 
-/// The longest latency that a histogram tells from a longer one: a minute.
-const LONGEST: u64 = 60_000_000_000;
-
 /// As the orders say times.
 pub(crate) fn nanoseconds(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// An empty histogram of nanoseconds, to three digits.
-///
-/// # Errors
-/// None that can happen: the bounds are sound.
-pub(crate) fn histogram() -> Result<Histogram<u64>, Failure> {
-    Histogram::new_with_bounds(1, LONGEST, 3)
-        .map_err(|e| Failure::lost(format!("can't make a histogram: {e}"), "report this as a bug"))
-}
-
-/// Adds what coordinated omission hid: a closed loop sends nothing during a stall. For every value above the median
-/// those are added that would have followed at the median's pace: value − median, value − 2·median, and so on down to the
-/// median (the method of `HdrHistogram`, with the median as the expected interval).
-pub(crate) fn corrected(raw: &Histogram<u64>) -> Histogram<u64> {
-    match raw.value_at_quantile(0.5) {
-        0 => raw.clone(),
-        median => raw.clone_correct(median),
-    }
 }
 
 /// A distribution in microseconds.
@@ -156,28 +132,7 @@ pub(crate) struct RunFigures {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_stall_counts_for_all_that_it_would_have_delayed() {
-        let mut raw = histogram().unwrap();
-        raw.record_n(1_000, 9_999).unwrap();
-        raw.record(1_000_000).unwrap();
-        let corrected = corrected(&raw);
-        // A stall of a thousand intervals hid about a thousand messages, evenly spread over it.
-        assert!((10_900..=11_010).contains(&corrected.len()), "{}", corrected.len());
-        assert!(raw.value_at_quantile(0.99) < 1_100);
-        assert!(corrected.value_at_quantile(0.99) > 800_000, "{}", corrected.value_at_quantile(0.99));
-        assert_eq!(corrected.max(), raw.max());
-        let quantiles = Quantiles::from(&corrected);
-        assert!((0.99..1.01).contains(&quantiles.p50) && quantiles.max > 999.0);
-    }
-
-    #[test]
-    fn nothing_measured_is_no_accident() {
-        let empty = histogram().unwrap();
-        assert_eq!(corrected(&empty).len(), 0);
-        assert_eq!(Quantiles::from(&empty), Quantiles::default());
-    }
+    use crate::latency::histogram;
 
     #[test]
     fn the_run_in_the_middle_is_found_by_its_key() {
@@ -185,5 +140,14 @@ mod tests {
         assert_eq!(middle([4.0, 1.0, 2.0, 3.0]), Some(2));
         assert_eq!(middle([5.0]), Some(0));
         assert_eq!(middle([]), None);
+    }
+
+    #[test]
+    fn quantiles_are_in_microseconds() {
+        let mut values = histogram().unwrap();
+        assert_eq!(Quantiles::from(&values), Quantiles::default(), "nothing measured is no accident");
+        (1..=1_000).for_each(|us| values.record(us * 1_000).unwrap());
+        let quantiles = Quantiles::from(&values);
+        assert!((499.0..501.0).contains(&quantiles.p50) && (999.0..1_001.0).contains(&quantiles.max));
     }
 }

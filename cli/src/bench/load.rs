@@ -5,13 +5,14 @@ use std::fs::File;
 use hdrhistogram::Histogram;
 
 use super::conduct::{Status, conduct, stderr_line};
-use super::figures::{self, corrected, nanoseconds};
+use super::figures::nanoseconds;
 use super::floor::{self, FloorRun, Setting};
 use super::samples::{self, Series, merge};
 use crate::args::LoadArgs;
 use crate::crew::{Crew, Ports, bequeath};
 use crate::failure::Failure;
 use crate::group;
+use crate::latency;
 use crate::orders::{LoadReport, LoadTask, Pace, Seat, Task, Window};
 use crate::text::as_f64;
 
@@ -58,7 +59,7 @@ impl Bench<'_> {
 
     /// What a latency run's histogram becomes before it is looked at.
     pub(crate) fn correct(&self, raw: &Histogram<u64>) -> Histogram<u64> {
-        if self.closed_loop() { corrected(raw) } else { raw.clone() }
+        if self.closed_loop() { latency::corrected(raw) } else { raw.clone() }
     }
 
     pub(crate) fn ring_bytes(&self) -> usize {
@@ -110,7 +111,7 @@ fn floor_runs(bench: &Bench<'_>, fabric: &str) -> Result<Floors, Failure> {
     } else {
         // One message at a time is what this measurement does, too: round trips a second are its floor.
         FloorRun {
-            round_trips: figures::histogram()?,
+            round_trips: latency::histogram()?,
             messages: latency.messages,
             msgs_per_s: latency.msgs_per_s,
         }
@@ -168,7 +169,7 @@ fn distributions(
     window: &std::ops::Range<u64>,
 ) -> Result<(Histogram<u64>, Histogram<u64>), Failure> {
     let broken = |what: String| Failure::disagreement(what, "this must not happen: report it as a bug");
-    let (mut own, mut last) = (figures::histogram()?, figures::histogram()?);
+    let (mut own, mut last) = (latency::histogram()?, latency::histogram()?);
     for sender in 0..senders {
         let all: Option<Vec<&Series>> = files.iter().map(|member| member.get(sender)).collect();
         let (Some(all), Some(mine)) = (all, files.get(sender).and_then(|member| member.get(sender))) else {

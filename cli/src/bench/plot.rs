@@ -214,9 +214,10 @@ fn draw_runs(area: &Area<'_>, report: &Report) -> Drawn {
 
 #[cfg(test)]
 mod tests {
-    use super::super::figures::{self, FloorFigures, Quantiles, Ratio, RunFigures};
+    use super::super::figures::{FloorFigures, Quantiles, Ratio, RunFigures};
     use super::*;
     use crate::args::{GuaranteeArg, WaitArg};
+    use crate::latency;
 
     fn report(bench: &'static str) -> Report {
         let run = RunFigures {
@@ -263,7 +264,7 @@ mod tests {
     }
 
     fn curves() -> Curves {
-        let mut own = figures::histogram().unwrap();
+        let mut own = latency::histogram().unwrap();
         (1..=10_000_u64).for_each(|n| own.record(1_000 + n * n / 1_000).unwrap());
         Curves { last: own.clone(), floor: own.clone(), own }
     }
@@ -285,7 +286,7 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_is_drawn_as_nothing() {
-        let empty = || figures::histogram().unwrap();
+        let empty = || latency::histogram().unwrap();
         let curves = Curves { own: empty(), last: empty(), floor: empty() };
         assert!(page(&report("latency"), &curves).is_ok());
     }

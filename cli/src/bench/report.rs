@@ -2,10 +2,11 @@
 
 use hdrhistogram::Histogram;
 
-use super::figures::{self, Curves, FloorFigures, Quantiles, Ratio, Report, RunFigures, corrected, middle};
+use super::figures::{Curves, FloorFigures, Quantiles, Ratio, Report, RunFigures, middle};
 use super::floor;
 use super::load::{Bench, Floors, GroupRun};
 use crate::failure::Failure;
+use crate::latency;
 use crate::orders::Pace;
 use crate::text::{self, as_f64};
 
@@ -20,7 +21,11 @@ pub(crate) fn summarize(bench: &Bench<'_>, runs: &[(Floors, GroupRun)]) -> Resul
         .iter()
         .map(|(floors, run)| {
             // The floors are closed loops, whatever the group does.
-            [bench.correct(&run.own), bench.correct(&run.last), corrected(&floors.latency.round_trips)]
+            [
+                bench.correct(&run.own),
+                bench.correct(&run.last),
+                latency::corrected(&floors.latency.round_trips),
+            ]
         })
         .collect();
     let run = if bench.floods() {
@@ -33,7 +38,7 @@ pub(crate) fn summarize(bench: &Bench<'_>, runs: &[(Floors, GroupRun)]) -> Resul
     let floor_rate = middle(runs.iter().map(|(floors, _)| floors.throughput.msgs_per_s)).ok_or_else(none)?;
 
     let mut curves =
-        Curves { own: figures::histogram()?, last: figures::histogram()?, floor: figures::histogram()? };
+        Curves { own: latency::histogram()?, last: latency::histogram()?, floor: latency::histogram()? };
     for [own, last, floor] in &corrected {
         for (sum, part) in [(&mut curves.own, own), (&mut curves.last, last), (&mut curves.floor, floor)] {
             sum.add(part).map_err(|e| {
@@ -87,7 +92,7 @@ pub(crate) fn summarize(bench: &Bench<'_>, runs: &[(Floors, GroupRun)]) -> Resul
         latency_us,
         last_member_us: Quantiles::from(last),
         correction: match bench.pace {
-            Pace::OneOutstanding => "closed loop, corrected with the median as the expected interval",
+            Pace::OneOutstanding => "closed loop, corrected with the mean as the expected interval",
             Pace::Rate(_) => "none needed: latency counts from when a message was due",
             Pace::Flood => "none: latency under saturation, sampled",
         },

@@ -61,8 +61,9 @@ pub(crate) struct Idler {
     turns: u32,
 }
 
-/// Turns of polling before the first yield, if every process has a core: about as long as a round trip.
-const PATIENCE: u32 = 1000;
+/// Turns of polling before the first yield, if every process could have a core: about as long as a round trip takes then. If
+/// none came by then, something else is on one of the cores.
+const PATIENCE: u32 = 64;
 
 impl Idler {
     pub(crate) fn new(wait: WaitArg, crowded: bool) -> Self {
@@ -128,7 +129,7 @@ mod tests {
         for (wait, crowded) in [(WaitArg::Spin, true), (WaitArg::Adaptive, true), (WaitArg::Adaptive, false)]
         {
             let mut idler = Idler::new(wait, crowded);
-            for _ in 0..2_000 {
+            for _ in 0..200 {
                 idler.idle(|| panic!("{wait} slept"));
             }
             idler.busy();

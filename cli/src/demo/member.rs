@@ -15,6 +15,7 @@ use super::log::LogWriter;
 use crate::clock;
 use crate::failure::Failure;
 use crate::group;
+use crate::latency;
 use crate::orders::{DemoReport, DemoTask, Said, inherited};
 use crate::parent::Parent;
 use crate::text::as_f64;
@@ -145,7 +146,6 @@ pub(crate) fn run(task: &DemoTask, parent: &mut Parent) -> Result<(), Failure> {
         sent: 0,
         under_way: VecDeque::new(),
     };
-    let latency = Histogram::new(3).map_err(|e| Failure::lost(e.to_string(), "report this as a bug"))?;
     let mut harvest = Harvest {
         log: LogWriter::new(log),
         me,
@@ -153,7 +153,7 @@ pub(crate) fn run(task: &DemoTask, parent: &mut Parent) -> Result<(), Failure> {
         ended: 0,
         began: None,
         last: 0,
-        latency,
+        latency: latency::histogram()?,
         failure: None,
     };
     let mut node = group::drive(&task.seat)?;

@@ -83,6 +83,10 @@ fn demo(text: &[u8], members: u32, more: &[&str]) {
     for (member, log) in object["per_member"].as_array().unwrap().iter().zip(&logs) {
         assert_eq!(member["digest"], blake3::hash(log).to_hex().to_string());
         assert_eq!(member["delivered"], expected.len() * members as usize);
+        let [p50, p99, seconds] =
+            ["p50_us", "p99_us", "seconds"].map(|field| member[field].as_f64().unwrap());
+        assert!(p50 <= p99 && p99 <= seconds * 1.01e6, "no message took longer than all of them: {member}");
+        assert!(expected.is_empty() || p50 > 0.1,);
     }
 }
 

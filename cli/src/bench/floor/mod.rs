@@ -21,6 +21,7 @@ use crate::bench::figures;
 use crate::clock;
 use crate::crew::{Crew, ShowLine, bequeath};
 use crate::failure::Failure;
+use crate::latency;
 use crate::orders::{FloorKind, FloorReport, FloorTask, Said, Task, Told, Window, inherited};
 use crate::parent::Parent;
 use crate::text::as_f64;
@@ -165,7 +166,7 @@ fn conduct(mut crew: Crew, processes: usize, window: Window) -> Result<Vec<Floor
 }
 
 fn summarize(kind: FloorKind, reports: &[FloorReport]) -> Result<FloorRun, Failure> {
-    let mut round_trips = figures::histogram()?;
+    let mut round_trips = latency::histogram()?;
     let rate = |report: &FloorReport| as_f64(report.messages) * 1e9 / as_f64(report.elapsed.max(1));
     let slowest = match kind {
         FloorKind::Ring | FloorKind::TcpStream => reports.iter().min_by(|a, b| rate(a).total_cmp(&rate(b))),
@@ -198,7 +199,7 @@ fn round_trip_report(task: &FloorTask, round_trips: &Histogram<u64>) -> FloorRep
 /// The machine refuses something, or the parent has gone.
 pub(crate) fn run(task: &FloorTask, parent: &mut Parent) -> Result<(), Failure> {
     let refused = |cause| Failure::stream("run", format!("floor process {}", task.index), cause);
-    let histogram = figures::histogram()?;
+    let histogram = latency::histogram()?;
     let shared = match task.memory {
         Some(descriptor) => {
             Some(inherited(descriptor, true).and_then(|file| Shared::map(&file)).map_err(refused)?)
