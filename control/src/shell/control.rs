@@ -63,6 +63,9 @@ pub(crate) struct Control {
     plane: Plane,
     sockets: HashMap<ConnectionId, TcpStream>,
     reports: mpsc::Receiver<Report>,
+    /// Kept open until this thread ends: the driver's last report is followed by the end of the driver, and an eventfd
+    /// that is closed before epoll has told of it wakes nobody.
+    _waker: Arc<Waker>,
     standing: Arc<Mutex<Standing>>,
     orders: mpsc::Sender<Order>,
     shared: Arc<Shared>,
@@ -85,6 +88,7 @@ impl Control {
             .register(&mut listener, LISTENER, Interest::READABLE)
             .map_err(machine("epoll for the control links"))?;
         let waker = Waker::new(registry, REPORTS).map_err(machine("an eventfd for the control thread"))?;
+        let waker = Arc::new(waker);
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| StartError::Machine {
             what: "random numbers",
@@ -99,11 +103,12 @@ impl Control {
             plane,
             sockets: HashMap::new(),
             reports,
+            _waker: waker.clone(),
             standing: standing.clone(),
             orders,
             shared,
         };
-        Ok((control, Reports { to, waker: Arc::new(waker), standing }))
+        Ok((control, Reports { to, waker, standing }))
     }
 
     /// Starts the thread. It ends when membership has stopped, whoever made it stop.
