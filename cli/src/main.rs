@@ -7,19 +7,19 @@
 //! What goes where: results on standard output (text for people, one JSON object with `--json`), everything else on
 //! standard error. Exit codes are in [`failure`]; every failure says what to do next.
 
-mod member;
-mod demo;
-mod node;
-mod bench;
-mod group;
-mod parent;
-mod crew;
-mod orders;
-mod args;
-mod latency;
 mod text;
 mod clock;
 mod failure;
+mod args;
+mod orders;
+mod group;
+mod node;
+mod parent;
+mod crew;
+mod latency;
+mod demo;
+mod bench;
+mod member;
 
 use std::io::Write as _;
 use std::process::ExitCode;

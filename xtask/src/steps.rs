@@ -144,7 +144,16 @@ impl Step {
             }
             Self::Loom => {
                 let mut command = workspace.cargo();
-                command.args(["test", "-p", "consort-dataplane", "-p", "consort-hw", "--release", "--lib", "loom"]);
+                command.args([
+                    "test",
+                    "-p",
+                    "consort-dataplane",
+                    "-p",
+                    "consort-hw",
+                    "--release",
+                    "--lib",
+                    "loom",
+                ]);
                 // A directory of its own: other flags would rebuild everything at each change of mind.
                 command.arg("--target-dir").arg(workspace.target.join("loom"));
                 command.env("RUSTFLAGS", "--cfg loom");

@@ -6,18 +6,18 @@
 //! parent, which makes the figures: [`samples`] sets the members' times against each other, [`figures`] corrects and
 //! chooses, [`plot`] draws.
 
-pub(crate) mod idle;
-mod bare;
-mod load;
-mod report;
-mod plot;
-pub(crate) mod floor;
-pub(crate) mod member;
 mod figures;
+mod plot;
 mod conduct;
+pub(crate) mod idle;
 mod samples;
 mod window;
 mod payload;
+pub(crate) mod floor;
+mod bare;
+mod load;
+mod report;
+pub(crate) mod member;
 
 use std::io::Write as _;
 

@@ -4,10 +4,10 @@
 //! all have delivered everything, lets them leave and judges their logs itself ([`verify`]). It fails if any member
 //! dies or nothing moves any more, and it leaves no process behind however it ends ([`crate::crew`]).
 
-pub(crate) mod member;
-mod verify;
 mod log;
 pub(crate) mod input;
+pub(crate) mod member;
+mod verify;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;

@@ -28,8 +28,8 @@
 //! assert!(error.to_string().starts_with("node.toml:3: `ring`: "), "{error}");
 //! ```
 
-mod file;
 mod key;
+mod file;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -13,8 +13,8 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::clock;
-use super::driver::Shared;
-use super::node::StartError;
+use super::shared::Shared;
+use super::start::StartError;
 use crate::config::NodeConfig;
 use crate::link::table::{ConnectionId, Request};
 use crate::membership::{Absent, Phase, Stopped};

@@ -7,11 +7,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, mpsc};
 use std::time::Duration;
 
-use consort_dataplane::fabric::{Doorbell, Fabric, LinkDown, LinkEvent};
+use consort_dataplane::fabric::{Fabric, LinkDown, LinkEvent};
 use consort_dataplane::names::{NodeId, Slot, Time};
 use consort_dataplane::record::Kind;
 use consort_dataplane::session::{Delivery, Fault, Session, Verdict};
@@ -19,9 +19,9 @@ use consort_dataplane::session::{Delivery, Fault, Session, Verdict};
 use super::clock;
 use super::control::Reports;
 use super::event::Incoming;
-use super::node::{CloseError, MadeFabric, MakeFabric, NodeStats, Status};
 use super::outcome::{Delivered, Pending, Registry};
-use super::sender::Outbox;
+use super::shared::{Ask, Shared};
+use super::start::{CloseError, MadeFabric, MakeFabric, NodeStats, Status};
 use super::wait::{Rest, Waiting};
 use crate::config::NodeConfig;
 use crate::membership::{Absent, Stopped};
@@ -39,53 +39,6 @@ const TURNS_A_READING: u32 = 32;
 
 /// What the application is given; it may refuse what it can't take yet.
 pub(crate) type Application<'a> = dyn FnMut(Incoming<'_, '_>) -> Verdict + 'a;
-
-/// What the driver shares with the control thread and the application's threads.
-pub(crate) struct Shared {
-    pub(crate) outbox: Arc<Outbox>,
-    /// There may be orders or asks.
-    called: AtomicBool,
-    /// The bell of the fabric that is in use.
-    bell: Mutex<Doorbell>,
-    delivered: AtomicU64,
-    sent: AtomicU64,
-    /// How it stood when the driver ended.
-    pub(crate) last: OnceLock<(NodeStats, Status)>,
-}
-
-/// Something that the application wants to know or have done.
-pub(crate) enum Ask {
-    Status(mpsc::Sender<Status>),
-    Stats(mpsc::Sender<NodeStats>),
-    /// Close in order within that time.
-    Close(Duration, mpsc::Sender<Result<(), CloseError>>),
-    /// Stop at once.
-    Leave,
-}
-
-impl Shared {
-    pub(crate) fn new(bell: Doorbell) -> Self {
-        Self {
-            outbox: Arc::default(),
-            called: AtomicBool::new(false),
-            bell: Mutex::new(bell),
-            delivered: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
-            last: OnceLock::new(),
-        }
-    }
-
-    /// Rouses the driver.
-    pub(crate) fn bell(&self) -> Doorbell {
-        self.bell.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// There is an order or a question for the driver.
-    pub(crate) fn call(&self) {
-        self.called.store(true, Ordering::Release); // pairs with the Acquire in `Driver::turn`
-        self.bell().ring();
-    }
-}
 
 /// The engine of a node. See the [module](self).
 pub(crate) struct Driver {

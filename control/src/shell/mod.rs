@@ -21,13 +21,14 @@ mod wait;
 mod outcome;
 mod sender;
 mod event;
-mod driver;
+mod start;
+mod shared;
 mod control;
+mod driver;
 mod node;
 
 pub use event::{Event, Incoming, Message};
-pub use node::{
-    CloseError, Closed, DrivenNode, MadeFabric, MakeFabric, Node, NodeStats, Start, StartError, Status,
-};
+pub use node::{DrivenNode, Node};
 pub use outcome::{Delivered, Outcome, OutcomeError};
 pub use sender::{Reservation, SendError, Sender};
+pub use start::{CloseError, Closed, MadeFabric, MakeFabric, NodeStats, Start, StartError, Status};

@@ -26,16 +26,16 @@
 //!
 //! [`Fabric::offer`]: consort_dataplane::fabric::Fabric::offer
 
-mod fabric;
-mod links;
-mod guests;
 mod hello;
-mod mapping;
 mod sockets;
 mod socket;
-mod watcher;
 mod sleep;
 mod options;
+mod guests;
+mod mapping;
+mod links;
+mod watcher;
+mod fabric;
 #[cfg(test)]
 mod tests;
 

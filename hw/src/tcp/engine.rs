@@ -14,7 +14,7 @@ use consort_dataplane::names::{PeerSet, Slot};
 
 use super::counts::Counts;
 use super::outgoing::Outgoing;
-use super::sys::Parts;
+use super::parts::Parts;
 
 /// Who is told of what a socket is ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

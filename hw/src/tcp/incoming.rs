@@ -19,7 +19,7 @@ use consort_dataplane::memory::{Segment, WORD};
 
 use super::check::crc32c;
 use super::frame::{Damage, Direction, HEADER, Header, runs};
-use super::sys;
+use super::parts;
 
 /// Bytes of the stage: what one receive takes of small frames.
 pub(super) const STAGE: usize = 64 << 10;
@@ -139,7 +139,7 @@ impl Incoming {
         if let State::Ring { rest, sum, check } = &mut self.state
             && landed > 0
         {
-            *sum = sys::sum(&self.mirror, direct.start..direct.start + landed, *sum);
+            *sum = parts::sum(&self.mirror, direct.start..direct.start + landed, *sum);
             rest.start += landed;
             if rest.start == rest.end {
                 if *sum != *check {

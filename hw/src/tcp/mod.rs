@@ -37,13 +37,14 @@
 
 mod check;
 mod frame;
+mod parts;
 mod outgoing;
 mod incoming;
 mod options;
-mod sys;
 mod counts;
 mod hello;
 mod engine;
+mod sys;
 mod epoll;
 mod uring;
 mod link;
@@ -119,7 +120,7 @@ pub struct TcpFabric {
     /// What the engine found, for the next poll.
     found_readable: PeerSet,
     found_setup: bool,
-    parts: sys::Parts,
+    parts: parts::Parts,
 }
 
 impl TcpFabric {
@@ -171,7 +172,7 @@ impl TcpFabric {
             orphans: Vec::new(),
             found_readable: PeerSet::EMPTY,
             found_setup: false,
-            parts: sys::Parts::default(),
+            parts: parts::Parts::default(),
         })
     }
 

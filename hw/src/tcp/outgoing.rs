@@ -25,7 +25,7 @@ use consort_dataplane::memory::{Segment, WORD};
 
 use super::check::crc32c;
 use super::frame::{HEADER, Header, RUN};
-use super::sys;
+use super::parts;
 
 /// Most bytes of ring in one frame.
 pub(super) const MAX_FRAME: usize = 256 << 10;
@@ -92,7 +92,7 @@ impl<'a> Sums<'a> {
         if let Some((_, sum)) = self.known.iter().flatten().find(|(known, _)| *known == seed) {
             return *sum;
         }
-        let sum = sys::sum(self.segment, self.range.clone(), seed);
+        let sum = parts::sum(self.segment, self.range.clone(), seed);
         self.known[self.next % self.known.len()] = Some((seed, sum));
         self.next += 1;
         sum

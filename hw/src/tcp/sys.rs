@@ -6,7 +6,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -14,27 +13,15 @@ use consort_dataplane::memory::Segment;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
-use super::check::crc32c;
 use super::counts::Counts;
 use super::engine::Sends;
 use super::incoming::Room;
 use super::options::TcpOptions;
 use super::outgoing::Outgoing;
+use super::parts::Parts;
 
 /// Connections that the kernel keeps for us until they are accepted.
 const BACKLOG: i32 = 128;
-
-/// The CRC32C of bytes whose sum is `seed` and the bytes of `range` behind them.
-///
-/// For the segment of this node: only while `range` is published as ring bytes and not released. For the memory of a
-/// mirror: by its fabric, which alone writes it.
-pub(super) fn sum(segment: &Segment, range: Range<usize>, seed: u32) -> u32 {
-    // SAFETY: nobody writes `range` meanwhile. Of this node's own segment these are ring bytes inside `publish_ring`,
-    // whose contract is that they don't change until the peers have released them, and releases are taken in by this
-    // same thread, later. Of a mirror only its `Incoming` has the segment, and calls this between two receives.
-    let bytes = unsafe { segment.bytes(range) };
-    crc32c(seed, bytes)
-}
 
 /// Receives what has come, into the mirror and then the stage. Does not block.
 pub(super) fn receive(socket: BorrowedFd<'_>, room: &mut Room<'_>) -> io::Result<usize> {
@@ -96,19 +83,12 @@ pub(super) fn send_one(
     i32::try_from(sent).ok().filter(|sent| *sent >= 0).unwrap_or_else(|| -errno())
 }
 
-/// Addresses to gather from: the memory of a list that is filled, used and emptied within one call.
-#[derive(Default)]
-pub(super) struct Parts(pub(super) Vec<libc::iovec>);
-
-// SAFETY: what is sent to another thread between calls are addresses that are not looked at again: `Sends::new` clears
-// them first.
-unsafe impl Send for Parts {}
-
-/// Likewise for the headers of messages.
+/// Headers of messages: a list like [`Parts`].
 #[derive(Default)]
 pub(super) struct Messages(pub(super) Vec<libc::msghdr>);
 
-// SAFETY: as above; `Uring::send` clears them first.
+// SAFETY: what is sent to another thread between calls are addresses that are not looked at again: `Uring::send`
+// clears them first.
 unsafe impl Send for Messages {}
 
 /// How everything is sent: at once or not at all, and a dead peer is an error, not a signal.
