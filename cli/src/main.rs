@@ -1,5 +1,5 @@
 //! The `consort` command: shows what the library does ([`demo`]), is one member of a group ([`node`]), and measures
-//! ([`bench`]).
+//! ([`mod@bench`]).
 //!
 //! Everything that runs here is real: members are processes of their own, started from this same program through a hidden
 //! subcommand ([`member`]); the library is used through its public interface alone, as any application would.

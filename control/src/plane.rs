@@ -207,6 +207,3 @@ impl Plane {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

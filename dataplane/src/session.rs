@@ -5,7 +5,7 @@
 //! 1. *receive* (`exchange`): read every peer's `head`: ring bytes up to its position are here (F1, D2), its promise holds;
 //! 2. *send*: take what was committed to the own ring, stamp it with the current round, publish the bytes;
 //! 3. *acknowledge*: store `received`, raise the promise to the greatest seen (D5), then store `head`, publish the words;
-//! 4. *deliver* ([`deliver`]): in the order (D6), as far as stable (D7), into the caller's [`Sink`];
+//! 4. *deliver* (`deliver`): in the order (D6), as far as stable (D7), into the caller's [`Sink`];
 //! 5. *release*: what was delivered and not lent may be overwritten by its sender (D11).
 //!
 //! # Invariants, checked as [`Frontiers::validate`]

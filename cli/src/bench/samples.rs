@@ -80,7 +80,7 @@ pub(crate) fn write<'a>(to: &File, all: impl IntoIterator<Item = &'a Series>) ->
     to.flush()
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 ///
 /// # Errors
 /// The file's, or it holds something else.

@@ -1,7 +1,7 @@
 //! `consort demo`: several processes, one order, checked.
 //!
 //! The parent surveys the input, starts the members with ports that it holds for them, follows their progress, and when
-//! all have delivered everything, lets them leave and judges their logs itself ([`verify`]). It fails if any member
+//! all have delivered everything, lets them leave and judges their logs itself ([`mod@verify`]). It fails if any member
 //! dies or nothing moves any more, and it leaves no process behind however it ends ([`crate::crew`]).
 
 mod log;

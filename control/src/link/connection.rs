@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn what_comes_out_of_turn_is_refused() {
         let mut ends = ends([None; 2]);
-        talk(&mut ends, 1000);
+        let _ = talk(&mut ends, 1000);
         ends[0].send(&hello(1));
         let heard = talk(&mut ends, 1000);
         assert_eq!(heard[1].1, Err(ConnectionError::Turn("hello twice")));

@@ -63,8 +63,32 @@ pub struct Hello {
 pub enum Goodbye {
     /// In order: it delivered everything that every member sent.
     Ended,
-    /// It stopped, and why.
-    Stopped(String),
+    /// Its application left before that.
+    Left,
+    /// A member was lost. Passed on unchanged by those who stop for it, so that all name the same cause.
+    Lost {
+        /// Who was lost.
+        #[serde(with = "node_id")]
+        node: NodeId,
+        /// By whom.
+        #[serde(with = "node_id")]
+        by: NodeId,
+        /// How that is known.
+        reason: String,
+    },
+    /// A member broke the protocol. Passed on like `Lost`.
+    Misbehaved {
+        /// Who did.
+        #[serde(with = "node_id")]
+        node: NodeId,
+        /// Who says so.
+        #[serde(with = "node_id")]
+        by: NodeId,
+        /// What it did.
+        reason: String,
+    },
+    /// It can't go on, and why.
+    Broken(String),
 }
 
 /// Bytes that are no message.
@@ -105,8 +129,11 @@ impl Message {
                 bound("an offer", hello.offer.len(), OFFER_LEN)?;
             }
             Self::Propose(view) => bound("a view", view.members.len(), MAX_NODES)?,
-            Self::Goodbye(Goodbye::Stopped(why)) => bound("a reason", why.len(), STRANGER_LEN)?,
-            Self::Proof | Self::Use | Self::Ready | Self::Commit | Self::Goodbye(Goodbye::Ended) => {}
+            Self::Goodbye(
+                Goodbye::Lost { reason, .. } | Goodbye::Misbehaved { reason, .. } | Goodbye::Broken(reason),
+            ) => bound("a reason", reason.len(), STRANGER_LEN)?,
+            Self::Goodbye(Goodbye::Ended | Goodbye::Left) => {}
+            Self::Proof | Self::Use | Self::Ready | Self::Commit => {}
         }
         Ok(message)
     }
@@ -176,7 +203,11 @@ pub(crate) mod tests {
             Just(Message::Ready),
             Just(Message::Commit),
             Just(Message::Goodbye(Goodbye::Ended)),
-            text(400).prop_map(|why| Message::Goodbye(Goodbye::Stopped(why))),
+            Just(Message::Goodbye(Goodbye::Left)),
+            (any::<u32>(), any::<u32>(), text(400)).prop_map(|(node, by, reason)| {
+                Message::Goodbye(Goodbye::Lost { node: NodeId(node), by: NodeId(by), reason })
+            }),
+            text(400).prop_map(|why| Message::Goodbye(Goodbye::Broken(why))),
         ]
     }
 
@@ -209,7 +240,7 @@ pub(crate) mod tests {
 
     #[test]
     fn what_is_out_of_bounds_or_too_much_is_refused() {
-        let mut bytes = Message::Goodbye(Goodbye::Stopped("x".repeat(STRANGER_LEN + 1))).encode();
+        let mut bytes = Message::Goodbye(Goodbye::Broken("x".repeat(STRANGER_LEN + 1))).encode();
         assert!(Message::decode(&bytes).unwrap_err().to_string().contains("a reason of 4097"));
         bytes = Message::Commit.encode();
         bytes.push(0);

@@ -2,7 +2,7 @@
 
 use consort_dataplane::names::{NodeId, Time, ViewId};
 
-use super::{Membership, PATIENCE, Phase, Stopped};
+use super::{Membership, PATIENCE, Phase};
 use crate::link::message::Message;
 use crate::view::{Member, Role, View};
 
@@ -57,7 +57,7 @@ impl Membership {
             self.engage(now, view);
         } else {
             let reason = format!("it proposed {view}, which isn't its to propose");
-            self.stop(Stopped::PeerMisbehaved { node: from, reason });
+            self.misbehaved(from, reason);
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Time};
 
-use super::{Decision, Membership, Peer, Phase, Stopped, stop};
+use super::{Absent, Decision, Membership, Peer, Phase};
 use crate::link::message::Message;
 
 /// How long all of it may take.
@@ -60,7 +60,7 @@ impl Membership {
             self.install();
         } else {
             let reason = "it committed what another proposed".to_owned();
-            self.stop(Stopped::PeerMisbehaved { node: from, reason });
+            self.misbehaved(from, reason);
         }
     }
 
@@ -74,20 +74,28 @@ impl Membership {
 
     pub(super) fn too_slow(&mut self, now: Time) {
         let absent = self.absent();
-        let why = format!("not linked within {WITHIN:?}: {}", stop::list(&absent));
-        let node = absent.first().map_or(self.terms.proposer(), |absent| absent.node);
-        self.fail(now, node, &why);
+        self.renew(now);
+        for Absent { node, why } in absent {
+            if let Some(peer) = self.peers.get_mut(&node) {
+                peer.trouble = Some(format!("{why}, after {WITHIN:?}"));
+            }
+        }
     }
 
-    /// The attempt came to nothing: this incarnation is spent, another begins.
+    /// The attempt came to nothing, because of that member.
     pub(super) fn fail(&mut self, now: Time, node: NodeId, why: &str) {
+        self.renew(now);
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.trouble = Some(why.to_owned());
+        }
+    }
+
+    /// This incarnation is spent, another begins.
+    fn renew(&mut self, now: Time) {
         let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(20)).min(LONGEST_PAUSE);
         self.failures += 1;
         for peer in self.peers.values_mut() {
             *peer = Peer::default();
-        }
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.trouble = Some(why.to_owned());
         }
         self.phase = Phase::Renewing { at: now.plus(pause), asked: false };
         self.decide(Decision::Isolate);

@@ -28,7 +28,7 @@
 //! A view is installed, by anyone, only if every incarnation in it said ready (the proposer's own word included). So if two
 //! different views were installed, no incarnation would be in both: their members are different lives of the
 //! nodes, and the first view's were all gone, or never delivered an Atomic message together with the second's.
-//! The tests in [`tests`] and the simulation in [`crate::plane`] look for a counterexample.
+//! The stories in `golden/` show it, and what happens when a node dies at each step.
 //!
 //! # After that
 //! A control link that breaks, or a fabric link, is proof that the peer is gone (F5), unless it said goodbye after everything was
@@ -153,6 +153,10 @@ pub struct Membership {
     told: Vec<Absent>,
     tell_at: Option<Time>,
     random: Random,
+    /// A rule to break on purpose, so that tests can show that they would notice: a failed attempt leaves the incarnation
+    /// as it is.
+    #[cfg(test)]
+    pub(crate) keeps_incarnation: bool,
     decisions: VecDeque<Decision>,
 }
 
@@ -189,6 +193,8 @@ impl Membership {
             told: Vec::new(),
             tell_at: Some(now.plus(PATIENCE)),
             random,
+            #[cfg(test)]
+            keeps_incarnation: false,
             decisions: VecDeque::new(),
         }
     }
@@ -227,7 +233,7 @@ impl Membership {
     pub fn on_prepared(&mut self, now: Time, offer: Vec<u8>) {
         if matches!(self.phase, Phase::Renewing { .. }) {
             self.offer = offer;
-            self.incarnation = Incarnation(self.random.number());
+            self.renew_incarnation();
             self.phase = Phase::Gathering;
             self.decide(Decision::Greet(self.hello(None)));
             self.gather(now);
@@ -276,23 +282,11 @@ impl Membership {
             (Phase::Gathering, Message::Propose(view)) => self.on_proposal(now, node, view),
             (Phase::Linking { .. }, Message::Ready) => self.on_ready(node),
             (Phase::Linking { ready: true, .. }, Message::Commit) => self.on_commit(node),
-            (Phase::Installed(_), Message::Goodbye(Goodbye::Ended)) => {
-                if let Some(peer) = self.peers.get_mut(&node) {
-                    peer.gone = true;
-                }
-            }
-            (Phase::Installed(_), Message::Goodbye(Goodbye::Stopped(why))) => {
-                self.lost(node, format!("it stopped: {why}"));
-            }
-            (_, Message::Goodbye(Goodbye::Stopped(why))) => {
-                self.on_down(now, node, &format!("it stopped: {why}"));
-            }
-            (_, Message::Goodbye(Goodbye::Ended)) => {
-                self.on_down(now, node, "it left before the group started");
-            }
+            (Phase::Installed(_), Message::Goodbye(goodbye)) => self.on_goodbye(node, goodbye),
+            (_, Message::Goodbye(_)) => self.on_down(now, node, "it left"),
             (phase, message) => {
                 let reason = format!("it said {message:?} while this node was {phase}");
-                self.stop(Stopped::PeerMisbehaved { node, reason });
+                self.misbehaved(node, reason);
             }
         }
     }
@@ -320,28 +314,22 @@ impl Membership {
 
     /// A peer broke the data plane's protocol.
     pub fn on_fault(&mut self, node: NodeId, reason: String) {
-        self.stop(Stopped::PeerMisbehaved { node, reason });
+        self.misbehaved(node, reason);
     }
 
     /// This node itself can't go on.
     pub fn on_broken(&mut self, reason: String) {
-        self.stop(Stopped::Machine(reason));
+        self.stop(Goodbye::Broken(reason.clone()), Stopped::Machine(reason));
     }
 
     /// Everything that any member sent is delivered here, and the fabric is closed: leave in order.
     pub fn on_ended(&mut self) {
-        if !matches!(self.phase, Phase::Stopped(_)) {
-            self.leave(&Goodbye::Ended);
-            self.end(Stopped::Closed);
-        }
+        self.stop(Goodbye::Ended, Stopped::Closed);
     }
 
-    /// The application leaves, in order or not: members that have not heard goodbye by now hear that it was not.
+    /// The application leaves, in order or not.
     pub fn on_left(&mut self) {
-        if !matches!(self.phase, Phase::Stopped(_)) {
-            self.leave(&Goodbye::Stopped("its application left without all members having ended".to_owned()));
-            self.end(Stopped::Closed);
-        }
+        self.stop(Goodbye::Left, Stopped::Closed);
     }
 
     /// The time is now.
@@ -349,7 +337,7 @@ impl Membership {
         if self.start_deadline().is_some_and(|at| at <= now) {
             let waiting = self.absent();
             let within = self.start_within.unwrap_or_default();
-            return self.stop(Stopped::NotStarted { within, waiting });
+            return self.stop(Goodbye::Left, Stopped::NotStarted { within, waiting });
         }
         match &mut self.phase {
             Phase::Renewing { at, asked } if !*asked && *at <= now => {
@@ -393,15 +381,18 @@ impl Membership {
             _ => None,
         };
         let absent = self.peers.iter().filter_map(|(node, peer)| {
-            let why = match (view, &peer.hello) {
-                (None, Some(Hello { engaged: Some(_), .. })) => {
+            let fabric = &self.terms.fabric;
+            let why = match (&peer.hello, view) {
+                (None, _) => peer.trouble.clone().unwrap_or_else(|| "not reached yet".to_owned()),
+                (Some(hello), None) if hello.engaged.is_some() => {
                     "it is still bound to an attempt that failed".to_owned()
                 }
-                (None, Some(_)) => return None,
-                (Some(_), Some(_)) if !peer.linked => format!("its {} link isn't up yet", self.terms.fabric),
-                (Some(_), Some(_)) if !peer.ready => "it isn't linked to everyone yet".to_owned(),
-                (Some(_), Some(_)) => return None,
-                (_, None) => peer.trouble.clone().unwrap_or_else(|| "not reached yet".to_owned()),
+                (Some(_), Some(_)) if !peer.linked => format!("its {fabric} link isn't up yet"),
+                // Only the proposer hears who is ready.
+                (Some(_), Some(_)) if self.terms.me == self.terms.proposer() && !peer.ready => {
+                    "it isn't linked to everyone yet".to_owned()
+                }
+                _ => return None,
             };
             Some(Absent { node: *node, why })
         });
@@ -410,6 +401,14 @@ impl Membership {
 
     fn hello(&self, engaged: Option<Incarnation>) -> Hello {
         self.terms.hello(self.incarnation, engaged, self.address, self.offer.clone())
+    }
+
+    fn renew_incarnation(&mut self) {
+        #[cfg(test)]
+        if self.keeps_incarnation && self.incarnation != Incarnation(0) {
+            return;
+        }
+        self.incarnation = Incarnation(self.random.number());
     }
 
     fn decide(&mut self, decision: Decision) {
@@ -432,21 +431,18 @@ impl Membership {
         matches!(self.phase, Phase::Installed(_) | Phase::Stopped(_))
     }
 
-    fn stop(&mut self, reason: Stopped) {
+    fn misbehaved(&mut self, node: NodeId, reason: String) {
+        let goodbye = Goodbye::Misbehaved { node, by: self.terms.me, reason: reason.clone() };
+        self.stop(goodbye, Stopped::PeerMisbehaved { node, reason });
+    }
+
+    fn stop(&mut self, goodbye: Goodbye, reason: Stopped) {
         if !matches!(self.phase, Phase::Stopped(_)) {
-            self.leave(&Goodbye::Stopped(reason.to_string()));
-            self.end(reason);
+            self.say_all(&Message::Goodbye(goodbye));
+            self.tell_at = None;
+            self.phase = Phase::Stopped(reason.clone());
+            self.decide(Decision::Stop(reason));
         }
-    }
-
-    fn leave(&mut self, goodbye: &Goodbye) {
-        self.say_all(&Message::Goodbye(goodbye.clone()));
-    }
-
-    fn end(&mut self, reason: Stopped) {
-        self.tell_at = None;
-        self.phase = Phase::Stopped(reason.clone());
-        self.decide(Decision::Stop(reason));
     }
 
     /// The peer whose link is in `slot`: peers have slots in ascending order.

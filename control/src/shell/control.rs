@@ -208,7 +208,7 @@ impl Control {
         }
         while let Some(stream) = self.sockets.get_mut(&id) {
             let why = match stream.read(buffer) {
-                Ok(0) => "its end was closed".to_owned(),
+                Ok(0) => "it closed the connection".to_owned(),
                 Ok(len) => {
                     self.plane.on_bytes(id, now, &buffer[..len]);
                     self.carry_out();
