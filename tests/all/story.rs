@@ -73,7 +73,7 @@ impl Stage {
         let segment_bytes = FABRIC_PAGE + SessionPlan::region_bytes(RING);
         let options = SimOptions { delay: (HOP, HOP), tearing: 0, segment_bytes };
         let nodes: Vec<_> = (1..=NAMES.len() as u32).map(NodeId).collect();
-        let (network, fabrics) = SimNetwork::new(1, &nodes, options);
+        let (network, fabrics) = SimNetwork::linked(1, &nodes, options);
         let start = |me: usize| {
             let member = |rank: usize| {
                 let slot = (rank != me).then_some(Slot(rank as u8));
