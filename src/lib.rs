@@ -17,3 +17,8 @@ pub use consort_dataplane::names::{NodeId, Rank, Seq, ViewId};
 pub use consort_dataplane::plan::Guarantee;
 pub use consort_dataplane::ring::Ticket;
 pub use consort_dataplane::session::{Blocked, Delivery, Frontiers};
+
+/// The README's example is compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
