@@ -158,8 +158,11 @@ impl Segment {
     pub fn prefault(&self, range: Range<usize>) {
         self.0.checked(&range);
         for page in range.step_by(4096) {
-            // Adding nothing writes the page without changing it, whoever else may use the word.
-            self.0.word(page / WORD * WORD).fetch_add(0, Ordering::Relaxed);
+            // Writes the page without changing it, whoever else may use the word. Adding zero would be optimised away.
+            let word = self.0.word(page / WORD * WORD);
+            let value = word.load(Ordering::Relaxed);
+            let same = std::hint::black_box(value);
+            let _ = word.compare_exchange(value, same, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 }
