@@ -1,4 +1,76 @@
-//! Consort: group communication.
+//! Consort is for processes that must agree: a group of processes multicasts messages, and every member delivers the same
+//! messages in the same order, all or nothing. Messages travel by one-sided writes, over shared memory or TCP, and are never
+//! copied on the way: a sender writes into its ring, a receiver reads them where they arrive.
+//!
+//! # Twenty lines
+//! Three nodes, each on a thread here and in a process of its own elsewhere; each multicasts one greeting, and all of them
+//! see the same three greetings in the same order.
+//! ```
+//! use std::{net::TcpListener, thread, time::Duration};
+//! use consort::{Event, NodeBuilder};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+//! let addresses: Vec<_> = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
+//! let members: Vec<_> = (1..).zip(listeners).map(|(id, listener)| {
+//!     let peers: Vec<_> = (1..).zip(addresses.clone()).filter(|(peer, _)| *peer != id).collect();
+//!     thread::spawn(move || -> Result<Vec<String>, Box<dyn std::error::Error + Send + Sync>> {
+//!         let builder = NodeBuilder::new(id).listener(listener).start_within(Duration::from_secs(60));
+//!         let node = peers.into_iter().fold(builder, |b, (peer, at)| b.peer(peer, at)).start()?;
+//!         node.sender().send(format!("hello from {id}").as_bytes())?; // waits for the group to start
+//!         node.sender().end()?;
+//!         let (mut seen, mut ended) = (Vec::new(), 0);
+//!         while ended < 3 {
+//!             match node.recv()? {
+//!                 Event::Message(message) => seen.push(String::from_utf8_lossy(&message).into_owned()),
+//!                 Event::Ended { .. } => ended += 1,
+//!                 _ => {} // a view, or for whom the start waits
+//!             }
+//!         }
+//!         node.close(Duration::from_secs(10))?;
+//!         Ok(seen)
+//!     })
+//! }).collect();
+//! let seen: Vec<_> = members.into_iter().map(|member| member.join().unwrap()).collect::<Result<_, _>>()?;
+//! assert!(seen[0].len() == 3 && seen.iter().all(|order| *order == seen[0]));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # A node, and who drives it
+//! A [`NodeBuilder`] says who the node is, who the others are, and how they talk; or [reads it from a
+//! file](NodeBuilder::from_toml) ([its form](config)). Then:
+//!
+//! - [`NodeBuilder::start`] gives a [`Node`], whose engine has a thread of its own. Take [`Event`]s from
+//!   [`Node::recv`], from as many threads as you like.
+//! - [`NodeBuilder::driven`] gives a [`DrivenNode`], which your thread drives: [`DrivenNode::poll`] takes one turn and
+//!   calls you for what is due; [`DrivenNode::wait`] waits as the [`WaitStrategy`] says. No message changes threads, so
+//!   this is the fastest way.
+//!
+//! Both start before their peers are there, in any order, and say for whom they wait ([`Event::Waiting`]); [`Event::View`] says
+//! that the group runs.
+//!
+//! # Sending
+//! [`Sender`]s are handles for any thread. [`Sender::reserve`] lends room in the ring, to write the message where it will be
+//! read; [`Sender::send`] copies. A full ring is back-pressure, by whoever is slowest: `reserve` waits,
+//! [`Sender::try_reserve`] refuses; nothing is ever dropped. [`Sender::send_tracked`] gives an [`Outcome`], to
+//! [wait](Outcome::wait) for, to poll, or to `await` in any runtime: it is there when this node has delivered its own
+//! message.
+//!
+//! # What is promised
+//! | [`Guarantee`] | a message is delivered |
+//! |---|---|
+//! | [`Fifo`](Guarantee::Fifo) | as it comes, each sender's in its order |
+//! | [`Agreed`](Guarantee::Agreed) | in one order, the same at all members |
+//! | [`Atomic`](Guarantee::Atomic) | in that order, and only once every member has it (the default) |
+//!
+//! For now a group's members are fixed: if one is lost, or breaks the protocol, all others stop, and
+//! [`Stopped`] says which and why. Views that change, joins and rejoins are not there yet; nor is persistence.
+//!
+//! # Ending
+//! [`Sender::end`] tells the members that nothing more comes from here; [`Event::Ended`] tells the application that a member
+//! has done so. When all have, and everything is delivered, [`Node::close`] leaves in order. Dropping a node instead stops it at
+//! once, and the others with it, who read that it left.
 
 mod builder;
 

@@ -1,22 +1,42 @@
-//! Consort's control plane: who the members are, and what runs on the way there.
+//! Who the members are, and the thread that drives a node: the control plane.
+//!
+//! The core is pure: [`plane::Plane`] takes bytes, times and reports and gives wishes and orders; it opens no socket, reads
+//! no clock, starts no thread. The [`shell`] around it does, and nothing else in this crate. This crate knows the
+//! [`Fabric`](consort_dataplane::fabric::Fabric) trait and no fabric: which ones there are, the facade crate knows.
 //!
 //! # One view's life
 //!
-//! 1. Each node reads its [`config`]: its own id and address, and those of all others. It listens, and dials.
-//! 2. [`link`]: two nodes greet each other over a framed control link: protocol versions, cluster, terms of the group, and
-//!    a proof of the shared key where there is one. What doesn't fit is refused, with the reason at both ends.
-//! 3. [`membership`] gathers until every configured node is there (`Phase::Gathering`, which names who is missing). The
-//!    node with the least id proposes view 1 with the incarnations that it met; all accept, and it is decided once, so
-//!    that no two different first views can come to be.
-//! 4. The nodes link their fabrics (`Phase::Linking`), from the offers that the control links carried.
-//! 5. The [`view`] is installed: the driver in [`shell`] starts the view's sessions, and the application sees the view
-//!    as an event before the first message.
-//! 6. When a member is lost, or breaks the protocol, the sessions are wedged and the node stops, saying which and why:
-//!    with a fixed membership no further view follows. Views that change will replace this source of views, and
-//!    nothing else.
+//! Three nodes, 1, 2 and 3, are told of each other in their [configuration](config) and started in any order.
 //!
-//! `membership` and `plane` are pure: events go in, decisions come out, time is an argument. All threads, clocks and
-//! sockets are in `shell`. The control plane knows the `Fabric` trait and no fabric.
+//! 1. Each makes a fabric, draws a random *incarnation* for this start, listens, and dials the others until they are there
+//!    ([`link::table`]). On each connection both sides prove that they know the shared key, if there is one, and say
+//!    *hello*: who they are, what they take the group to be, and what their fabric offers ([`link::connection`]).
+//!    A hello that doesn't fit is refused, and both sides print why. Of two connections between the same nodes, the one that the
+//!    lower id chooses counts.
+//! 2. Node 1, the lowest, has heard from all and **proposes** view 1: these members, these incarnations
+//!    ([`membership`]). The others get the order to **link** their fabrics to exactly these.
+//! 3. Whoever is linked to everyone says **ready**; when all have, node 1 **commits**. The driver gets the order to
+//!    **install**: a session is started from the [`view::View`], the application sees the view as an event, and messages
+//!    flow. None of them touches a control link: these only tell, from here on, who is still there.
+//! 4. If anyone is lost before that, everyone who took part begins anew as another incarnation, with another fabric. So
+//!    nobody is ever in two minds about which view 1 it said yes to.
+//! 5. The view **ends** when every member has said that it sends nothing more and everything is delivered: then each closes
+//!    its fabric and says goodbye. Or it ends because a member is lost, or breaks the protocol: the session is
+//!    **wedged**, senders and outcomes are told, and the application reads who it was and what to do. (For now the members are
+//!    fixed, so there is no view 2. What decides views is [`membership`] alone; its events and decisions are made so that
+//!    view changes replace nothing else.)
+//!
+//! # Modules, in reading order
+//! A module leans only on those above it.
+//!
+//! | module | |
+//! |---|---|
+//! | [`view`] | an agreed membership, as a value; what sessions start from |
+//! | [`config`] | what a node is told, as a value or a TOML file |
+//! | [`link`] | control links: frames, seals, messages, one link for a pair. Pure |
+//! | [`membership`] | which view is installed: a state machine. Pure |
+//! | [`plane`] | both joined: the control plane of a node. Pure |
+//! | [`shell`] | threads, sockets, the clock: the driver, [`shell::Node`], [`shell::DrivenNode`] |
 
 pub mod view;
 pub mod config;
@@ -24,4 +44,5 @@ pub mod link;
 pub mod membership;
 pub mod plane;
 pub mod shell;
-pub use shell::{DrivenNode, Event};
+
+pub use shell::{DrivenNode, Event, Node};

@@ -207,3 +207,6 @@ impl Plane {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

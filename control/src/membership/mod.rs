@@ -28,7 +28,8 @@
 //! A view is installed, by anyone, only if every incarnation in it said ready (the proposer's own word included). So if two
 //! different views were installed, no incarnation would be in both: their members are different lives of the
 //! nodes, and the first view's were all gone, or never delivered an Atomic message together with the second's.
-//! The stories in `golden/` show it, and what happens when a node dies at each step.
+//! The stories in `golden/` show what happens when a node dies at each step, and the simulation of whole planes looks for a
+//! counterexample.
 //!
 //! # After that
 //! A control link that breaks, or a fabric link, is proof that the peer is gone (F5), unless it said goodbye after everything was
