@@ -6,7 +6,8 @@
 //!    meets a word that is explained further down, and no cycle can arise. A path counts from wherever it stands
 //!    in the two modules' subtrees, and a re-export counts as the module that it comes from. What stands in the parent
 //!    itself is free to its children: an `impl` may be split over files.
-//! 3. *Purity.* The data plane opens no socket, starts no thread, reads no clock and no environment.
+//! 3. *Purity.* The data plane, and of the control plane all but its shell and configuration, open no socket, start no
+//!    thread, and read no clock and no environment.
 //! 4. *Unsafe.* It is allowed in the modules that [`UNSAFE`] lists, and nowhere else.
 
 use std::collections::HashMap;
@@ -30,20 +31,21 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
-/// Crates that touch nothing of the machine, and what of the standard library is therefore closed to them.
-const PURE: &[(&str, &[&str])] = &[("consort-dataplane", MACHINE)];
-
-const MACHINE: &[&str] = &[
-    "std::env",
-    "std::fs",
-    "std::io",
-    "std::net",
-    "std::os",
-    "std::process",
-    "std::thread",
-    "std::time::Instant",
-    "std::time::SystemTime",
+/// What touches nothing of the machine: a crate, the modules of it that may all the same, and what of the standard
+/// library is therefore closed to the rest.
+const PURE: &[(&str, &[&str], &[&str])] = &[
+    ("consort-dataplane", &[], &["std::io", "std::net", "std::os"]),
+    // Addresses and the kinds of I/O errors are values; sockets are not.
+    (
+        "consort-control",
+        &["shell", "config"],
+        &["std::net::TcpListener", "std::net::TcpStream", "std::net::UdpSocket", "std::os"],
+    ),
 ];
+
+/// Closed to all of them.
+const MACHINE: &[&str] =
+    &["std::env", "std::fs", "std::process", "std::thread", "std::time::Instant", "std::time::SystemTime"];
 
 /// The files in which `unsafe` is allowed (S2); docs/architecture.md says why in each.
 const UNSAFE: &[&str] = &[
@@ -258,13 +260,19 @@ impl<'a> Crate<'a> {
 
     /// Rule 3.
     fn purity(&self) -> Vec<String> {
-        let Some((_, closed)) = PURE.iter().find(|(name, _)| *name == self.name) else { return Vec::new() };
-        let mentions =
-            self.modules.iter().flat_map(|module| module.mentions.iter().map(move |at| (module, at)));
+        let Some((_, open, closed)) = PURE.iter().find(|(name, ..)| *name == self.name) else {
+            return Vec::new();
+        };
+        let pure = |module: &&Module| module.path.first().is_none_or(|top| !open.contains(&top.as_str()));
+        let mentions = self
+            .modules
+            .iter()
+            .filter(pure)
+            .flat_map(|module| module.mentions.iter().map(move |mention| (module, mention)));
         mentions
             .filter_map(|(module, mention)| {
                 let path = mention.segments.join("::").replace("core::", "std::");
-                let hit = closed.iter().find(|closed| {
+                let hit = MACHINE.iter().chain(*closed).find(|closed| {
                     path.strip_prefix(**closed).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
                 })?;
                 Some(format!(
@@ -459,6 +467,8 @@ mod tests {
         let files = [("lib.rs", body)];
         assert_eq!(breaches("consort-dataplane", &files).len(), 2);
         assert_eq!(breaches("consort-hw", &files).len(), 0);
+        let files = [("lib.rs", "mod shell; mod link;"), ("shell.rs", body), ("link.rs", body)];
+        assert_eq!(breaches("consort-control", &files).len(), 2, "only the shell may");
     }
 
     #[test]
