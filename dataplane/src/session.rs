@@ -335,6 +335,16 @@ impl Session {
         &self.plan
     }
 
+    /// The members whose session hasn't begun, as far as is known here: nothing of theirs counts yet.
+    ///
+    /// When there are none, whatever the members published in earlier sessions has arrived here, or never will: their births
+    /// come behind it (F1). So a node that is done with an earlier session says so only then, and its members can write over
+    /// ring bytes that a fabric would otherwise still have to send.
+    pub fn unborn(&self) -> impl Iterator<Item = NodeId> {
+        let members = self.plan.members.iter().enumerate();
+        members.filter(|(rank, _)| self.unborn >> rank & 1 == 1).map(|(_, member)| member.node)
+    }
+
     /// One step: receive, send, acknowledge, deliver, release, and flush the fabric. Returns whether anything happened.
     /// Never blocks; what `sink` does with a message is the caller's.
     ///

@@ -4,16 +4,30 @@
 //! A publish becomes a list of words under way to one peer, due some time later but never before the publish ahead of it
 //! on the same link. When it is due its words land in random order, and a look may come when only some have landed.
 //! Bytes and words travel as they were when published.
+//!
+//! # Nodes come and go
+//! Each call of [`SimNetwork::add`] makes an *end*: one incarnation of a node, with a number of its own. A node that restarts
+//! is another end under the same name, and its offer says which. Links are made by both ends' `connect`, in slots that
+//! each chooses for itself, and come up at different times at the two of them. A slot that was fenced is free, and nothing
+//! of the old link is seen in it again. Every link has a mirror of its own, zero at first.
+//!
+//! # Trouble
+//! | what | what the others learn |
+//! |---|---|
+//! | [`SimNetwork::cut`] | both ends are told at once (F5) |
+//! | [`SimNetwork::crash`] | a part of what was under way, and then that it broke |
+//! | [`SimNetwork::crash_silently`] | a part of what was under way, and then nothing ever |
+//! | [`SimNetwork::cut_one_way`] | nothing, until [`SimNetwork::heal`] |
+//! | not polling an end | nothing: a pause is made by leaving it alone |
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::fabric::{ConnectError, Doorbell, Fabric, FabricStats, LinkDown, LinkEvent};
 use crate::memory::{Mirror, Segment, WORD};
-use crate::names::{NodeId, PeerSet, Slot, Time};
+use crate::names::{MAX_NODES, NodeId, PeerSet, Slot, Time};
 
 /// A seeded source of choices (splitmix64): small, fast, the same everywhere. Not for secrets.
 #[derive(Clone, Debug)]
@@ -56,38 +70,54 @@ pub struct SimOptions {
     pub segment_bytes: usize,
 }
 
-/// Words under way; when they have landed, the link ends if `end` says so.
+/// Words by their offsets, with their values.
+type Words = Vec<(usize, u64)>;
+
+/// Words under way, and what happens to the link once they have landed.
 struct Publish {
     due: Time,
-    words: Vec<(usize, u64)>,
-    end: Option<LinkDown>,
+    words: Words,
+    then: Option<Then>,
 }
 
-/// One direction between two nodes.
-#[derive(Default)]
-struct Link {
+enum Then {
+    Up,
+    Down(LinkDown),
+}
+
+/// One end's side of a link, and what is under way to it.
+struct Hold {
+    /// The other end.
+    peer: usize,
+    phase: Phase,
+    /// The link's number, the same at both ends, and the slot that the other has it in; once it has answered.
+    link: Option<(u64, usize)>,
+    /// What the other published here.
+    mirror: Option<Segment>,
     under_way: VecDeque<Publish>,
-    state: LinkState,
+    /// What vanished in a cut that nobody knows of, and everything behind it (F1).
+    withheld: VecDeque<(Words, Option<Then>)>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-enum LinkState {
-    /// Nobody asked for it.
-    #[default]
-    None,
-    /// The node at its start asked for it, and waits for the other until then.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// This end asked for it, and waits until then for the other to answer.
     Asked(Time),
+    /// The other has answered, which this end hasn't learned yet; it still waits until then.
+    Answered(Time),
     /// It carries what is published.
     Up,
-    /// It was fenced, cut, closed, or its time ran out.
-    Dead,
+    /// It broke, or was closed, or its time ran out.
+    Over,
 }
 
-struct Node {
+/// One incarnation of a node.
+struct End {
     id: NodeId,
-    segment: Segment,
-    /// What each other node published here, by its index.
-    mirrors: Vec<Segment>,
+    /// It has neither crashed nor was it closed.
+    lives: bool,
+    /// By slot.
+    holds: Vec<Option<Hold>>,
     events: VecDeque<LinkEvent>,
     stats: FabricStats,
 }
@@ -96,191 +126,402 @@ struct World {
     options: SimOptions,
     choices: Choices,
     now: Time,
-    nodes: Vec<Node>,
-    /// `links[from][to]`.
-    links: Vec<Vec<Link>>,
-    /// Links that were torn apart in the middle of a publish: counted, so that tests see that it happens.
+    ends: Vec<End>,
+    /// Links made so far.
+    links: u64,
+    /// What is published from the one to the other vanishes.
+    cuts: BTreeSet<(NodeId, NodeId)>,
+    /// Publishes that were seen in part: counted, so that tests see that it happens.
     torn: u64,
 }
 
-/// The network under all nodes of one simulation.
+/// The network under all nodes of one simulation. Clones are handles to the same network. Ends are named by number, in the
+/// order in which they were added, from 0.
 #[derive(Clone)]
 pub struct SimNetwork {
-    world: Rc<RefCell<World>>,
+    world: Arc<Mutex<World>>,
 }
 
-/// One node's end of a [`SimNetwork`]. Its slots are the other nodes' indexes.
+/// One end of a [`SimNetwork`]: what one incarnation of a node has of it.
 pub struct SimFabric {
-    world: Rc<RefCell<World>>,
+    world: Arc<Mutex<World>>,
     me: usize,
     segment: Segment,
-    mirrors: Vec<Mirror>,
+    /// By slot: of the last link that came up there.
+    mirrors: Vec<Option<Mirror>>,
     /// Words and their values, for whom: as they were when published, which F1 allows for both kinds.
-    queued: Vec<(Vec<(usize, u64)>, PeerSet)>,
+    queued: Vec<(Words, PeerSet)>,
     doorbell: Doorbell,
 }
 
-/// What every simulated node says to be linked to.
+/// What every simulated end says to be linked to; its number follows.
 const OFFER: &[u8] = b"consort-sim";
 
 impl SimNetwork {
-    /// A network of `nodes`, all linked to each other from the start.
-    pub fn linked(seed: u64, nodes: &[NodeId], options: SimOptions) -> (Self, Vec<SimFabric>) {
-        let (network, fabrics) = Self::new(seed, nodes, options);
-        for link in network.world.borrow_mut().links.iter_mut().flatten() {
-            link.state = LinkState::Up;
-        }
-        (network, fabrics)
+    /// A network with nobody in it.
+    pub fn empty(seed: u64, options: SimOptions) -> Self {
+        let world = World {
+            options,
+            choices: Choices::new(seed),
+            now: Time(0),
+            ends: Vec::new(),
+            links: 0,
+            cuts: BTreeSet::new(),
+            torn: 0,
+        };
+        Self { world: Arc::new(Mutex::new(world)) }
     }
 
     /// A network of `nodes`, not linked yet.
     pub fn new(seed: u64, nodes: &[NodeId], options: SimOptions) -> (Self, Vec<SimFabric>) {
-        let n = nodes.len();
-        let make = |id: &NodeId| Node {
-            id: *id,
-            segment: Segment::private(options.segment_bytes),
-            mirrors: (0..n).map(|_| Segment::private(options.segment_bytes)).collect(),
+        let network = Self::empty(seed, options);
+        let fabrics = nodes.iter().map(|node| network.add(*node)).collect();
+        (network, fabrics)
+    }
+
+    /// A network of `nodes`, all linked to each other from the start, each in the slot of its place among them.
+    pub fn linked(seed: u64, nodes: &[NodeId], options: SimOptions) -> (Self, Vec<SimFabric>) {
+        let (network, mut fabrics) = Self::new(seed, nodes, options);
+        let mut world = network.lock();
+        for one in 0..nodes.len() {
+            for other in 0..one {
+                world.links += 1;
+                for (me, peer) in [(one, other), (other, one)] {
+                    let mirror = Segment::private(options.segment_bytes);
+                    fabrics[me].mirrors[peer] = Some(mirror.mirror());
+                    let link = Some((world.links, me));
+                    world.ends[me].holds[peer] = Some(Hold {
+                        phase: Phase::Up,
+                        link,
+                        mirror: Some(mirror),
+                        ..Hold::new(peer, Time(0))
+                    });
+                }
+            }
+        }
+        drop(world);
+        (network, fabrics)
+    }
+
+    /// Another end: a node that is new, or one that starts again.
+    pub fn add(&self, node: NodeId) -> SimFabric {
+        let mut world = self.lock();
+        world.ends.push(End {
+            id: node,
+            lives: true,
+            holds: (0..MAX_NODES).map(|_| None).collect(),
             events: VecDeque::new(),
             stats: FabricStats::default(),
-        };
-        let world = Rc::new(RefCell::new(World {
-            options,
-            choices: Choices::new(seed),
-            now: Time(0),
-            nodes: nodes.iter().map(make).collect(),
-            links: (0..n).map(|_| (0..n).map(|_| Link::default()).collect()).collect(),
-            torn: 0,
-        }));
-        let fabrics = (0..n).map(|me| {
-            let borrowed = world.borrow();
-            let node = &borrowed.nodes[me];
-            SimFabric {
-                world: world.clone(),
-                me,
-                segment: node.segment.clone(),
-                mirrors: node.mirrors.iter().map(Segment::mirror).collect(),
-                queued: Vec::new(),
-                doorbell: Doorbell::new(|| {}),
-            }
         });
-        let fabrics = fabrics.collect();
-        (Self { world }, fabrics)
+        SimFabric {
+            world: self.world.clone(),
+            me: world.ends.len() - 1,
+            segment: Segment::private(world.options.segment_bytes),
+            mirrors: vec![None; MAX_NODES],
+            queued: Vec::new(),
+            doorbell: Doorbell::new(|| {}),
+        }
+    }
+
+    /// The number of the last end added for `node`.
+    pub fn end_of(&self, node: NodeId) -> Option<usize> {
+        self.lock().ends.iter().rposition(|end| end.id == node)
     }
 
     /// Sets the clock; it never goes back.
     pub fn advance_to(&self, now: Time) {
-        let mut world = self.world.borrow_mut();
+        let mut world = self.lock();
         world.now = world.now.max(now);
     }
 
     /// When the next publish is due, if any is under way on a live link.
     pub fn next_due(&self) -> Option<Time> {
-        let world = self.world.borrow();
-        world.links.iter().flatten().filter_map(|link| link.under_way.front().map(|p| p.due)).min()
+        let world = self.lock();
+        let holds = world.ends.iter().flat_map(|end| &end.holds).flatten();
+        holds.filter_map(|hold| hold.under_way.front().map(|publish| publish.due)).min()
     }
 
-    /// Loses everything under way between two nodes from now on, and tells both (F5).
+    /// Loses everything under way between two ends, breaks their link, and tells both (F5).
     pub fn cut(&self, one: usize, other: usize) {
-        let mut world = self.world.borrow_mut();
+        let mut world = self.lock();
         for (from, to) in [(one, other), (other, one)] {
-            if world.kill(from, to) {
-                let event = LinkEvent::Down(slot(from), LinkDown::Broken("cut by the simulation".into()));
-                world.nodes[to].events.push_back(event);
+            for slot in world.slots(to, from) {
+                world.end_now(to, slot, LinkDown::Broken("cut by the simulation".into()));
             }
         }
     }
 
-    /// The node dies: of what it published and is under way a random part still lands; then the others are told.
-    pub fn crash(&self, node: usize) {
-        let mut world = self.world.borrow_mut();
-        for to in (0..world.nodes.len()).filter(|to| *to != node) {
-            let len = world.links[node][to].under_way.len() as u64;
-            let keep = world.choices.below(len + 1) as usize;
-            world.links[node][to].under_way.truncate(keep);
-            world.send(node, to, Vec::new(), Some(LinkDown::Broken("the node crashed".into())));
-            world.kill(to, node);
-        }
+    /// From now on what is published by `from` to `to`, whichever ends of these nodes, vanishes, and nobody is told. What is
+    /// under way still lands, and what `to` publishes to `from` arrives. No link comes up between the two.
+    pub fn cut_one_way(&self, from: NodeId, to: NodeId) {
+        self.lock().cuts.insert((from, to));
+    }
+
+    /// Ends a [`SimNetwork::cut_one_way`]. Of each link in which something vanished either all of it arrives late, as if
+    /// it had been sent again, or the link turns out to be broken: never a later publish without an earlier one (F1).
+    pub fn heal(&self, from: NodeId, to: NodeId) {
+        let mut world = self.lock();
+        world.cuts.remove(&(from, to));
+        world.heal(from, to);
+    }
+
+    /// The end dies: of what it published and is under way a random part still lands; then the others are told (F5).
+    pub fn crash(&self, end: usize) {
+        self.lock().crash(end, true);
+    }
+
+    /// As [`SimNetwork::crash`], but nobody is told: its machine is gone too.
+    pub fn crash_silently(&self, end: usize) {
+        self.lock().crash(end, false);
     }
 
     /// Replaces a word of `from`'s segment in `to`'s mirror: what a peer that breaks the protocol does.
     pub fn poke(&self, from: usize, to: usize, offset: usize, word: u64) {
-        self.world.borrow().nodes[to].mirrors[from].store(offset, word);
+        let world = self.lock();
+        for slot in world.slots(to, from) {
+            if let Some(mirror) = world.ends[to].holds[slot].as_ref().and_then(|hold| hold.mirror.as_ref()) {
+                mirror.store(offset, word);
+            }
+        }
     }
 
     /// How often a look found a publish landed in part.
     pub fn torn(&self) -> u64 {
-        self.world.borrow().torn
+        self.lock().torn
     }
+
+    fn lock(&self) -> MutexGuard<'_, World> {
+        lock(&self.world)
+    }
+}
+
+/// A test that panicked with the lock held has failed anyhow.
+fn lock(world: &Mutex<World>) -> MutexGuard<'_, World> {
+    world.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn slot(index: usize) -> Slot {
     Slot(u8::try_from(index).unwrap_or(u8::MAX))
 }
 
-impl World {
-    /// Puts words under way, due after all that is under way already.
-    fn send(&mut self, from: usize, to: usize, words: Vec<(usize, u64)>, end: Option<LinkDown>) {
-        if self.links[from][to].state != LinkState::Up {
-            return;
+impl Hold {
+    fn new(peer: usize, until: Time) -> Self {
+        Self {
+            peer,
+            phase: Phase::Asked(until),
+            link: None,
+            mirror: None,
+            under_way: VecDeque::new(),
+            withheld: VecDeque::new(),
         }
+    }
+
+    /// Nothing lands here any more.
+    fn end(&mut self) {
+        self.phase = Phase::Over;
+        self.under_way.clear();
+        self.withheld.clear();
+    }
+}
+
+impl World {
+    /// In which slots `end` has links to `peer` that are there or coming up.
+    fn slots(&self, end: usize, peer: usize) -> Vec<usize> {
+        let linked = |hold: &Hold| hold.peer == peer && matches!(hold.phase, Phase::Answered(_) | Phase::Up);
+        let holds = self.ends[end].holds.iter().enumerate();
+        holds.filter(|(_, hold)| hold.as_ref().is_some_and(linked)).map(|(slot, _)| slot).collect()
+    }
+
+    /// Where what `end` publishes in `slot` goes to, if the other side of the link is still there.
+    fn other_side(&self, end: usize, slot: usize) -> Option<(usize, usize)> {
+        let hold = self.ends[end].holds[slot].as_ref()?;
+        let (link, far) = hold.link?;
+        let other = self.ends[hold.peer].holds[far].as_ref()?;
+        let there = other.phase != Phase::Over && other.link.is_some_and(|(number, _)| number == link);
+        there.then_some((hold.peer, far))
+    }
+
+    /// Puts words under way, due after all that is under way already.
+    fn send(&mut self, from: usize, from_slot: usize, words: Words, then: Option<Then>) {
+        let Some((to, slot)) = self.other_side(from, from_slot) else { return };
+        self.ends[from].stats.bytes_out += (words.len() * WORD) as u64;
+        let vanishes = self.cuts.contains(&(self.ends[from].id, self.ends[to].id));
+        let Some(hold) = &mut self.ends[to].holds[slot] else { return };
+        if vanishes || !hold.withheld.is_empty() {
+            hold.withheld.push_back((words, then));
+        } else {
+            self.put(to, slot, words, then);
+        }
+    }
+
+    fn put(&mut self, to: usize, slot: usize, words: Words, then: Option<Then>) {
         let (least, most) = self.options.delay;
         let spread = most.saturating_sub(least).as_nanos() as u64;
         let delay = least.as_nanos() as u64 + self.choices.below(spread + 1);
-        let link = &mut self.links[from][to];
-        let due = Time(self.now.0 + delay).max(link.under_way.back().map_or(Time(0), |p| p.due));
-        self.nodes[from].stats.bytes_out += (words.len() * WORD) as u64;
-        link.under_way.push_back(Publish { due, words, end });
+        let Some(hold) = &mut self.ends[to].holds[slot] else { return };
+        let due = Time(self.now.0 + delay).max(hold.under_way.back().map_or(Time(0), |publish| publish.due));
+        hold.under_way.push_back(Publish { due, words, then });
     }
 
-    /// Ends one direction; whatever is under way is lost. Returns whether it was up.
-    fn kill(&mut self, from: usize, to: usize) -> bool {
-        let link = &mut self.links[from][to];
-        link.under_way.clear();
-        std::mem::replace(&mut link.state, LinkState::Dead) == LinkState::Up
+    /// Ends a link at one of its ends, which is told.
+    fn end_now(&mut self, end: usize, at: usize, why: LinkDown) {
+        let End { holds, events, .. } = &mut self.ends[end];
+        if let Some(hold) = &mut holds[at] {
+            hold.end();
+            events.push_back(LinkEvent::Down(slot(at), why));
+        }
     }
 
-    /// Lands what is due on the links to `to`, and gives up links that nobody answered. Returns whether anything came.
+    /// Makes a link if both ends ask for it and can reach each other.
+    fn pair(&mut self, me: usize, my_slot: usize) {
+        let asks = |end: &End, at: usize, peer: usize| match &end.holds[at] {
+            Some(Hold { phase: Phase::Asked(until), peer: of, .. }) if *of == peer => Some(*until),
+            _ => None,
+        };
+        let Some(peer) = self.ends[me].holds[my_slot].as_ref().map(|hold| hold.peer) else { return };
+        let Some(mine) = asks(&self.ends[me], my_slot, peer) else { return };
+        let (id, other) = (self.ends[me].id, self.ends[peer].id);
+        let answer = (0..MAX_NODES).find_map(|at| Some((at, asks(&self.ends[peer], at, me)?)));
+        let Some((far, theirs)) = answer else { return };
+        if self.cuts.contains(&(id, other)) || self.cuts.contains(&(other, id)) {
+            return;
+        }
+        self.links += 1;
+        let sides = [(me, my_slot, far, mine), (peer, far, my_slot, theirs)];
+        for (end, at, far, until) in sides {
+            if let Some(hold) = &mut self.ends[end].holds[at] {
+                (hold.phase, hold.link) = (Phase::Answered(until), Some((self.links, far)));
+            }
+        }
+        for (end, at, ..) in sides {
+            self.send(end, at, Vec::new(), Some(Then::Up));
+        }
+    }
+
+    fn heal(&mut self, from: NodeId, to: NodeId) {
+        for end in 0..self.ends.len() {
+            for at in 0..MAX_NODES {
+                let Some(Hold { peer, link, .. }) = self.ends[end].holds[at] else { continue };
+                if self.ends[end].id != to || self.ends[peer].id != from {
+                    continue;
+                }
+                let hold = self.ends[end].holds[at].as_mut();
+                let withheld = hold.map(|hold| std::mem::take(&mut hold.withheld)).unwrap_or_default();
+                if !withheld.is_empty() && self.choices.chance(50) {
+                    let why = || LinkDown::Broken("given up after a silence".into());
+                    if let Some((_, far)) = link
+                        && self.other_side(peer, far) == Some((end, at))
+                    {
+                        self.end_now(peer, far, why());
+                    }
+                    self.put(end, at, Vec::new(), Some(Then::Down(why())));
+                } else {
+                    for (words, then) in withheld {
+                        self.put(end, at, words, then);
+                    }
+                }
+            }
+        }
+        for end in 0..self.ends.len() {
+            for at in 0..MAX_NODES {
+                self.pair(end, at);
+            }
+        }
+    }
+
+    fn crash(&mut self, end: usize, proof: bool) {
+        for at in 0..MAX_NODES {
+            let Some((to, far)) = self.other_side(end, at) else { continue };
+            if let Some(hold) = &mut self.ends[to].holds[far] {
+                let keep = self.choices.below(hold.under_way.len() as u64 + 1) as usize;
+                hold.under_way.truncate(keep);
+            }
+            if proof {
+                let why = LinkDown::Broken("the node crashed".into());
+                self.send(end, at, Vec::new(), Some(Then::Down(why)));
+            }
+        }
+        let End { lives, holds, events, .. } = &mut self.ends[end];
+        *lives = false;
+        holds.fill_with(|| None);
+        events.clear();
+    }
+
+    /// Lands what is due at `to`, and gives up links that nobody answered. Returns whether anything came.
     fn land(&mut self, to: usize) -> bool {
         let mut any = false;
-        for from in 0..self.nodes.len() {
-            if let LinkState::Asked(until) = self.links[to][from].state
+        for at in 0..MAX_NODES {
+            let Some(hold) = &self.ends[to].holds[at] else { continue };
+            if let Phase::Asked(until) | Phase::Answered(until) = hold.phase
                 && until <= self.now
             {
-                self.links[to][from].state = LinkState::Dead;
-                let why = LinkDown::Failed("the peer did not link in time".into());
-                self.nodes[to].events.push_back(LinkEvent::Down(slot(from), why));
+                self.send(to, at, Vec::new(), Some(Then::Down(LinkDown::Broken("the peer gave up".into()))));
+                self.end_now(to, at, LinkDown::Failed("the peer did not link in time".into()));
                 any = true;
             }
-            while let Some(mut front) = self.links[from][to].under_way.pop_front() {
-                if front.due > self.now {
-                    self.links[from][to].under_way.push_front(front);
-                    break;
-                }
-                let mirror = &self.nodes[to].mirrors[from];
-                let part = front.words.len() > 1 && self.choices.chance(self.options.tearing);
-                let landing = match front.words.len() {
-                    len if part => 1 + self.choices.below(len as u64 - 1) as usize,
-                    len => len,
-                };
-                any |= landing > 0 || front.end.is_some();
-                for _ in 0..landing {
-                    let pick = self.choices.below(front.words.len() as u64) as usize;
-                    let (offset, value) = front.words.swap_remove(pick);
+            any |= self.land_in(to, at);
+        }
+        any
+    }
+
+    fn land_in(&mut self, to: usize, at: usize) -> bool {
+        let Self { ends, choices, options, now, torn, .. } = self;
+        let End { holds, events, .. } = &mut ends[to];
+        let Some(hold) = &mut holds[at] else { return false };
+        let mut any = false;
+        while let Some(front) = hold.under_way.front_mut() {
+            if front.due > *now {
+                break;
+            }
+            let words = front.words.len();
+            let part = words > 1 && choices.chance(options.tearing);
+            let landing = if part { 1 + choices.below(words as u64 - 1) as usize } else { words };
+            any |= landing > 0 || front.then.is_some();
+            for _ in 0..landing {
+                let pick = choices.below(front.words.len() as u64) as usize;
+                let (offset, value) = front.words.swap_remove(pick);
+                if let Some(mirror) = &hold.mirror {
                     mirror.store(offset, value);
                 }
-                if part {
-                    self.torn += 1;
-                    self.links[from][to].under_way.push_front(front);
-                    break;
+            }
+            if part {
+                *torn += 1;
+                break;
+            }
+            match hold.under_way.pop_front().and_then(|landed| landed.then) {
+                None => {}
+                Some(Then::Up) => {
+                    hold.phase = Phase::Up;
+                    hold.mirror = Some(Segment::private(options.segment_bytes));
+                    events.push_back(LinkEvent::Up(slot(at)));
                 }
-                if let Some(why) = front.end {
-                    self.kill(from, to);
-                    self.kill(to, from);
-                    self.nodes[to].events.push_back(LinkEvent::Down(slot(from), why));
+                Some(Then::Down(why)) => {
+                    hold.end();
+                    events.push_back(LinkEvent::Down(slot(at), why));
+                    let (peer, link) = (hold.peer, hold.link);
+                    // What this end had under way to one that closed is lost with the link.
+                    if let Some((number, far)) = link
+                        && let Some(other) = &mut ends[peer].holds[far]
+                        && other.link.is_some_and(|(same, _)| same == number)
+                    {
+                        other.end();
+                    }
+                    break;
                 }
             }
         }
         any
+    }
+}
+
+impl SimFabric {
+    /// Its number in the network, for [`SimNetwork::crash`] and its like.
+    pub fn end(&self) -> usize {
+        self.me
+    }
+
+    fn lock(&self) -> MutexGuard<'_, World> {
+        lock(&self.world)
     }
 }
 
@@ -294,7 +535,7 @@ impl Fabric for SimFabric {
     }
 
     fn offer(&self) -> Vec<u8> {
-        OFFER.to_vec()
+        [OFFER, &(self.me as u64).to_le_bytes()].concat()
     }
 
     fn connect(
@@ -304,29 +545,40 @@ impl Fabric for SimFabric {
         offer: &[u8],
         within: Duration,
     ) -> Result<(), ConnectError> {
-        let mut world = self.world.borrow_mut();
-        let (me, other) = (self.me, usize::from(to.0));
-        let known = world.nodes.get(other).is_some_and(|node| node.id == peer && other != me);
-        if offer != OFFER || !known {
+        let mut world = lock(&self.world);
+        let number = offer.strip_prefix(OFFER).and_then(|rest| rest.try_into().ok()).map(u64::from_le_bytes);
+        let other = number
+            .and_then(|number| usize::try_from(number).ok())
+            .filter(|other| *other != self.me && world.ends.get(*other).is_some_and(|end| end.id == peer));
+        let Some(other) = other else {
             return Err(ConnectError::Offer("not an offer of a node of this simulation".into()));
+        };
+        if !world.ends[self.me].lives {
+            return Err(ConnectError::Machine("this end has crashed or was closed".into()));
         }
-        if world.links[me][other].state != LinkState::None {
+        let index = usize::from(to.0);
+        if index >= MAX_NODES {
+            return Err(ConnectError::Machine(format!("there are no more than {MAX_NODES} slots")));
+        }
+        // A link that was up once keeps its slot until it is fenced: its mirror may be in use.
+        let is_taken = |hold: &Hold| hold.phase != Phase::Over || hold.mirror.is_some();
+        if world.ends[self.me].holds[index].as_ref().is_some_and(is_taken) {
             return Err(ConnectError::Taken(to));
         }
-        world.links[me][other].state = LinkState::Asked(world.now.plus(within));
-        if let LinkState::Asked(_) = world.links[other][me].state {
-            for (from, to) in [(me, other), (other, me)] {
-                world.links[from][to].state = LinkState::Up;
-                world.nodes[to].events.push_back(LinkEvent::Up(slot(from)));
-            }
+        let to_peer = |hold: &Hold| hold.phase != Phase::Over && world.ends[hold.peer].id == peer;
+        let mut holds = world.ends[self.me].holds.iter();
+        if let Some(same) = holds.position(|hold| hold.as_ref().is_some_and(to_peer)) {
+            return Err(ConnectError::Taken(slot(same)));
         }
+        let until = world.now.plus(within);
+        world.ends[self.me].holds[index] = Some(Hold::new(other, until));
+        self.mirrors[index] = None;
+        world.pair(self.me, index);
         Ok(())
     }
 
     fn mirror(&self, of: Slot) -> Option<&Mirror> {
-        let other = usize::from(of.0);
-        let state = self.world.borrow().links.get(self.me)?.get(other)?.state;
-        matches!(state, LinkState::Up | LinkState::Dead).then(|| &self.mirrors[other])
+        self.mirrors.get(usize::from(of.0))?.as_ref()
     }
 
     fn publish_words(&mut self, range: Range<usize>, peers: PeerSet) {
@@ -339,19 +591,26 @@ impl Fabric for SimFabric {
     }
 
     fn flush(&mut self) {
-        let mut world = self.world.borrow_mut();
-        let nodes = world.nodes.len();
+        let mut world = lock(&self.world);
         for (words, peers) in self.queued.drain(..) {
-            for peer in peers.iter().map(|s| usize::from(s.0)).filter(|peer| *peer < nodes) {
-                world.send(self.me, peer, words.clone(), None);
+            for peer in peers.iter().map(|slot| usize::from(slot.0)) {
+                if world.ends[self.me].holds[peer].as_ref().is_some_and(|hold| hold.phase == Phase::Up) {
+                    world.send(self.me, peer, words.clone(), None);
+                }
             }
         }
     }
 
     fn poll(&mut self, now: Time) -> bool {
-        let mut world = self.world.borrow_mut();
+        let mut world = lock(&self.world);
         world.now = world.now.max(now);
-        world.land(self.me)
+        let any = world.land(self.me);
+        for (hold, mirror) in world.ends[self.me].holds.iter().zip(&mut self.mirrors) {
+            if let (None, Some(Hold { mirror: Some(segment), .. })) = (&mirror, hold) {
+                *mirror = Some(segment.mirror());
+            }
+        }
+        any
     }
 
     fn wait(&mut self, _: Time, _: Time, idle: &mut dyn FnMut() -> bool) {
@@ -364,27 +623,43 @@ impl Fabric for SimFabric {
     }
 
     fn fence(&mut self, peer: Slot) {
-        let mut world = self.world.borrow_mut();
-        let other = usize::from(peer.0);
-        if other < world.nodes.len() && other != self.me && world.kill(other, self.me) {
-            // The peer finds its link reset, some time later.
-            world.send(self.me, other, Vec::new(), Some(LinkDown::Broken("fenced by the peer".into())));
+        let mut world = lock(&self.world);
+        let at = usize::from(peer.0);
+        if at >= MAX_NODES {
+            return;
         }
+        for (_, peers) in &mut self.queued {
+            *peers = peers.without(peer);
+        }
+        // The peer finds its link reset, some time later.
+        world.send(self.me, at, Vec::new(), Some(Then::Down(LinkDown::Broken("fenced by the peer".into()))));
+        let End { holds, events, .. } = &mut world.ends[self.me];
+        holds[at] = None;
+        events.retain(|event| {
+            let (LinkEvent::Up(of) | LinkEvent::Down(of, _)) = event;
+            *of != peer
+        });
     }
 
     fn close(&mut self, _: Duration) {
         self.flush();
-        let mut world = self.world.borrow_mut();
-        for to in (0..world.nodes.len()).filter(|to| *to != self.me) {
-            world.send(self.me, to, Vec::new(), Some(LinkDown::Closed));
+        let mut world = lock(&self.world);
+        for at in 0..MAX_NODES {
+            world.send(self.me, at, Vec::new(), Some(Then::Down(LinkDown::Closed)));
         }
+        let End { lives, holds, .. } = &mut world.ends[self.me];
+        *lives = false;
+        holds.iter_mut().flatten().filter(|hold| hold.link.is_none()).for_each(Hold::end);
     }
 
     fn poll_event(&mut self) -> Option<LinkEvent> {
-        self.world.borrow_mut().nodes[self.me].events.pop_front()
+        self.lock().ends[self.me].events.pop_front()
     }
 
     fn stats(&self) -> FabricStats {
-        self.world.borrow().nodes[self.me].stats
+        self.lock().ends[self.me].stats
     }
 }
+
+#[cfg(test)]
+mod tests;

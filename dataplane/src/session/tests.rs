@@ -359,6 +359,7 @@ fn what_an_earlier_session_left_is_never_read() {
     }
     assert!(stale.load(BASE) != 0 && stale.load(BASE + layout.received(0)) >= 1008, "the words are there");
     assert!(w.delivered[0].is_empty(), "nobody else has it yet");
+    assert!(w.sessions[0].unborn().eq([NodeId(2)]));
     assert_eq!(w.sessions[0].frontiers().senders[1].received, Position(0));
 
     // Node 2 begins: its row is zero, for all to see, before it is its row.
@@ -367,6 +368,7 @@ fn what_an_earlier_session_left_is_never_read() {
     w.settle();
     assert_eq!(w.delivered, [[(0, 0, b"new".to_vec())], [(0, 0, b"new".to_vec())]]);
     assert_eq!(stale.load(BASE + layout.tag()), 3);
+    assert_eq!(w.sessions[0].unborn().count(), 0);
 }
 
 // V10: the zeros under a tag are seen by whoever sees the tag, even where words show before they are published.
