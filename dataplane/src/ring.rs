@@ -190,11 +190,21 @@ pub struct Ticket(pub Position);
 /// lives, whatever ring is the current one by then. The handle must lead to the same sender always.
 pub struct Reservation<H: Deref<Target = RingSender>> {
     handle: H,
+    room: Room,
+    committed: bool,
+}
+
+/// What a reservation has of its ring.
+#[derive(Clone, Copy)]
+struct Room {
     /// The ring's number.
     number: u64,
-    claim: Claim,
+    /// Where the record starts and ends.
+    start: u64,
+    end: u64,
+    /// Where its payload is in the segment.
+    payload: usize,
     len: usize,
-    committed: bool,
 }
 
 /// Lends room for `len` bytes (with whatever bytes are there) in the ring that `handle` leads to, which the reservation
@@ -206,21 +216,10 @@ pub fn try_reserve<H: Deref<Target = RingSender>>(
     handle: H,
     len: usize,
 ) -> Result<Reservation<H>, (H, ReserveError)> {
-    let sender = &*handle;
-    if len > sender.max_len() {
-        let error = ReserveError::TooLong { len, max: sender.max_len() };
-        return Err((handle, error));
+    match handle.try_claim(len) {
+        Ok(room) => Ok(Reservation { handle, room, committed: false }),
+        Err(error) => Err((handle, error)),
     }
-    let ring = &*sender.ring;
-    let claim = match ring.claims.claim(record::size(len) as u64) {
-        Ok(claim) => claim,
-        Err(error) => return Err((handle, error)),
-    };
-    if claim.pad > 0 {
-        ring.put(claim.start, Kind::Pad, claim.pad as usize - HEADER);
-    }
-    let number = ring.number;
-    Ok(Reservation { handle, number, claim, len, committed: false })
 }
 
 impl RingSender {
@@ -234,7 +233,21 @@ impl RingSender {
     /// # Errors
     /// [`ReserveError::Full`] is back-pressure: try again when others have taken more. The others are final.
     pub fn try_reserve(&self, len: usize) -> Result<Reservation<&Self>, ReserveError> {
-        try_reserve(self, len).map_err(|(_, error)| error)
+        Ok(Reservation { handle: self, room: self.try_claim(len)?, committed: false })
+    }
+
+    #[inline]
+    fn try_claim(&self, len: usize) -> Result<Room, ReserveError> {
+        if len > self.max_len() {
+            return Err(ReserveError::TooLong { len, max: self.max_len() });
+        }
+        let ring = &*self.ring;
+        let claim = ring.claims.claim(record::size(len) as u64)?;
+        if claim.pad > 0 {
+            ring.put(claim.start, Kind::Pad, claim.pad as usize - HEADER);
+        }
+        let start = claim.start + claim.pad;
+        Ok(Room { number: ring.number, start, end: claim.end, payload: ring.place(start) + HEADER, len })
     }
 
     /// Multicasts that this node sends nothing more in this session ([`Kind::End`]). Nothing stops it from sending all
@@ -256,28 +269,27 @@ impl<H: Deref<Target = RingSender>> Reservation<H> {
 
     fn commit(mut self, kind: Kind) -> Ticket {
         self.committed = true;
-        self.ring().put(self.claim.start + self.claim.pad, kind, self.len);
-        Ticket(Position(self.claim.end))
+        self.ring().put(self.room.start, kind, self.room.len);
+        Ticket(Position(self.room.end))
     }
 
     /// The ring in which the claim was made. A handle that leads elsewhere by now is a bug of its author, and would lend
     /// bytes that are somebody else's.
     fn ring(&self) -> &Ring {
         let ring = &*self.handle.ring;
-        assert!(ring.number == self.number, "a reservation's handle leads to another ring than before");
+        assert!(ring.number == self.room.number, "a reservation's handle leads to another ring than before");
         ring
     }
 
     fn range(&self) -> Range<usize> {
-        let from = self.ring().place(self.claim.start + self.claim.pad) + HEADER;
-        from..from + self.len
+        self.room.payload..self.room.payload + self.room.len
     }
 }
 
 impl<H: Deref<Target = RingSender>> Drop for Reservation<H> {
     fn drop(&mut self) {
         if !self.committed {
-            self.ring().put(self.claim.start + self.claim.pad, Kind::Pad, self.len);
+            self.ring().put(self.room.start, Kind::Pad, self.room.len);
         }
     }
 }
@@ -410,7 +422,7 @@ impl fmt::Debug for RingSender {
 
 impl<H: Deref<Target = RingSender>> fmt::Debug for Reservation<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Reservation({} bytes at {})", self.len, self.claim.start + self.claim.pad)
+        write!(f, "Reservation({} bytes at {})", self.room.len, self.room.start)
     }
 }
 

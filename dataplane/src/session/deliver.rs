@@ -235,8 +235,13 @@ impl Session {
             let place = stream.at.0 & (size - 1);
             // S1: one read into a local, then all checks on that.
             let word = stream.memory.load(stream.ring + place as usize);
-            let sound = check_header(word, stream.at, stream.received, stream.round, size);
-            let Some((header, end, round)) = sound.filter(|(.., round)| *round < stream.promise) else {
+            let sound = Header::parse(word).and_then(|header| {
+                let end = Position(stream.at.0 + header.size() as u64);
+                let round = unwrap(stream.round.0, header.round, (1 << 31) - 1).map(Round)?;
+                let fits = end <= stream.received && place + header.size() as u64 <= size;
+                (fits && round < stream.promise).then_some((header, end, round))
+            });
+            let Some((header, end, round)) = sound else {
                 let at = stream.at;
                 return Err(self.blame(rank, Blame::Record { at, word }));
             };
@@ -357,24 +362,6 @@ impl Session {
             self.publish(fabric);
         }
     }
-}
-
-/// The header at `at`, where that and the record's round come out of a word that anyone may have written (S1): the record
-/// ends at or before `received` and before the ring's end, and its round isn't before `round`. With it, where it ends and
-/// its round.
-#[inline]
-pub(super) fn check_header(
-    word: u64,
-    at: Position,
-    received: Position,
-    round: Round,
-    ring_bytes: u64,
-) -> Option<(Header, Position, Round)> {
-    let header = Header::parse(word)?;
-    let end = Position(at.0 + header.size() as u64);
-    let round = unwrap(round.0, header.round, (1 << 31) - 1).map(Round)?;
-    let fits = end <= received && (at.0 & (ring_bytes - 1)) + header.size() as u64 <= ring_bytes;
-    fits.then_some((header, end, round))
 }
 
 #[derive(Clone, Copy, Default)]

@@ -9,10 +9,11 @@
 
 use std::ops::Range;
 
-use super::deliver::check_header;
 use super::{Session, Stream};
+use crate::layout::unwrap;
 use crate::memory::{Segment, WORD};
 use crate::names::{Position, Rank, Round};
+use crate::record::Header;
 
 /// What was supplied can't be used; the session is as it was.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -137,10 +138,14 @@ fn check(bytes: &[u8], from: Position, promise: Round, size: u64) -> Result<Opti
         let offset = (at.0 - from.0) as usize;
         word.copy_from_slice(&bytes[offset..offset + WORD]);
         let word = u64::from_ne_bytes(word);
-        // D4, D5: what was sent after a promise is not of an earlier round.
-        let Some((_, end, next)) = check_header(word, at, to, round, size) else {
-            return Err(SupplyError::Record { at, word });
-        };
+        // As when a record is looked at that came from its sender. D4, D5: sent after a promise, so not of an earlier round.
+        let sound = Header::parse(word).and_then(|header| {
+            let end = Position(at.0 + header.size() as u64);
+            let next = unwrap(round.0, header.round, (1 << 31) - 1).map(Round)?;
+            let fits = end <= to && (at.0 & (size - 1)) + header.size() as u64 <= size;
+            fits.then_some((end, next))
+        });
+        let Some((end, next)) = sound else { return Err(SupplyError::Record { at, word }) };
         (at, round) = (end, next);
     }
     Ok((to > from).then_some(Round(round.0 + 1)))
