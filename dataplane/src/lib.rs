@@ -28,8 +28,17 @@
 //! Each step takes all that is there and publishes each changed range once, so under load the same words carry more (D9);
 //! there are no timers.
 //!
-//! A view change ends a session: [`session::Session::wedge`] freezes it, and [`session::Session::cut`] delivers what the
-//! members agreed to be below the *trim* (V2, V4).
+//! # One session's life
+//! A segment has room for two sessions, and views take turns in it (V10, [`plan`]): view 5 begins where view 3 was. Not
+//! everybody begins at once, so what a member sees of a peer may be the words of the earlier session still. They are told
+//! apart by a *tag*: a member zeroes its row, publishes that, and then sets the row's last word to its view. Until a peer's
+//! tag says this view, the peer is *unborn*, and counts as a row of zeros.
+//!
+//! A view change ends a session. [`session::Session::wedge`] freezes it (V2); the members agree on the *trim*, the end of each
+//! ring; who lacks something below it is given that by another ([`session::Session::supply`], V3);
+//! [`session::Session::cut`] delivers exactly what lies below it (V4); and what this node itself sent beyond is handed back, to
+//! be sent again in the next view ([`session::Session::resend`], D13). With the last loan back the session is *free*, and when
+//! it is so at all its members, its memory is the next view's but one.
 //!
 //! # Modules, in reading order
 //! A module leans only on those above it.
@@ -46,7 +55,7 @@
 //! | [`loan`] | zero-copy delivery past the callback |
 //! | `order` | the order as arithmetic |
 //! | [`session`] | the engine |
-//! | [`sim`] | a fabric for tests: seeded delays, tearing, cuts |
+//! | [`sim`] | a fabric for tests: seeded delays, tearing, cuts, nodes that come and go |
 //!
 //! # Trust
 //! What a peer can write is read once, into a local, and checked before use (S1): a bad word makes the step fail with a

@@ -61,8 +61,8 @@ fuzz_target!(|script: &[u8]| {
         };
         match command & 7 {
             0 => {
-                let word = usize::from(*a) % (layout.end() / 8 + 1) * 8;
-                let to = BASE + if word == layout.end() { layout.tag() } else { word };
+                let place = usize::from(*a) % (layout.end() / 8 + 1) * 8;
+                let to = BASE + if place == layout.end() { layout.tag() } else { place };
                 let what = value(&mut word, &mut script);
                 network.poke(peer, 0, to, what);
             }

@@ -15,6 +15,11 @@ const SECOND: usize = 4096 + 512;
 
 const FOREVER: Duration = Duration::from_secs(1);
 
+/// So many, or few where each takes long.
+fn seeds(count: u64) -> Range<u64> {
+    0..if cfg!(miri) { 2 } else { count }
+}
+
 fn add(network: &SimNetwork, node: u32) -> SimFabric {
     network.add(NodeId(node))
 }
@@ -88,7 +93,7 @@ fn each_node_chooses_its_slots() {
 #[test]
 fn a_link_comes_up_at_each_end_in_its_time() {
     let mut first = [0, 0];
-    for seed in 0..50 {
+    for seed in seeds(50) {
         let network = SimNetwork::empty(seed, OPTIONS);
         let (mut one, mut other) = (add(&network, 1), add(&network, 2));
         connect(&mut one, 1, &mut other, 1);
@@ -108,7 +113,7 @@ fn a_link_comes_up_at_each_end_in_its_time() {
         pass(&mut [&mut one, &mut other]);
         assert!([sees(&one, 1), sees(&other, 1)].contains(&Some(9)));
     }
-    assert!(first.iter().all(|times| *times > 5), "{first:?}");
+    assert!(first.iter().all(|times| *times > 5) || cfg!(miri), "{first:?}");
 }
 
 #[test]
@@ -141,7 +146,7 @@ fn a_node_that_starts_again_is_another_end() {
 // F4: what was under way to a fenced slot, and what was to be told of it, belongs to no link made there later.
 #[test]
 fn nothing_of_an_old_link_is_seen_after_a_fence() {
-    for seed in 0..100 {
+    for seed in seeds(100) {
         let (network, mut one, mut other) = linked(seed);
         publish(&mut other, 7, 1);
         pass(&mut [&mut one, &mut other]);
@@ -195,7 +200,7 @@ fn a_peer_learns_that_it_was_fenced_and_may_be_linked_again() {
 fn a_cut_in_one_direction_is_silent_until_it_heals() {
     let mut arrived = 0;
     let mut broke = 0;
-    for seed in 0..40 {
+    for seed in seeds(40) {
         let (network, mut one, mut other) = linked(seed);
         publish(&mut one, 40, 1);
         network.cut_one_way(NodeId(1), NodeId(2));
@@ -235,7 +240,7 @@ fn a_cut_in_one_direction_is_silent_until_it_heals() {
             }
         }
     }
-    assert!(arrived > 5 && broke > 5, "{arrived} {broke}");
+    assert!(arrived > 5 && broke > 5 || cfg!(miri), "{arrived} {broke}");
 }
 
 #[test]
@@ -256,7 +261,7 @@ fn no_link_comes_up_over_a_cut_before_it_heals() {
 fn crashes_leave_proof_or_silence() {
     for (silent, cut) in [(false, false), (true, false), (false, true)] {
         let mut landed = BTreeSet::new();
-        for seed in 0..40 {
+        for seed in seeds(40) {
             let (network, mut one, mut other) = linked(seed);
             if cut {
                 network.cut_one_way(NodeId(1), NodeId(2));
@@ -283,7 +288,7 @@ fn crashes_leave_proof_or_silence() {
             }
         }
         let all = if cut { BTreeSet::from([0]) } else { BTreeSet::from([0, 1, 2, 3]) };
-        assert_eq!(landed, all, "a random part lands");
+        assert!(landed == all || cfg!(miri), "a random part lands: {landed:?}");
     }
 }
 
@@ -300,12 +305,12 @@ fn a_cut_with_proof_tells_both() {
 /// F1 in whatever happens: a reader never sees the second word ahead of the first, nor either fall within a link.
 #[test]
 fn order_holds_through_all_trouble() {
-    for seed in 0..30 {
+    for seed in seeds(30) {
         let network = SimNetwork::empty(seed, OPTIONS);
         let mut choices = Choices::new(!seed);
         let mut fabrics = [add(&network, 1), add(&network, 2)];
         let mut last = [0; 2];
-        for value in 1..2000 {
+        for value in 1..if cfg!(miri) { 200 } else { 2000 } {
             let now = Time(value * 10);
             let at = choices.below(2) as usize;
             let [one, other] = [at, 1 - at];
@@ -328,6 +333,6 @@ fn order_holds_through_all_trouble() {
                 last[one] = seen;
             }
         }
-        assert!(network.lock().links > 1, "seed {seed} made no second link");
+        assert!(network.lock().links > 1 || cfg!(miri), "seed {seed} made no second link");
     }
 }
