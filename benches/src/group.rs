@@ -62,7 +62,7 @@ impl<F: Fabric> Group<F> {
                 }
             }
         }
-        let members = fabrics.into_iter().zip((0..).map(Rank)).map(|(fabric, me)| {
+        let members = fabrics.into_iter().zip((0..).map(Rank)).map(|(mut fabric, me)| {
             let member = |(&slot, &node): (&Slot, &NodeId)| Member {
                 node,
                 slot: (slot.0 != me.0).then_some(slot),
@@ -71,7 +71,7 @@ impl<F: Fabric> Group<F> {
             let members = slots.iter().zip(&nodes).map(member).collect();
             let plan = SessionPlan { view: ViewId(1), members, me, ring_bytes: RING, guarantee };
             let (session, sender) =
-                Session::start(plan, &fabric).unwrap_or_else(|e| panic!("the session can't start: {e}"));
+                Session::start(plan, &mut fabric).unwrap_or_else(|e| panic!("the session can't start: {e}"));
             One { fabric, session, sender, delivered: 0, sum: 0 }
         });
         Self { members: members.collect(), start }

@@ -8,6 +8,7 @@
 //!            B + 8            persisted                 │ What flow control and watchers read: later
 //!            B + 16           heartbeat                 │ is early enough
 //!            B + 24 + 8·s     released[s], s = 0..n     ┘
+//!            4,088            tag: whose session's words these are
 //! base + 4,096 ──► ring, `ring_bytes`
 //! ```
 //!
@@ -18,6 +19,10 @@
 //! - position: at most one ring, since the reader must release what it has read: `ring_bytes ≤ 2^30` bytes.
 //! - promise: it grows by one only with a record published, and all records that a reader hasn't released lie in the
 //!   rings: `members × ring_bytes / 8 < 2^31`.
+//!
+//! The `tag` is the view of the session that the row belongs to, and 0 while the row is made ready for the next one in the
+//! same place. It is the last word of the page, where no number of members puts another, so that it can be read before
+//! anything else of the row is believed (V10).
 //!
 //! The sleeper flag of D1 is one for the node, not for the session: it lies in the fabric's page.
 
@@ -41,7 +46,8 @@ pub struct Layout {
     later: usize,
 }
 
-const _: () = assert!(Layout::new(crate::names::MAX_NODES).end() <= ROW_BYTES, "a row must fit its page");
+const _: () =
+    assert!(Layout::new(crate::names::MAX_NODES).end() <= Layout::new(1).tag(), "a row must fit its page");
 const _: () = assert!(MOST_RING / WORD <= 1 << 31, "a ring's positions must be told apart modulo 2^32 words");
 const _: () = assert!(LEAST_RING / 2 > record::HEADER, "half a ring must hold a record");
 const _: () = assert!(ROW_BYTES.is_multiple_of(LINE), "the ring must start on a line");
@@ -95,12 +101,17 @@ impl Layout {
         self.later + 3 * WORD + WORD * rank
     }
 
+    /// Where the tag is: the same place for any number of members, as a reader knows it before it knows the session.
+    pub const fn tag(self) -> usize {
+        ROW_BYTES - WORD
+    }
+
     /// The end of the words that a delivery waits for.
     pub const fn urgent_end(self) -> usize {
         WORD + WORD * self.members
     }
 
-    /// The end of all words.
+    /// The end of all words but the tag.
     pub const fn end(self) -> usize {
         self.released(self.members)
     }
@@ -167,7 +178,7 @@ mod tests {
             let row = Layout::new(n);
             assert_eq!(row.received(n - 1) + WORD, row.urgent_end());
             assert!(row.delivered() >= row.urgent_end() && row.delivered().is_multiple_of(LINE));
-            assert!(row.released(n - 1) + WORD == row.end() && row.end() <= ROW_BYTES);
+            assert!(row.released(n - 1) + WORD == row.end() && row.end() <= row.tag());
         }
         assert!(Layout::new(7).urgent_end() <= LINE, "seven members share a line");
     }

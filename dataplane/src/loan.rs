@@ -18,8 +18,8 @@ const RETURNED: u8 = 2;
 pub const MAX_LOANS: usize = if cfg!(miri) { 64 } else { 1 << 16 };
 
 struct Shared {
-    flags: Box<[AtomicU8]>,
-    /// Every member's segment, by rank; the loans' bytes stay mapped while a loan lives.
+    flags: Arc<[AtomicU8]>,
+    /// Where every member's ring is, by rank; the loans' bytes stay mapped while a loan lives.
     rings: Vec<Mirror>,
 }
 
@@ -68,6 +68,13 @@ impl Loans {
             range,
         };
         Some((loan, number))
+    }
+
+    /// What is lent of `rank`'s ring from now on lies in `memory`; what is lent already stays where it is.
+    pub(crate) fn move_ring(&mut self, rank: usize, memory: Mirror) {
+        let mut rings = self.shared.rings.clone();
+        rings[rank] = memory;
+        self.shared = Arc::new(Shared { flags: self.shared.flags.clone(), rings });
     }
 
     /// Whether loan `number`, the oldest that is out, came back; asked once with the answer yes.

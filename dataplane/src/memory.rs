@@ -188,6 +188,16 @@ impl Mirror {
         self.0.word(offset).load(Ordering::Acquire) // pairs with the Release in Segment::store
     }
 
+    /// Appends the words in `range` to `bytes`, each as it was at some time from now on, whoever writes there meanwhile.
+    /// Panics unless `range` is whole words of the mirror.
+    pub fn append_words(&self, range: Range<usize>, bytes: &mut Vec<u8>) {
+        assert!(range.len().is_multiple_of(WORD), "bytes {range:?} are no whole words");
+        bytes.reserve(range.len());
+        for offset in range.step_by(WORD) {
+            bytes.extend_from_slice(&self.load(offset).to_ne_bytes());
+        }
+    }
+
     /// The bytes in `range`.
     ///
     /// # Safety
@@ -327,6 +337,9 @@ mod tests {
             [mirror.load(16), mirror.load(24), mirror.load(32)],
             [7, u64::from_ne_bytes(1u64.to_le_bytes()), 2]
         );
+        let mut bytes = vec![9];
+        mirror.append_words(32..48, &mut bytes);
+        assert_eq!(bytes, [9, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         drop(own);
         assert_eq!(mirror.load(16), 7, "the mirror keeps the memory");
     }

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::fabric::FABRIC_PAGE;
 use crate::layout::{self, Layout};
 use crate::names::{MAX_NODES, NodeId, Rank, Slot, ViewId};
 
@@ -83,9 +84,23 @@ pub struct SessionPlan {
 }
 
 impl SessionPlan {
+    /// Sessions for which a segment has room: one that goes, whose loans may still be out, and one that comes (V10).
+    pub const REGIONS: usize = 2;
+
     /// Bytes that a session takes in a segment.
     pub const fn region_bytes(ring_bytes: usize) -> usize {
         layout::ROW_BYTES + ring_bytes
+    }
+
+    /// Where the session of a view starts in every segment: views take turns in the regions, so that the next view's
+    /// memory is there before it is needed (V10).
+    pub const fn base(view: ViewId, ring_bytes: usize) -> usize {
+        FABRIC_PAGE + (view.0 % Self::REGIONS as u64) as usize * Self::region_bytes(ring_bytes)
+    }
+
+    /// Bytes of a segment with all its regions.
+    pub const fn segment_bytes(ring_bytes: usize) -> usize {
+        FABRIC_PAGE + Self::REGIONS * Self::region_bytes(ring_bytes)
     }
 
     /// Checks what the protocol relies on.
@@ -96,6 +111,9 @@ impl SessionPlan {
         let n = self.members.len();
         if n == 0 || n > MAX_NODES {
             return Err(PlanError::Members(n));
+        }
+        if self.view == ViewId(0) {
+            return Err(PlanError::View);
         }
         if usize::from(self.me.0) >= n {
             return Err(PlanError::Rank(self.me, n));
@@ -129,6 +147,9 @@ pub enum PlanError {
     /// Too few or too many.
     #[error("a session of {0} members: it takes 1 to 64")]
     Members(usize),
+    /// The tag of no session.
+    #[error("a session of view 0: views are counted from 1")]
+    View,
     /// A rank that nobody has.
     #[error("rank {0} in a session of {1} members")]
     Rank(Rank, usize),

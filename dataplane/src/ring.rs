@@ -25,7 +25,7 @@ use crossbeam_utils::CachePadded;
 use crate::memory::{Segment, WORD};
 use crate::names::Position;
 use crate::record::{self, HEADER, Header, Kind};
-use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Ordering, next_number};
 use std::sync::Arc;
 
 /// `tail` with this bit set takes no more reservations.
@@ -155,6 +155,8 @@ struct Ring {
     segment: Segment,
     /// Where the ring starts in the segment.
     start: usize,
+    /// No other ring of this process has it.
+    number: u64,
 }
 
 impl Ring {
@@ -183,10 +185,42 @@ pub struct Ticket(pub Position);
 /// Room for one message, in the ring itself (D3). Write it and [`Reservation::send`] it; dropped unsent it
 /// becomes a pad, which costs its room and is delivered to nobody. Until either happens nothing that was reserved later
 /// can go out.
-pub struct Reservation<'a> {
-    ring: &'a Ring,
+///
+/// `H` is how it holds its ring: a borrow, or a handle of the caller's that keeps the ring for as long as the reservation
+/// lives, whatever ring is the current one by then. The handle must lead to the same sender always.
+pub struct Reservation<H: Deref<Target = RingSender>> {
+    handle: H,
+    /// The ring's number.
+    number: u64,
     claim: Claim,
     len: usize,
+    committed: bool,
+}
+
+/// Lends room for `len` bytes (with whatever bytes are there) in the ring that `handle` leads to, which the reservation
+/// keeps. Never blocks.
+///
+/// # Errors
+/// As [`RingSender::try_reserve`]; the handle is given back.
+pub fn try_reserve<H: Deref<Target = RingSender>>(
+    handle: H,
+    len: usize,
+) -> Result<Reservation<H>, (H, ReserveError)> {
+    let sender = &*handle;
+    if len > sender.max_len() {
+        let error = ReserveError::TooLong { len, max: sender.max_len() };
+        return Err((handle, error));
+    }
+    let ring = &*sender.ring;
+    let claim = match ring.claims.claim(record::size(len) as u64) {
+        Ok(claim) => claim,
+        Err(error) => return Err((handle, error)),
+    };
+    if claim.pad > 0 {
+        ring.put(claim.start, Kind::Pad, claim.pad as usize - HEADER);
+    }
+    let number = ring.number;
+    Ok(Reservation { handle, number, claim, len, committed: false })
 }
 
 impl RingSender {
@@ -199,15 +233,8 @@ impl RingSender {
     ///
     /// # Errors
     /// [`ReserveError::Full`] is back-pressure: try again when others have taken more. The others are final.
-    pub fn try_reserve(&self, len: usize) -> Result<Reservation<'_>, ReserveError> {
-        if len > self.max_len() {
-            return Err(ReserveError::TooLong { len, max: self.max_len() });
-        }
-        let claim = self.ring.claims.claim(record::size(len) as u64)?;
-        if claim.pad > 0 {
-            self.ring.put(claim.start, Kind::Pad, claim.pad as usize - HEADER);
-        }
-        Ok(Reservation { ring: &self.ring, claim, len })
+    pub fn try_reserve(&self, len: usize) -> Result<Reservation<&Self>, ReserveError> {
+        try_reserve(self, len).map_err(|(_, error)| error)
     }
 
     /// Multicasts that this node sends nothing more in this session ([`Kind::End`]). Nothing stops it from sending all
@@ -220,46 +247,57 @@ impl RingSender {
     }
 }
 
-impl Reservation<'_> {
+impl<H: Deref<Target = RingSender>> Reservation<H> {
     /// Commits the message: the engine multicasts it with its next step. Wake the engine if it may sleep
     /// ([`crate::fabric::Doorbell::ring`]).
     pub fn send(self) -> Ticket {
         self.commit(Kind::Data)
     }
 
-    fn commit(self, kind: Kind) -> Ticket {
-        let ticket = Ticket(Position(self.claim.end));
-        self.ring.put(self.claim.start + self.claim.pad, kind, self.len);
-        std::mem::forget(self); // it would commit a pad
-        ticket
+    fn commit(mut self, kind: Kind) -> Ticket {
+        self.committed = true;
+        self.ring().put(self.claim.start + self.claim.pad, kind, self.len);
+        Ticket(Position(self.claim.end))
+    }
+
+    /// The ring in which the claim was made. A handle that leads elsewhere by now is a bug of its author, and would lend
+    /// bytes that are somebody else's.
+    fn ring(&self) -> &Ring {
+        let ring = &*self.handle.ring;
+        assert!(ring.number == self.number, "a reservation's handle leads to another ring than before");
+        ring
     }
 
     fn range(&self) -> Range<usize> {
-        let from = self.ring.place(self.claim.start + self.claim.pad) + HEADER;
+        let from = self.ring().place(self.claim.start + self.claim.pad) + HEADER;
         from..from + self.len
     }
 }
 
-impl Drop for Reservation<'_> {
+impl<H: Deref<Target = RingSender>> Drop for Reservation<H> {
     fn drop(&mut self) {
-        self.ring.put(self.claim.start + self.claim.pad, Kind::Pad, self.len);
+        if !self.committed {
+            self.ring().put(self.claim.start + self.claim.pad, Kind::Pad, self.len);
+        }
     }
 }
 
-impl Deref for Reservation<'_> {
+impl<H: Deref<Target = RingSender>> Deref for Reservation<H> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the claim is this reservation's alone until it is committed, and it is borrowed for reading.
-        unsafe { self.ring.segment.bytes(self.range()) }
+        // SAFETY: the claim is this reservation's alone until it is committed, `ring` checked that it is the claim's, and
+        // it is borrowed for reading.
+        unsafe { self.ring().segment.bytes(self.range()) }
     }
 }
 
-impl DerefMut for Reservation<'_> {
+impl<H: Deref<Target = RingSender>> DerefMut for Reservation<H> {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: the claim is this reservation's alone until it is committed (no other claim overlaps it, members have
-        // released it, the engine and the fabric touch only what is committed), and it is borrowed exclusively.
-        unsafe { self.ring.segment.bytes_mut(self.range()) }
+        // released it, the engine and the fabric touch only what is committed), `ring` checked that it is the claim's,
+        // and it is borrowed exclusively.
+        unsafe { self.ring().segment.bytes_mut(self.range()) }
     }
 }
 
@@ -282,7 +320,7 @@ pub(crate) struct RingOwner {
 impl RingOwner {
     /// A ring of `size` bytes at `start` in the segment.
     pub(crate) fn new(segment: Segment, start: usize, size: usize) -> Self {
-        let ring = Arc::new(Ring { claims: Claims::new(size), segment, start });
+        let ring = Arc::new(Ring { claims: Claims::new(size), segment, start, number: next_number() });
         Self { ring, taken: 0, freed: 0 }
     }
 
@@ -370,7 +408,7 @@ impl fmt::Debug for RingSender {
     }
 }
 
-impl fmt::Debug for Reservation<'_> {
+impl<H: Deref<Target = RingSender>> fmt::Debug for Reservation<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Reservation({} bytes at {})", self.len, self.claim.start + self.claim.pad)
     }
@@ -455,6 +493,46 @@ mod tests {
         drop(sender.try_reserve(100).unwrap());
         assert!(owner.take(0));
         assert_eq!(Header::parse(owner.ring.segment.load(0)).unwrap().kind, Kind::Pad);
+    }
+
+    /// A reservation outlives the place where its ring was found: the view changed meanwhile.
+    #[test]
+    fn a_reservation_keeps_its_ring() {
+        let (mut owner, sender) = ring(4096);
+        let mut current = Arc::new(sender);
+        let mut room = try_reserve(current.clone(), 3).unwrap();
+        let (next, sender) = ring(4096);
+        current = Arc::new(sender);
+        assert!(owner.close().0 == 16 && !owner.take(0));
+        room.copy_from_slice(b"old");
+        let ring = Arc::downgrade(&room.handle);
+        assert_eq!(room.send(), Ticket(Position(16)));
+        assert!(ring.upgrade().is_none(), "the handle is given up with it");
+        assert!(owner.take(0) && !next.ready());
+        assert_eq!(owner.record(Position(0)).unwrap().payload, b"old");
+        next.close();
+        let (current, error) = try_reserve(current, 3).unwrap_err();
+        assert_eq!((error, current.max_len()), (ReserveError::Closed, 2040));
+    }
+
+    /// Leads to one ring at first, then to another.
+    struct Astray(std::cell::Cell<bool>, [RingSender; 2]);
+
+    impl Deref for Astray {
+        type Target = RingSender;
+
+        fn deref(&self) -> &RingSender {
+            &self.1[usize::from(self.0.get())]
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "leads to another ring")]
+    fn a_handle_that_goes_astray_is_found_out() {
+        let handle = Astray(false.into(), [ring(4096).1, ring(4096).1]);
+        let room = std::mem::ManuallyDrop::new(try_reserve(handle, 3).map_err(|(_, error)| error).unwrap());
+        room.handle.0.set(true);
+        let _ = room.len();
     }
 
     #[test]

@@ -12,17 +12,29 @@
 //! For every sender s, at every member: `released[s] ≤ delivered up to ≤ stable[s] ≤ received[s] ≤ head of s`
 //! (`delivered ≤ stable` for `Atomic` only), all monotone; `head of s - released[s] ≤ ring`.
 //! And `received[s]` is published only after every byte below it was here.
+//!
+//! # Birth and end
+//! A session begins in memory that an earlier one used, here and at its members at different times. So it is *born* (V10):
+//! [`Session::start`] zeroes the own row and only then sets its tag to the view; and a peer is *unborn*, all its counters
+//! zero, until its tag says this view. Whatever words of an earlier session still lie in its mirror, or are under way to
+//! it, come before the tag (F1) and are never read.
+//!
+//! It ends when it is wedged (V2): [`Session::wedge`] freezes it. Then, each in as many calls as it takes:
+//! [`Session::supply`] brings what is below the trim and never came here (V3), [`Session::cut`] delivers all that is below
+//! the trim (V4), [`Session::resend`] hands back what this node sent beyond it (D13). When that is done and every loan is
+//! back, [`Session::is_free`] says so: its memory is not needed here any more.
 
 mod deliver;
 mod frontiers;
+mod supply;
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use crate::fabric::Fabric;
-use crate::layout::{Layout, pack_head, unpack_head};
+use crate::layout::{Layout, ROW_BYTES, pack_head, unpack_head};
 use crate::loan::Loans;
-use crate::memory::{Mirror, Segment};
+use crate::memory::{Mirror, Segment, WORD};
 use crate::names::{NodeId, PeerSet, Position, Rank, Round, Seq, Slot};
 use crate::plan::{PlanError, SessionPlan};
 use crate::record::Kind;
@@ -30,6 +42,7 @@ use crate::ring::{RingOwner, RingSender, Ticket};
 
 pub use deliver::{Delivery, Sink, Verdict};
 pub use frontiers::{Blocked, Frontiers, SenderFrontiers};
+pub use supply::SupplyError;
 
 /// A session can't go on.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -102,6 +115,7 @@ impl From<Cold> for Fault {
 struct Peer {
     rank: usize,
     slot: Slot,
+    /// Where its row is: in its mirror, or in a page of zeros while it is unborn.
     mirror: Mirror,
     base: usize,
     /// The last head read, as it was.
@@ -114,7 +128,7 @@ struct Peer {
 
 /// One sender's stream, as this member has it.
 struct Stream {
-    /// Where the ring's bytes are: the peer's mirror, or the own segment.
+    /// Where the ring's bytes are: the peer's mirror, or the own segment; or a copy, once something was supplied.
     memory: Mirror,
     /// Where the ring starts there.
     ring: usize,
@@ -153,6 +167,8 @@ pub struct Session {
     ring: RingOwner,
     peers: Vec<Peer>,
     everyone: PeerSet,
+    /// The peers that are unborn, as bits by rank.
+    unborn: u64,
     streams: Vec<Stream>,
     /// The streams, as bits by rank, of which something is here that wasn't passed over or delivered.
     pending: u64,
@@ -165,8 +181,11 @@ pub struct Session {
     beats: u64,
     /// Where the own ring ends, once wedged.
     wedged: Option<Position>,
-    /// Up to where [`Session::resend`] has gone.
+    /// [`Session::cut`] has delivered all that it had to.
+    is_cut: bool,
+    /// Up to where [`Session::resend`] has gone, and whether that is all.
     resent: Position,
+    is_resent: bool,
     #[cfg(feature = "mutants")]
     mutant: Option<Mutant>,
 }
@@ -185,14 +204,21 @@ pub enum Mutant {
     NotStable,
     /// D11: room is released when a record is received, before it is delivered.
     EarlyRelease,
+    /// V10: peers count as born from the start, whatever their tags say.
+    IgnoreTags,
 }
 
 impl Session {
-    /// Starts a session. The links to all members must be up, and the session's region zero in every member's segment.
+    /// Starts a session, and tells the members so. The links to all of them must be up. Whatever lies in the session's
+    /// region, here and in the mirrors, is overwritten or passed over; but nobody may need it any more: all members of an
+    /// earlier session in the same region must be done with that one ([`Session::is_free`]).
     ///
     /// # Errors
     /// The plan breaks a rule, a segment is too small for it, or a member isn't linked.
-    pub fn start<F: Fabric + ?Sized>(plan: SessionPlan, fabric: &F) -> Result<(Self, RingSender), PlanError> {
+    pub fn start<F: Fabric + ?Sized>(
+        plan: SessionPlan,
+        fabric: &mut F,
+    ) -> Result<(Self, RingSender), PlanError> {
         plan.check()?;
         let me = usize::from(plan.me.0);
         let n = plan.members.len();
@@ -201,6 +227,8 @@ impl Session {
         let mut peers = Vec::with_capacity(n - 1);
         let mut streams = Vec::with_capacity(n);
         let mut everyone = PeerSet::EMPTY;
+        let mut unborn = 0;
+        let zeros = Segment::private(ROW_BYTES).mirror();
         for (rank, member) in plan.members.iter().enumerate() {
             let memory = match member.slot {
                 None => segment.mirror(),
@@ -212,11 +240,12 @@ impl Session {
             }
             if let Some(slot) = member.slot {
                 everyone = everyone.with(slot);
+                unborn |= 1 << rank;
                 peers.push(Peer {
                     rank,
                     slot,
-                    mirror: memory.clone(),
-                    base: member.base,
+                    mirror: zeros.clone(),
+                    base: 0,
                     head: 0,
                     received: vec![Position(0); n],
                     released: Position(0),
@@ -239,7 +268,7 @@ impl Session {
         let ring = RingOwner::new(segment.clone(), base + layout.ring(), plan.ring_bytes);
         let sender = ring.sender();
         let loans = Loans::new(streams.iter().map(|s| s.memory.clone()).collect());
-        let session = Self {
+        let mut session = Self {
             me,
             layout,
             segment,
@@ -247,6 +276,7 @@ impl Session {
             ring,
             peers,
             everyone,
+            unborn,
             streams,
             pending: 0,
             seq: Seq(0),
@@ -255,12 +285,49 @@ impl Session {
             later: false,
             beats: 0,
             wedged: None,
+            is_cut: false,
             resent: Position(0),
+            is_resent: false,
             plan,
             #[cfg(feature = "mutants")]
             mutant: None,
         };
+        session.be_born(fabric);
         Ok((session, sender))
+    }
+
+    /// Makes the own row this session's (V10): nobody sees the tag before the zeros under it (F1).
+    fn be_born<F: Fabric + ?Sized>(&mut self, fabric: &mut F) {
+        let tag = self.base + self.layout.tag();
+        self.segment.store(tag, 0);
+        fabric.publish_words(tag..tag + WORD, self.everyone);
+        fabric.flush();
+        let row = self.words(self.layout.end());
+        for word in row.clone().step_by(WORD) {
+            self.segment.store(word, 0);
+        }
+        fabric.publish_words(row, self.everyone);
+        fabric.flush();
+        self.segment.store(tag, self.plan.view.0);
+        fabric.publish_words(tag..tag + WORD, self.everyone);
+        fabric.flush();
+    }
+
+    /// Finds out which peers were born since the last look: their rows are read from now on.
+    #[cold]
+    fn look_for_births(&mut self) {
+        for peer in &mut self.peers {
+            let memory = &self.streams[peer.rank].memory;
+            let base = self.plan.members[peer.rank].base;
+            // Pairs with the Release in Segment::store: who sees the tag sees the zeros, or what came after them.
+            let is_born = memory.load(base + self.layout.tag()) == self.plan.view.0;
+            #[cfg(feature = "mutants")]
+            let is_born = is_born || self.mutant == Some(Mutant::IgnoreTags);
+            if is_born && self.unborn >> peer.rank & 1 == 1 {
+                (peer.mirror, peer.base) = (memory.clone(), base);
+                self.unborn &= !(1 << peer.rank);
+            }
+        }
     }
 
     /// What the session was started from.
@@ -291,6 +358,9 @@ impl Session {
     pub fn exchange<F: Fabric + ?Sized>(&mut self, fabric: &mut F) -> Result<bool, Fault> {
         if self.is_wedged() {
             return Ok(false);
+        }
+        if self.unborn != 0 {
+            self.look_for_births();
         }
         let mut promise = self.streams[self.me].promise;
         let mut received = false;
@@ -470,7 +540,15 @@ impl Session {
             send(Ticket(own.end), own.kind, own.payload);
             self.resent = own.end;
         }
-        self.ring.taken() == end
+        self.is_resent = self.ring.taken() == end;
+        self.is_resent
+    }
+
+    /// Whether the session is over here, and its memory not needed any more: it is cut, all that was to be sent again was
+    /// handed back, and every loan has come back.
+    pub fn is_free(&self) -> bool {
+        let is_back = |held: &Held| held.loan.is_none_or(|loan| self.loans.came_back(loan));
+        self.is_cut && self.is_resent && self.held.iter().all(is_back)
     }
 
     /// The rank of the member behind `slot`.

@@ -25,7 +25,7 @@ fn sim_histories_hold() {
         }
     }
     println!("{seeds} seeds hold: {all:?}");
-    let Trouble { torn, full, crashed, paused, refused, lent, delivered } = all;
+    let Trouble { torn, full, crashed, paused, refused, lent, supplied, resent, reborn, delivered } = all;
     for (what, count) in [
         ("torn publishes", torn),
         ("full rings", full),
@@ -33,6 +33,9 @@ fn sim_histories_hold() {
         ("pauses", paused),
         ("refusals", refused),
         ("loans", lent),
+        ("supplies", supplied),
+        ("messages sent again", resent),
+        ("sessions in used memory", reborn),
         ("deliveries", delivered),
     ] {
         assert!(count > 0 || seeds < 100, "{what} never happened in {seeds} seeds");
@@ -72,4 +75,9 @@ fn sim_catches_delivery_before_stability() {
 #[test]
 fn sim_catches_room_released_too_early() {
     is_caught(Mutant::EarlyRelease); // D11
+}
+
+#[test]
+fn sim_catches_words_of_an_earlier_session() {
+    is_caught(Mutant::IgnoreTags); // V10
 }

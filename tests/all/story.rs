@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use consort_dataplane::fabric::{FABRIC_PAGE, Fabric};
+use consort_dataplane::fabric::Fabric;
 use consort_dataplane::names::{NodeId, Rank, Slot, Time, ViewId};
 use consort_dataplane::plan::{Guarantee, Member, SessionPlan};
 use consort_dataplane::ring::RingSender;
@@ -70,20 +70,21 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
-        let segment_bytes = FABRIC_PAGE + SessionPlan::region_bytes(RING);
+        let segment_bytes = SessionPlan::segment_bytes(RING);
         let options = SimOptions { delay: (HOP, HOP), tearing: 0, segment_bytes };
+        let view = ViewId(1);
         let nodes: Vec<_> = (1..=NAMES.len() as u32).map(NodeId).collect();
-        let (network, fabrics) = SimNetwork::linked(1, &nodes, options);
+        let (network, mut fabrics) = SimNetwork::linked(1, &nodes, options);
         let start = |me: usize| {
             let member = |rank: usize| {
                 let slot = (rank != me).then_some(Slot(rank as u8));
-                Member { node: nodes[rank], slot, base: FABRIC_PAGE }
+                Member { node: nodes[rank], slot, base: SessionPlan::base(view, RING) }
             };
             let members = (0..nodes.len()).map(member).collect();
             let me_rank = Rank(me as u8);
             let guarantee = Guarantee::Atomic;
-            let plan = SessionPlan { view: ViewId(1), members, me: me_rank, ring_bytes: RING, guarantee };
-            Session::start(plan, &fabrics[me]).unwrap()
+            let plan = SessionPlan { view, members, me: me_rank, ring_bytes: RING, guarantee };
+            Session::start(plan, &mut fabrics[me]).unwrap()
         };
         let (sessions, senders) = (0..nodes.len()).map(start).unzip();
         Self { network, fabrics, sessions, senders, now: Time(0) }

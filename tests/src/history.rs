@@ -21,9 +21,9 @@ pub struct History {
     pub sent: Vec<usize>,
     /// Deliveries, by rank, in their order.
     pub delivered: Vec<Vec<Delivered>>,
-    /// Who went on to the end; the others crashed.
+    /// Who went on to the end; the others crashed, or were left behind.
     pub survived: Vec<bool>,
-    /// Whether the run ended by itself, with nobody crashed: then everything must have been delivered.
+    /// Whether the run ended by itself: then all that the survivors sent must have been delivered to them all.
     pub complete: bool,
 }
 
@@ -33,6 +33,7 @@ impl History {
     /// # Errors
     /// The first rule broken, with member and place.
     pub fn check(&self, guarantee: Guarantee) -> Result<(), String> {
+        let mut counts = Vec::with_capacity(self.delivered.len());
         for (member, log) in self.delivered.iter().enumerate() {
             let mut next = vec![0; self.sent.len()];
             for (place, one) in log.iter().enumerate() {
@@ -56,25 +57,38 @@ impl History {
                     ));
                 }
             }
-            if self.complete && next != self.sent {
+            let lost = |s: usize| self.survived[s] && next[s] != self.sent[s];
+            if self.complete && self.survived[member] && (0..next.len()).any(lost) {
                 return Err(format!("loss: member {member} delivered {next:?} of {:?}", self.sent));
             }
+            counts.push(next);
+        }
+        // All or nothing: those who went on have delivered the same (V4).
+        let mut survivors = (0..counts.len()).filter(|member| self.survived[*member]);
+        let Some(first) = survivors.next() else { return Ok(()) };
+        if let Some(other) = survivors.find(|other| counts[*other] != counts[first]) {
+            let (one, another) = (&counts[first], &counts[other]);
+            return Err(format!(
+                "all or nothing: of each sender, member {first} delivered {one:?}, member {other} {another:?}"
+            ));
         }
         if !guarantee.ordered() {
             return Ok(());
         }
-        let Some(longest) = self.delivered.iter().max_by_key(|log| log.len()) else { return Ok(()) };
+        let agreed = &self.delivered[first];
         for (member, log) in self.delivered.iter().enumerate() {
-            if let Some(place) = log.iter().zip(longest).position(|(a, b)| a != b) {
-                let (a, b) = (log[place], longest[place]);
-                return Err(format!("total order: member {member} has {a:?} at {place}, another has {b:?}"));
-            }
-            // All or nothing: those who went on agree to the end; who crashed delivered no more than they did.
-            if self.survived[member] && log.len() != longest.len() {
-                let (has, most) = (log.len(), longest.len());
-                return Err(format!(
-                    "all or nothing: member {member} went on with {has} of {most} deliveries"
-                ));
+            // What a member delivered just before it crashed may be lost to the others (`Agreed`); what isn't lost stands
+            // in their order.
+            let may_lose = !guarantee.stable() && !self.survived[member];
+            let kept = log.iter().filter(|one| !may_lose || one.index < counts[first][one.sender]);
+            let mut rest = agreed.iter();
+            for (place, a) in kept.enumerate() {
+                let b = if may_lose { rest.find(|b| *b == a) } else { rest.next() };
+                if b != Some(a) {
+                    return Err(format!(
+                        "total order: member {member} has {a:?} at {place}, another has {b:?}"
+                    ));
+                }
             }
         }
         Ok(())
@@ -110,5 +124,23 @@ mod tests {
         let short = history([good, &good[..2]], false).check(Guarantee::Atomic).unwrap_err();
         assert!(short.contains("all or nothing"), "{short}");
         assert_eq!(history([good, broken[0].1], true).check(Guarantee::Fifo), Ok(()));
+        let short = history([good, &good[..2]], false).check(Guarantee::Fifo).unwrap_err();
+        assert!(short.contains("all or nothing"), "{short}");
+    }
+
+    #[test]
+    fn what_a_crash_may_lose_depends_on_the_guarantee() {
+        let crashed = |log| {
+            let mut history = history([&[(0, 0), (0, 1)], log], false);
+            history.survived[1] = false;
+            history
+        };
+        let lost = crashed(&[(0, 0), (1, 0), (0, 1)]);
+        assert_eq!(lost.check(Guarantee::Agreed), Ok(()));
+        assert!(lost.check(Guarantee::Atomic).unwrap_err().contains("total order"));
+        assert_eq!(crashed(&[(0, 0)]).check(Guarantee::Atomic), Ok(()));
+        let mut swapped = history([&[(0, 0), (1, 0), (0, 1)], &[(1, 0), (0, 0)]], true);
+        swapped.survived[1] = false;
+        assert!(swapped.check(Guarantee::Agreed).unwrap_err().contains("total order"));
     }
 }

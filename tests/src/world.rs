@@ -4,11 +4,16 @@
 //!
 //! Each kind of trouble is off in about half of the runs, so that none hides another. After the trouble the run must
 //! come to an end: everything delivered if nobody crashed, else the survivors' cut (V2 to V4, with the agreement
-//! itself left to an oracle: the trim is handed to all).
+//! itself left to an oracle: the trim is handed to all). Where a guarantee doesn't wait for stability, survivors are supplied
+//! by others with what they lack below the trim.
+//!
+//! In half of these runs the survivors go on in a second session in the memory of the first (V10): they send again what the
+//! trim cut off (D13), then what they hadn't sent yet, and all of it must be delivered.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use consort_dataplane::fabric::{FABRIC_PAGE, Fabric};
+use consort_dataplane::fabric::Fabric;
 use consort_dataplane::loan::Loan;
 use consort_dataplane::names::{NodeId, Position, Rank, Slot, Time, ViewId};
 use consort_dataplane::plan::{Guarantee, Member, SessionPlan};
@@ -33,6 +38,12 @@ pub struct Trouble {
     pub refused: u64,
     /// Messages kept as loans for a while.
     pub lent: u64,
+    /// Times that a survivor was supplied with what it lacked below the trim.
+    pub supplied: u64,
+    /// Messages sent again in the next view.
+    pub resent: u64,
+    /// Sessions begun where another had been.
+    pub reborn: u64,
     /// Messages delivered.
     pub delivered: u64,
 }
@@ -46,6 +57,9 @@ impl Trouble {
         self.paused += other.paused;
         self.refused += other.refused;
         self.lent += other.lent;
+        self.supplied += other.supplied;
+        self.resent += other.resent;
+        self.reborn += other.reborn;
         self.delivered += other.delivered;
     }
 }
@@ -65,6 +79,8 @@ struct Plan {
     refuses: bool,
     /// After how many turns how many crash.
     crash: Option<(u64, usize)>,
+    /// Who is left goes on in another session.
+    goes_on: bool,
 }
 
 impl Plan {
@@ -86,7 +102,7 @@ impl Plan {
             options: SimOptions {
                 delay: (Duration::from_nanos(c.below(most)), Duration::from_nanos(most)),
                 tearing: if c.chance(50) { 40 } else { 0 },
-                segment_bytes: FABRIC_PAGE + SessionPlan::region_bytes(ring_bytes),
+                segment_bytes: SessionPlan::segment_bytes(ring_bytes),
             },
             messages: (0..members).map(|_| c.below(most_messages + 1) as usize).collect(),
             longest: if c.chance(50) { 64 } else { ring_bytes as u64 / 2 - 64 },
@@ -94,15 +110,20 @@ impl Plan {
             pauses: c.chance(50),
             lends: c.chance(50),
             refuses: c.chance(50),
-            // The cut of Fifo and Agreed needs records fetched from members, which is the membership's part.
-            crash: (guarantee == Guarantee::Atomic && members > 2 && c.chance(60))
+            crash: (members > 2 && c.chance(60))
                 .then(|| (c.below(600), 1 + c.below((members as u64 - 1) / 2) as usize)),
+            goes_on: c.chance(50),
         }
     }
 }
 
+/// The view that all begin in, and the next one in the same memory.
+const FIRST: ViewId = ViewId(1);
+const SECOND: ViewId = ViewId(1 + SessionPlan::REGIONS as u64);
+
 struct Run {
     plan: Plan,
+    mutant: Option<Mutant>,
     choices: Choices,
     network: SimNetwork,
     fabrics: Vec<SimFabric>,
@@ -112,9 +133,13 @@ struct Run {
     history: History,
     /// Where each message of each sender ends in its ring.
     ends: Vec<Vec<Position>>,
+    /// What each member must send again before anything else.
+    again: Vec<VecDeque<Vec<u8>>>,
     loans: Vec<Vec<Loan>>,
     paused_until: Vec<Time>,
     alive: Vec<bool>,
+    /// The survivors have agreed to go on.
+    second: bool,
     trouble: Trouble,
 }
 
@@ -136,37 +161,15 @@ impl Run {
         let mut choices = Choices::new(seed);
         let plan = Plan::choose(&mut choices);
         let n = plan.members;
-        let nodes: Vec<_> = (0..n).map(|rank| NodeId(rank as u32 + 1)).collect();
+        let nodes: Vec<_> = (0..n).map(node).collect();
         let (network, fabrics) = SimNetwork::linked(choices.any(), &nodes, plan.options);
-        let mut sessions = Vec::new();
-        let mut senders = Vec::new();
-        for (me, fabric) in fabrics.iter().enumerate() {
-            let member = |rank: usize| Member {
-                node: nodes[rank],
-                slot: (rank != me).then_some(Slot(rank as u8)),
-                base: FABRIC_PAGE,
-            };
-            let start = SessionPlan {
-                view: ViewId(1),
-                members: (0..n).map(member).collect(),
-                me: Rank(me as u8),
-                ring_bytes: plan.ring_bytes,
-                guarantee: plan.guarantee,
-            };
-            let (mut session, sender) =
-                Session::start(start, fabric).unwrap_or_else(|e| panic!("seed {seed} chose a bad plan: {e}"));
-            if let Some(mutant) = mutant {
-                session.mutate(mutant);
-            }
-            sessions.push(session);
-            senders.push(sender);
-        }
-        Self {
+        let mut run = Self {
+            mutant,
             choices,
             network,
             fabrics,
-            sessions,
-            senders,
+            sessions: Vec::new(),
+            senders: Vec::new(),
             now: Time(0),
             history: History {
                 sent: vec![0; n],
@@ -175,12 +178,41 @@ impl Run {
                 complete: false,
             },
             ends: vec![Vec::new(); n],
+            again: vec![VecDeque::new(); n],
             loans: (0..n).map(|_| Vec::new()).collect(),
             paused_until: vec![Time(0); n],
             alive: vec![true; n],
+            second: false,
             trouble: Trouble::default(),
             plan,
+        };
+        (run.sessions, run.senders) = (0..n).map(|at| run.start(FIRST, at)).unzip();
+        run
+    }
+
+    /// Starts `at`'s session of a view of all who survive.
+    fn start(&mut self, view: ViewId, at: usize) -> (Session, RingSender) {
+        let members: Vec<_> =
+            (0..self.plan.members).filter(|member| self.history.survived[*member]).collect();
+        let me = members.iter().position(|member| *member == at).unwrap_or_default();
+        let member = |member: &usize| Member {
+            node: node(*member),
+            slot: (*member != at).then_some(Slot(*member as u8)),
+            base: SessionPlan::base(view, self.plan.ring_bytes),
+        };
+        let plan = SessionPlan {
+            view,
+            members: members.iter().map(member).collect(),
+            me: Rank(me as u8),
+            ring_bytes: self.plan.ring_bytes,
+            guarantee: self.plan.guarantee,
+        };
+        let (mut session, sender) = Session::start(plan, &mut self.fabrics[at])
+            .unwrap_or_else(|e| panic!("a bad plan was chosen: {e}"));
+        if let Some(mutant) = self.mutant {
+            session.mutate(mutant);
         }
+        (session, sender)
     }
 
     fn go(&mut self) -> Result<(), String> {
@@ -188,12 +220,17 @@ impl Run {
         let mut turn = 0u64;
         loop {
             if self.plan.crash.is_some_and(|(at, _)| at == turn) {
-                return self.crash_and_cut();
+                self.crash_and_cut()?;
+                if !self.plan.goes_on {
+                    return Ok(());
+                }
+                self.retire()?;
+                self.second = true;
             }
             turn += 1;
             let moved = self.turn()?;
             idle = if moved { 0 } else { idle + 1 };
-            if self.plan.crash.is_none() && idle > 200 && self.all_sent() {
+            if (self.plan.crash.is_none() || self.second) && idle > 200 && self.all_sent() {
                 if self.all_delivered() {
                     self.history.complete = true;
                     return Ok(());
@@ -209,13 +246,21 @@ impl Run {
         }
     }
 
-    fn all_sent(&self) -> bool {
-        self.history.sent == self.plan.messages
+    fn survivors(&self) -> impl Iterator<Item = usize> {
+        (0..self.plan.members).filter(|at| self.history.survived[*at])
     }
 
+    fn all_sent(&self) -> bool {
+        let sent = |at: usize| self.again[at].is_empty() && self.history.sent[at] == self.plan.messages[at];
+        self.survivors().all(sent)
+    }
+
+    /// Everything that survivors sent is delivered to them all.
     fn all_delivered(&self) -> bool {
-        let total: usize = self.history.sent.iter().sum();
-        self.history.delivered.iter().all(|log| log.len() == total)
+        self.survivors().all(|at| {
+            let of = |sender| self.history.delivered[at].iter().filter(|one| one.sender == sender).count();
+            self.survivors().all(|sender| of(sender) == self.history.sent[sender])
+        })
     }
 
     /// Time passes; some member sends, some member takes a step.
@@ -227,8 +272,16 @@ impl Run {
         }
         self.network.advance_to(self.now);
         let at = self.choices.below(self.plan.members as u64) as usize;
-        if !self.alive[at] || self.sessions[at].is_wedged() {
+        if !self.alive[at] || self.second && !self.history.survived[at] {
             return Ok(false);
+        }
+        if self.sessions[at].is_wedged() {
+            let begins = self.second && self.choices.chance(20);
+            if begins {
+                (self.sessions[at], self.senders[at]) = self.start(SECOND, at);
+                self.trouble.reborn += 1;
+            }
+            return Ok(self.second);
         }
         if self.paused_until[at] > self.now {
             self.trouble.paused += 1;
@@ -249,6 +302,19 @@ impl Run {
 
     /// A member sends its next message, if there is one and it fits.
     fn send(&mut self, at: usize) -> bool {
+        if let Some(payload) = self.again[at].front() {
+            // D13: before anything new.
+            let Ok(mut room) = self.senders[at].try_reserve(payload.len()) else {
+                self.trouble.full += 1;
+                return false;
+            };
+            room.copy_from_slice(payload);
+            let index = self.history.sent[at] - self.again[at].len();
+            self.ends[at][index] = room.send().0;
+            self.again[at].pop_front();
+            self.trouble.resent += 1;
+            return true;
+        }
         let index = self.history.sent[at];
         if index == self.plan.messages[at] {
             return false;
@@ -279,7 +345,9 @@ impl Run {
         }
         self.fabrics[at].poll(self.now);
         // What every member has truly received at this moment: nobody else moves during this step.
-        let received: Vec<Vec<Position>> = self.sessions.iter().map(received).collect();
+        let view = self.sessions[at].plan().view;
+        let received: Vec<Vec<Position>> =
+            self.sessions.iter().map(|session| received(session, view, self.plan.members)).collect();
         let mut wrong = None;
         let Self { sessions, fabrics, history, choices, trouble, loans, ends, plan, .. } = self;
         let mut sink = |delivery: &mut Delivery<'_>| {
@@ -288,10 +356,11 @@ impl Run {
                 return Verdict::Later;
             }
             match check_payload(delivery.payload) {
-                Ok(one) if one.sender == usize::from(delivery.rank.0) => {
+                Ok(one) if node(one.sender) == delivery.sender => {
                     // D7: at this moment every member must have it (a member's own ring it always has).
                     let lacks = |(member, has): (usize, &Vec<Position>)| {
-                        (member != at
+                        (history.survived[member]
+                            && member != at
                             && member != one.sender
                             && has[one.sender] < ends[one.sender][one.index])
                             .then_some(member)
@@ -360,39 +429,116 @@ impl Run {
         for at in waiting {
             self.history.survived[at] = false;
         }
-        // V3: per sender the least received over those who go on.
-        let least = |sender: usize| reports.iter().map(|(_, r)| r[sender]).min().unwrap_or_default();
-        let trim: Vec<Position> = (0..n).map(least).collect();
         for (at, _) in &reports {
-            let log = &mut self.history.delivered[*at];
-            let mut wrong = None;
+            for other in (0..n).filter(|other| !self.history.survived[*other]) {
+                self.fabrics[*at].fence(Slot(other as u8));
+            }
+        }
+        // V3: per sender the least received over those who go on, or the greatest where delivery didn't wait for all.
+        let of = |sender: usize| reports.iter().map(move |(_, received)| received[sender]);
+        let stable = self.plan.guarantee.stable();
+        let end = |sender: usize| if stable { of(sender).min() } else { of(sender).max() };
+        let trim: Vec<Position> = (0..n).map(|sender| end(sender).unwrap_or_default()).collect();
+        let survivors: Vec<usize> = reports.iter().map(|(at, _)| *at).collect();
+        for at in &survivors {
+            self.supply(*at, &survivors, &trim)?;
+            self.cut(*at, &trim)?;
+        }
+        Ok(())
+    }
+
+    /// A survivor gets what it lacks below the trim from whoever has more (V3).
+    fn supply(&mut self, at: usize, survivors: &[usize], trim: &[Position]) -> Result<(), String> {
+        for (sender, trim) in trim.iter().enumerate() {
+            let has = |run: &Self, at: usize| run.sessions[at].frontiers().senders[sender].received;
+            while has(self, at) < *trim {
+                let from = has(self, at);
+                let more: Vec<_> =
+                    survivors.iter().copied().filter(|other| has(self, *other) > from).collect();
+                let source = more[self.choices.below(more.len() as u64) as usize];
+                let rank = Rank(sender as u8);
+                let bytes = self.sessions[source]
+                    .read(rank, from..has(self, source).min(*trim))
+                    .ok_or_else(|| format!("{source} has lost what {at} lacks of {sender} (V3)"))?;
+                self.sessions[at].supply(rank, from, &bytes).map_err(|e| format!("supply of {at}: {e}"))?;
+                self.trouble.supplied += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// A survivor delivers to the trim (V4), and gets back what it sent beyond (D13).
+    fn cut(&mut self, at: usize, trim: &[Position]) -> Result<(), String> {
+        let Self { sessions, history, choices, loans, plan, trouble, .. } = self;
+        let log = &mut history.delivered[at];
+        let mut wrong = None;
+        for done in [false, true] {
             let mut sink = |delivery: &mut Delivery<'_>| {
+                if !done && choices.chance(10) {
+                    trouble.refused += 1;
+                    return Verdict::Later;
+                }
                 match check_payload(delivery.payload) {
                     Ok(one) => log.push(one),
                     Err(error) => wrong = Some(error),
                 }
+                if plan.lends && choices.chance(20) {
+                    loans[at].extend(delivery.lend());
+                }
                 Verdict::Taken
             };
-            let done = self.sessions[*at].cut(&trim, &mut sink).map_err(|e| format!("cut at {at}: {e}"))?;
-            // D13: delivered or handed back to be sent again, each message once.
-            let mut own = log.iter().filter(|one| one.sender == *at).count();
-            let drained = self.sessions[*at].resend(&trim, |_, _, payload| match check_payload(payload) {
-                Ok(one) if one == (Delivered { sender: *at, index: own }) => own += 1,
-                other => wrong = Some(format!("resend (D13): {at} got {other:?} back, {own} was next")),
-            });
-            if !drained || own != self.history.sent[*at] {
-                wrong = wrong.or(Some(format!("resend (D13): {at} has {own} of {}", self.history.sent[*at])));
+            let cut = sessions[at].cut(trim, &mut sink).map_err(|e| format!("cut at {at}: {e}"))?;
+            if done && !cut {
+                return Err(format!("{at} lacks records below the trim"));
             }
-            if let Some(error) = wrong.or((!done).then(|| format!("{at} lacks records below the trim"))) {
-                return Err(error);
+        }
+        // Delivered or handed back to be sent again, each message once.
+        let mut own = log.iter().filter(|one| one.sender == at).count();
+        let again = &mut self.again[at];
+        let drained = sessions[at].resend(trim, |_, _, payload| match check_payload(payload) {
+            Ok(one) if one == (Delivered { sender: at, index: own }) => {
+                own += 1;
+                again.push_back(payload.to_vec());
+            }
+            other => wrong = Some(format!("resend (D13): {at} got {other:?} back, {own} was next")),
+        });
+        if !drained || own != history.sent[at] {
+            wrong = wrong.or(Some(format!("resend (D13): {at} has {own} of {}", history.sent[at])));
+        }
+        sessions[at].frontiers().validate()?;
+        wrong.map_or(Ok(()), Err)
+    }
+
+    /// All loans come back, and with the last one each session is over.
+    fn retire(&mut self) -> Result<(), String> {
+        for at in self.survivors().collect::<Vec<_>>() {
+            while let Some(loan) = self.loans[at].pop() {
+                if self.sessions[at].is_free() {
+                    return Err(format!("{at} is free with a loan out (V10)"));
+                }
+                check_payload(&loan)?;
+            }
+            if !self.sessions[at].is_free() {
+                return Err(format!("{at} isn't free though all is done (V10)"));
             }
         }
         Ok(())
     }
 }
 
-fn received(session: &Session) -> Vec<Position> {
-    session.frontiers().senders.iter().map(|s| s.received).collect()
+fn node(at: usize) -> NodeId {
+    NodeId(at as u32 + 1)
+}
+
+/// What a member has received in a view, by sender; nothing of senders that aren't in it, or if it isn't there itself.
+fn received(session: &Session, view: ViewId, members: usize) -> Vec<Position> {
+    let mut received = vec![Position(0); members];
+    if session.plan().view == view {
+        for sender in session.frontiers().senders {
+            received[sender.node.0 as usize - 1] = sender.received;
+        }
+    }
+    received
 }
 
 fn filling(sender: usize, index: usize) -> u8 {

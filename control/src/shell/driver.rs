@@ -311,7 +311,7 @@ impl Driver {
                         .reports
                         .tell(Report::Broken(format!("no session for node {} in {view}", self.config.id)));
                 };
-                match Session::start(plan, &*self.fabric) {
+                match Session::start(plan, &mut *self.fabric) {
                     Ok((session, ring)) => {
                         self.untold.push_back(Untold::View(view.clone()));
                         self.sessions.push(Running { session, view, slots, ended: Vec::new() });

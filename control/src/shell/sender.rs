@@ -84,7 +84,7 @@ pub enum SendError {
 /// Room for one message, in the ring itself (D3). Write it and send it. Dropped unsent it costs its room and is
 /// delivered to nobody; until either happens nothing that was reserved later can go out, so don't keep it.
 pub struct Reservation<'a> {
-    room: ring::Reservation<'a>,
+    room: ring::Reservation<&'a RingSender>,
     outbox: &'a Outbox,
     bell: &'a Doorbell,
 }

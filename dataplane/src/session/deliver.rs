@@ -107,15 +107,21 @@ impl Session {
         Ok(delivered || back)
     }
 
-    /// Delivers exactly what lies below `trim`, in order, in a wedged session (V4). Returns false if the sink said
-    /// [`Verdict::Later`]: call again.
+    /// Delivers exactly what lies below `trim`, in order, in a wedged session (V4). Returns whether that is done. If not,
+    /// call again, with the same trim: the sink said [`Verdict::Later`], or something below the trim never came here, and
+    /// nothing is delivered before [`Session::supply`] has brought all of it.
     ///
     /// # Errors
     /// A dead or fenced member left a record that no sound member writes: nothing from there on can be delivered.
     pub fn cut(&mut self, trim: &[Position], sink: &mut dyn Sink) -> Result<bool, Fault> {
         debug_assert!(self.is_wedged() && trim.len() == self.streams.len());
+        self.take_back_loans();
+        if self.streams.iter().zip(trim).any(|(stream, trim)| stream.received < *trim) {
+            return Ok(false);
+        }
         self.deliver_due(Some(trim), sink)?;
-        Ok(self.streams.iter().zip(trim).all(|(stream, trim)| stream.at >= *trim))
+        self.is_cut = self.streams.iter().zip(trim).all(|(stream, trim)| stream.at >= *trim);
+        Ok(self.is_cut)
     }
 
     /// Delivers runs until nothing is due. With `trim`, everything below it is due.
@@ -229,13 +235,8 @@ impl Session {
             let place = stream.at.0 & (size - 1);
             // S1: one read into a local, then all checks on that.
             let word = stream.memory.load(stream.ring + place as usize);
-            let sound = Header::parse(word).and_then(|header| {
-                let end = Position(stream.at.0 + header.size() as u64);
-                let round = unwrap(stream.round.0, header.round, (1 << 31) - 1).map(Round)?;
-                let fits = end <= stream.received && place + header.size() as u64 <= size;
-                (fits && round < stream.promise).then_some((header, end, round))
-            });
-            let Some((header, end, round)) = sound else {
+            let sound = check_header(word, stream.at, stream.received, stream.round, size);
+            let Some((header, end, round)) = sound.filter(|(.., round)| *round < stream.promise) else {
                 let at = stream.at;
                 return Err(self.blame(rank, Blame::Record { at, word }));
             };
@@ -356,6 +357,24 @@ impl Session {
             self.publish(fabric);
         }
     }
+}
+
+/// The header at `at`, where that and the record's round come out of a word that anyone may have written (S1): the record
+/// ends at or before `received` and before the ring's end, and its round isn't before `round`. With it, where it ends and
+/// its round.
+#[inline]
+pub(super) fn check_header(
+    word: u64,
+    at: Position,
+    received: Position,
+    round: Round,
+    ring_bytes: u64,
+) -> Option<(Header, Position, Round)> {
+    let header = Header::parse(word)?;
+    let end = Position(at.0 + header.size() as u64);
+    let round = unwrap(round.0, header.round, (1 << 31) - 1).map(Round)?;
+    let fits = end <= received && (at.0 & (ring_bytes - 1)) + header.size() as u64 <= ring_bytes;
+    fits.then_some((header, end, round))
 }
 
 #[derive(Clone, Copy, Default)]

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use super::*;
-use crate::fabric::FABRIC_PAGE;
 use crate::names::{Time, ViewId};
 use crate::plan::{Guarantee, Member};
 use crate::record::{Header, Kind};
@@ -12,8 +11,13 @@ use crate::sim::{SimFabric, SimNetwork, SimOptions};
 
 const RING: usize = 4096;
 
+/// Where the first view's session is.
+const BASE: usize = SessionPlan::base(ViewId(1), RING);
+
 struct World {
     network: SimNetwork,
+    nodes: Vec<NodeId>,
+    guarantee: Guarantee,
     fabrics: Vec<SimFabric>,
     sessions: Vec<Session>,
     senders: Vec<RingSender>,
@@ -26,24 +30,56 @@ impl World {
         let options = SimOptions {
             delay: (Duration::from_nanos(1), Duration::from_nanos(1)),
             tearing: 0,
-            segment_bytes: FABRIC_PAGE + SessionPlan::region_bytes(RING),
+            segment_bytes: SessionPlan::segment_bytes(RING),
         };
         let nodes: Vec<_> = (1..=n as u32).map(NodeId).collect();
         let (network, fabrics) = SimNetwork::linked(1, &nodes, options);
-        let (sessions, senders) = (0..n)
-            .map(|me| {
-                let member = |rank: usize| Member {
-                    node: nodes[rank],
-                    slot: (rank != me).then_some(Slot(rank as u8)),
-                    base: FABRIC_PAGE,
-                };
-                let members = (0..n).map(member).collect();
-                let plan =
-                    SessionPlan { view: ViewId(1), members, me: Rank(me as u8), ring_bytes: RING, guarantee };
-                Session::start(plan, &fabrics[me]).unwrap()
-            })
-            .unzip();
-        Self { network, fabrics, sessions, senders, delivered: vec![Vec::new(); n], now: Time(0) }
+        let mut world = Self {
+            network,
+            nodes,
+            guarantee,
+            fabrics,
+            sessions: Vec::new(),
+            senders: Vec::new(),
+            delivered: vec![Vec::new(); n],
+            now: Time(0),
+        };
+        (world.sessions, world.senders) = (0..n).map(|me| world.start(1, me)).unzip();
+        world.pass();
+        world
+    }
+
+    fn start(&mut self, view: u64, me: usize) -> (Session, RingSender) {
+        let view = ViewId(view);
+        let member = |rank: usize| Member {
+            node: self.nodes[rank],
+            slot: (rank != me).then_some(Slot(rank as u8)),
+            base: SessionPlan::base(view, RING),
+        };
+        let members = (0..self.nodes.len()).map(member).collect();
+        let (me_rank, guarantee) = (Rank(me as u8), self.guarantee);
+        let plan = SessionPlan { view, members, me: me_rank, ring_bytes: RING, guarantee };
+        Session::start(plan, &mut self.fabrics[me]).unwrap()
+    }
+
+    /// What is under way arrives.
+    fn pass(&mut self) {
+        self.now = Time(self.now.0 + 1);
+        for fabric in &mut self.fabrics {
+            fabric.poll(self.now);
+        }
+    }
+
+    /// All that was received by anyone at all is delivered to `at`, whose session ends.
+    fn end(&mut self, at: usize) {
+        let trim: Vec<_> = self.sessions[at].wedge().senders.iter().map(|s| s.received).collect();
+        let log = &mut self.delivered[at];
+        let mut sink = |d: &mut Delivery<'_>| {
+            log.push((d.seq.0, d.rank.0, d.payload.to_vec()));
+            Verdict::Taken
+        };
+        assert!(self.sessions[at].cut(&trim, &mut sink).unwrap());
+        assert!(self.sessions[at].resend(&trim, |_, _, _| {}));
     }
 
     fn send(&self, at: usize, bytes: &[u8]) {
@@ -180,7 +216,7 @@ fn a_refused_message_is_offered_again() {
 // S1: each lie a peer can tell in its row or ring is found and blamed on it, and nothing is delivered from it.
 #[test]
 fn a_peer_that_lies_is_blamed() {
-    let row = FABRIC_PAGE;
+    let row = BASE;
     let layout = Layout::new(2);
     let ring = row + layout.ring();
     let head = |position, promise| pack_head(Position(position), Round(promise));
@@ -222,7 +258,7 @@ fn a_receipt_that_falls_is_blamed() {
     w.send(0, b"1");
     w.settle();
     w.send(0, b"2");
-    w.network.poke(1, 0, FABRIC_PAGE + Layout::new(2).received(0), 0);
+    w.network.poke(1, 0, BASE + Layout::new(2).received(0), 0);
     assert!((0..3).any(|_| w.step(0).is_err()));
 }
 
@@ -299,4 +335,234 @@ fn an_end_is_told_to_all_and_takes_no_place() {
     w.send(1, b"first");
     w.settle();
     assert_eq!(w.delivered[1], [(0, 0, vec![]), (0, 1, b"first".to_vec())]);
+}
+
+// V10: a session begins where an earlier one was, and a member that is behind still has that one's words in its mirror.
+#[test]
+fn what_an_earlier_session_left_is_never_read() {
+    let mut w = World::new(2, Guarantee::Atomic);
+    w.send(0, &[1; 1000]);
+    w.send(1, &[1; 1000]);
+    w.settle();
+    w.end(0);
+    w.end(1);
+    assert!(w.sessions.iter().all(Session::is_free));
+    let layout = Layout::new(2);
+    let stale = w.fabrics[0].mirror(Slot(1)).unwrap().clone();
+    (w.sessions[0], w.senders[0]) = w.start(3, 0);
+    w.delivered[0].clear();
+
+    // Node 2 hasn't begun: what node 1 sees of it is an earlier session's head and receipt, which cover this message.
+    w.send(0, b"new");
+    for _ in 0..3 {
+        w.step(0).unwrap();
+    }
+    assert!(stale.load(BASE) != 0 && stale.load(BASE + layout.received(0)) >= 1008, "the words are there");
+    assert!(w.delivered[0].is_empty(), "nobody else has it yet");
+    assert_eq!(w.sessions[0].frontiers().senders[1].received, Position(0));
+
+    // Node 2 begins: its row is zero, for all to see, before it is its row.
+    (w.sessions[1], w.senders[1]) = w.start(3, 1);
+    w.delivered[1].clear();
+    w.settle();
+    assert_eq!(w.delivered, [[(0, 0, b"new".to_vec())], [(0, 0, b"new".to_vec())]]);
+    assert_eq!(stale.load(BASE + layout.tag()), 3);
+}
+
+// V10: the zeros under a tag are seen by whoever sees the tag, even where words show before they are published.
+#[test]
+fn a_birth_is_published_in_order() {
+    let mut w = World::new(2, Guarantee::Fifo);
+    w.send(0, b"before");
+    w.settle();
+    w.end(0);
+    w.end(1);
+    let mirror = w.fabrics[1].mirror(Slot(0)).unwrap().clone();
+    let layout = Layout::new(2);
+    w.start(3, 0);
+    let own = w.fabrics[0].segment();
+    assert_eq!((own.load(BASE), own.load(BASE + layout.tag())), (0, 3));
+    assert_eq!(mirror.load(BASE + layout.tag()), 1);
+    w.pass();
+    assert_eq!((mirror.load(BASE), mirror.load(BASE + layout.tag())), (0, 3));
+}
+
+// V10: a session is over when it was cut, its messages were handed back, and no loan is out.
+#[test]
+fn a_session_is_free_when_nothing_of_it_is_needed() {
+    let mut w = World::new(2, Guarantee::Atomic);
+    w.send(0, &[1; 100]);
+    w.send(0, &[2; 100]);
+    w.pass();
+    w.step(0).unwrap();
+    w.pass();
+    let held = w.senders[1].try_reserve(8).unwrap();
+    let mut loans = Vec::new();
+    let mut calls = 0;
+    let mut sink = |d: &mut Delivery<'_>| {
+        calls += 1;
+        if calls == 2 {
+            return Verdict::Later;
+        }
+        loans.extend(d.lend());
+        Verdict::Taken
+    };
+    w.sessions[1].exchange(&mut w.fabrics[1]).unwrap();
+    let trim: Vec<_> = w.sessions[1].wedge().senders.iter().map(|s| s.received).collect();
+    assert!(!w.sessions[1].cut(&trim, &mut sink).unwrap(), "refused once");
+    assert!(w.sessions[1].cut(&trim, &mut sink).unwrap());
+    assert!(!w.sessions[1].resend(&trim, |_, _, _| {}), "a reservation is out");
+    assert!(!w.sessions[1].is_free());
+    drop(held);
+    assert!(w.sessions[1].resend(&trim, |_, _, _| {}));
+    assert!(!w.sessions[1].is_free(), "two loans are out");
+    loans.remove(0);
+    assert!(!w.sessions[1].is_free(), "one is");
+    assert_eq!(loans.pop().unwrap().payload(), [2; 100]);
+    assert!(w.sessions[1].is_free());
+}
+
+/// Node 1 has sent ten records that lie around the end of its ring; all have them, but node 2 has only the first `has`, of
+/// which it keeps one as a loan.
+fn one_lacks(guarantee: Guarantee, has: usize) -> (World, Vec<crate::loan::Loan>) {
+    let mut w = World::new(3, guarantee);
+    for _ in 0..3 {
+        w.send(0, &[0; 992]);
+        w.settle();
+    }
+    w.delivered.iter_mut().for_each(Vec::clear);
+    let mut loans = Vec::new();
+    for k in 0..10u8 {
+        w.send(0, &[k; 200]);
+        w.step(0).unwrap();
+        w.pass();
+        w.step(2).unwrap();
+        if usize::from(k) < has {
+            let log = &mut w.delivered[1];
+            let mut sink = |d: &mut Delivery<'_>| {
+                log.push((d.seq.0, d.rank.0, d.payload.to_vec()));
+                if loans.is_empty() {
+                    loans.extend(d.lend());
+                }
+                Verdict::Taken
+            };
+            w.sessions[1].step(&mut w.fabrics[1], &mut sink).unwrap();
+        }
+    }
+    (w, loans)
+}
+
+// V3, V4: who lacks what lies below the trim is given it by one who has it, and then delivers as the others do.
+#[test]
+fn what_one_lacks_is_supplied() {
+    for guarantee in [Guarantee::Fifo, Guarantee::Agreed] {
+        let (mut w, mut loans) = one_lacks(guarantee, 4);
+        let reports = [1, 2].map(|at| w.sessions[at].wedge());
+        let received = reports.map(|report| report.senders[0].received);
+        assert!(received[0] < received[1]);
+        let trim = [received[1], Position(0), Position(0)];
+        let mut log = std::mem::take(&mut w.delivered[1]);
+        let before = log.len();
+        let mut sink = |d: &mut Delivery<'_>| {
+            log.push((d.seq.0, d.rank.0, d.payload.to_vec()));
+            loans.extend(d.lend());
+            Verdict::Taken
+        };
+        assert!(!w.sessions[1].cut(&trim, &mut sink).unwrap(), "nothing before all is here");
+        let bytes = w.sessions[2].read(Rank(0), received[0]..received[1]).unwrap();
+        w.sessions[1].supply(Rank(0), received[0], &bytes).unwrap();
+        assert!(w.sessions[1].cut(&trim, &mut sink).unwrap());
+        w.sessions[1].frontiers().validate().unwrap();
+        assert!(before >= 1 && log.len() == 10, "{before} of {}", log.len());
+        assert!(log.iter().zip(0..).all(|(entry, k)| entry.2 == [k; 200]));
+        let lent = loans.iter().map(|loan| [loan.payload()[0], loan.payload()[199]]);
+        assert!(
+            lent.eq([0].into_iter().chain(before as u8..10).map(|k| [k, k])),
+            "loans of before, and from the supply"
+        );
+        w.end(2);
+        assert_eq!(w.delivered[2], log);
+        // Who was supplied can supply others, with all that they can lack.
+        assert_eq!(w.sessions[1].read(Rank(0), received[0]..received[1]), Some(bytes));
+        let oldest = Position(received[1].0 - RING as u64);
+        let all = [1, 2].map(|at| w.sessions[at].read(Rank(0), oldest..received[1]).unwrap());
+        assert!(all[0] == all[1], "a whole ring is kept");
+        // The room is the sender's again when every loan is back, wherever it lies.
+        assert!(w.sessions[1].resend(&trim, |_, _, _| {}) && !w.sessions[1].is_free());
+        loans.clear();
+        assert!(w.sessions[1].is_free());
+    }
+}
+
+#[test]
+fn only_what_is_here_is_read() {
+    let (mut w, _loans) = one_lacks(Guarantee::Fifo, 10);
+    let end = w.sessions[1].wedge().senders[0].received;
+    let read =
+        |from: u64, to: u64| w.sessions[1].read(Rank(0), Position(from)..Position(to)).map(|b| b.len());
+    assert_eq!(read(end.0, end.0), Some(0));
+    assert_eq!(read(end.0 - RING as u64, end.0), Some(RING));
+    for (from, to) in [
+        (end.0 - 8, end.0 + 8),
+        (end.0 - RING as u64 - 8, end.0),
+        (0, 8),
+        (end.0, end.0 - 8),
+        (end.0 - 4, end.0),
+        (u64::MAX - 7, end.0),
+    ] {
+        assert_eq!(read(from, to), None, "{from} to {to} of {end}");
+    }
+    assert_eq!(w.sessions[1].read(Rank(3), Position(0)..Position(0)), None);
+}
+
+// S1: what is supplied comes from a peer. A bad word blames it, and nothing has changed.
+#[test]
+fn what_is_supplied_is_checked() {
+    let (mut w, _loans) = one_lacks(Guarantee::Agreed, 4);
+    assert_eq!(w.sessions[1].supply(Rank(0), Position(0), &[]), Err(SupplyError::Running));
+    let [before, after] = [1, 2].map(|at| w.sessions[at].wedge().senders[0]);
+    let (from, to) = (before.received, after.received);
+    let good = w.sessions[2].read(Rank(0), from..to).unwrap();
+    let word = |bytes: &[u8], at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
+    let header = Header::parse(word(&good, 0)).unwrap();
+    let with = |at: usize, header: Header| {
+        let mut bytes = good.clone();
+        bytes[at..at + 8].copy_from_slice(&header.word().to_ne_bytes());
+        bytes
+    };
+    let early = before.promise.0 as u32 - 1;
+    let lies = [
+        ("a round before the promise", with(0, Header { round: early, ..header })),
+        ("a round that falls", with(header.size(), header)),
+        (
+            "a record that ends behind the end",
+            with(good.len() - header.size(), Header { len: 208, ..header }),
+        ),
+        ("half a record", good[..good.len() - 8].to_vec()),
+        ("no kind", [&[0; 8], &good[8..]].concat()),
+        ("words beyond", [&good[..], &[0; 8]].concat()),
+    ];
+    let untouched = w.sessions[1].frontiers();
+    for (lie, bytes) in lies {
+        let refused = w.sessions[1].supply(Rank(0), from, &bytes);
+        if lie == "a round that falls" {
+            // One round later than the one before it, or the test shows nothing.
+            assert_ne!(word(&good, header.size()) >> 32, word(&good, 0) >> 32);
+        }
+        assert!(matches!(refused, Err(SupplyError::Record { .. })), "{lie}: {refused:?}");
+    }
+    let supply = |w: &mut World, rank: u8, from: u64, bytes: &[u8]| {
+        w.sessions[1].supply(Rank(rank), Position(from), bytes).unwrap_err()
+    };
+    assert_eq!(supply(&mut w, 1, 0, &[]), SupplyError::Rank(Rank(1)), "its own ring");
+    assert_eq!(supply(&mut w, 3, 0, &[]), SupplyError::Rank(Rank(3)));
+    let place = SupplyError::Place { received: from, from: Position(from.0 + 8) };
+    assert_eq!(supply(&mut w, 0, from.0 + 8, &good), place);
+    assert_eq!(supply(&mut w, 0, from.0, &good[..12]), SupplyError::Length { len: 12 });
+    assert_eq!(supply(&mut w, 0, from.0, &[0; RING + 8]), SupplyError::Length { len: RING + 8 });
+    assert_eq!(w.sessions[1].frontiers(), untouched);
+    w.sessions[1].supply(Rank(0), from, &[]).unwrap();
+    assert_eq!(w.sessions[1].frontiers(), untouched);
+    w.sessions[1].supply(Rank(0), from, &good).unwrap();
+    assert_eq!(w.sessions[1].frontiers().senders[0].received, to);
 }
