@@ -11,9 +11,15 @@
 //!   stores a word that vouches for ring bytes only after it has published these.
 //! - **F2** A mirror is read without blocking and without the peer's doing.
 //! - **F3** [`Fabric::poll`] drives I/O; [`Fabric::wait`] sleeps until something may have changed.
-//! - **F4** After [`Fabric::fence`] returns, no byte from that peer changes this node's memory any more.
+//! - **F4** After [`Fabric::fence`] returns, no byte from that peer changes this node's memory any more, and its slot is free.
 //! - **F5** A link that the machine knows to be dead is reported at once ([`LinkEvent::Down`]).
 //! - **F6** [`Fabric::relay`] passes on bytes of a peer's mirror.
+//!
+//! # Memory that is used again
+//!
+//! Over shared memory a fence stops one direction only. What the fenced peer *reads* is this node's segment itself, and a process
+//! that was paused and goes on reads there whatever is written by then, in the belief that it is what it was. So before a
+//! part of the segment is used for something else, [`Fabric::renew`] puts other memory in its place for those who are linked.
 //!
 //! A fabric is used by one thread at a time, its owner; only the [`Doorbell`] is for all.
 
@@ -45,6 +51,9 @@ pub trait Fabric {
     /// Starts linking to `peer`, who made `offer`; both sides call this, in any order. Does not block: the link is
     /// there when [`LinkEvent::Up`] comes. `within` bounds the attempt; after it comes [`LinkEvent::Down`].
     ///
+    /// The peer may be a new incarnation of a node to which there was a link, or to whose earlier incarnation there is one
+    /// still, in another slot: links are told apart by their offers.
+    ///
     /// # Errors
     /// The offer is malformed or of another kind of fabric, or the slot is taken.
     fn connect(
@@ -55,7 +64,7 @@ pub trait Fabric {
         within: Duration,
     ) -> Result<(), ConnectError>;
 
-    /// The peer's segment, once its link is up. After a fence it stays readable, and frozen.
+    /// The peer's segment, once its link is up and until it is fenced. Handles to it stay readable, after a fence as well.
     fn mirror(&self, slot: Slot) -> Option<&Mirror>;
 
     /// Makes the *words* in `range` of the segment visible to `peers`. The words may change at any time: what lands is
@@ -83,8 +92,41 @@ pub trait Fabric {
     /// Rouses the owner out of [`Fabric::wait`], from any thread.
     fn doorbell(&self) -> Doorbell;
 
-    /// Cuts the link to a peer for good (F4). What was queued for it is dropped, its mirror stays as it is.
+    /// Cuts the link to a peer for good (F4), whether it is up, down or being set up, and frees its slot: another
+    /// [`Fabric::connect`] may follow at once.
+    ///
+    /// What was queued for the peer is dropped, and so are the events of its link that were not polled yet: none comes after
+    /// this. All that its mirror showed stays as it is behind the handles that were given out. A slot without a link is no harm.
     fn fence(&mut self, slot: Slot);
+
+    /// As [`Fabric::fence`], where of the mirror only what is `kept` is needed any more: the rest stays readable and
+    /// frozen too, but may read as zero. Fabrics whose mirrors are the peer's own memory have less to copy then; the time of a
+    /// fence is part of every failover.
+    ///
+    /// Panics if `kept` reaches beyond the mirror.
+    fn fence_keeping(&mut self, slot: Slot, kept: &Kept<'_>) {
+        let _ = kept;
+        self.fence(slot);
+    }
+
+    /// Makes the bytes in `range` of the segment fit to be used for something new, though a peer that is linked no more
+    /// may still be reading what was there: from now on such a peer sees nothing of what is written there.
+    ///
+    /// After it the range reads as before or as zero, here and (some time later) at the linked peers. These may see what was
+    /// there until something that is written later tells them that it is new: a word in the range must say so. Nothing in
+    /// the range may be lent, queued or unreleased. New memory is not touched; see [`Segment::prefault`].
+    ///
+    /// Does nothing by default, which is right for every fabric in which a mirror is a copy: a peer that was fenced is sent
+    /// nothing.
+    ///
+    /// Panics if `range` is not whole pages of the segment behind the [`FABRIC_PAGE`].
+    ///
+    /// # Errors
+    /// See [`RenewError`]; the memory is as it was, and must not be used for anything new.
+    fn renew(&mut self, range: Range<usize>) -> Result<(), RenewError> {
+        let _ = range;
+        Ok(())
+    }
 
     /// Ends the link in an orderly way: what was published is delivered before the peer sees the end. Blocks for at
     /// most `within`.
@@ -145,6 +187,33 @@ pub enum ConnectError {
     /// The machine refused a resource.
     #[error("no resources for another link: {0}")]
     Machine(String),
+}
+
+/// A part of the segment can't be renewed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RenewError {
+    /// What was renewed so far would be in too many pieces.
+    #[error(
+        "the segment is in {pieces} renewed pieces already, and this would make one more: always renew the same whole parts"
+    )]
+    Pieces {
+        /// How many there are, and may be.
+        pieces: usize,
+    },
+    /// The machine refused a resource.
+    #[error("no memory in the place of what a fenced peer may still read: {0}")]
+    Machine(String),
+}
+
+/// What a fence is to keep of a mirror, as byte ranges. The two kinds are those of [`Fabric::publish_words`] and
+/// [`Fabric::publish_ring`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kept<'a> {
+    /// Words, which the peer may be changing: in a copy, no word of a page is older than one that was stored before it.
+    pub words: &'a [Range<usize>],
+    /// Ring bytes that the peer may not change: published, and not released.
+    pub ring: &'a [Range<usize>],
 }
 
 /// What a fabric counted since it was made.

@@ -4,4 +4,5 @@
 mod sim;
 mod corruption;
 mod story;
+mod driven;
 mod conformance;

@@ -58,6 +58,8 @@ pub(crate) struct Driver {
     untold: VecDeque<Untold>,
     /// The application refused something in the last turn.
     refused: bool,
+    /// The last turn looked for room for a sender on this thread: until a peer releases more, there is none to be found.
+    looked: bool,
     waiting: Waiting,
     now: Time,
     turns: u32,
@@ -112,6 +114,7 @@ impl Driver {
             pending: Pending::default(),
             untold: VecDeque::new(),
             refused: false,
+            looked: false,
             now: clock::now(),
             turns: 0,
             beat_at: Time(0),
@@ -146,6 +149,7 @@ impl Driver {
             });
             busy = true;
         }
+        self.looked = self.shared.outbox.take_wanted_here();
         let wanted = self.shared.outbox.take_wanted();
         for at in 0..self.sessions.len() {
             busy |= self.step(at, app);
@@ -210,11 +214,13 @@ impl Driver {
         self.settle();
         self.shared.outbox.gate.open();
         let until = self.closing.as_ref().map_or(self.beat_at, |closing| closing.until.min(self.beat_at));
-        let (sessions, shared, refused) = (&self.sessions, &self.shared, self.refused);
+        let (sessions, shared) = (&self.sessions, &self.shared);
+        let (refused, looked) = (self.refused, self.looked);
         self.fabric.wait(self.now, until, &mut || {
             let work = sessions.iter().any(|running| running.session.has_work())
                 || shared.called.load(Ordering::Relaxed)
                 || shared.outbox.is_wanted()
+                || !looked && shared.outbox.is_wanted_here()
                 || refused && room();
             !work
         });

@@ -38,6 +38,8 @@ pub(crate) struct Outbox {
     pub(crate) gate: Gate,
     /// A sender found no room since the engine last looked.
     wanted: AtomicBool,
+    /// … on the thread that drives the engine, which does not look while it tries.
+    wanted_here: AtomicBool,
     pub(crate) registry: Registry,
     /// The thread that drives the engine and runs the application's code in it, as [`this_thread`] numbers it.
     driving: AtomicU64,
@@ -249,6 +251,16 @@ impl Outbox {
         self.wanted.load(Ordering::Relaxed)
     }
 
+    /// As [`Outbox::take_wanted`], for a sender on the thread that drives the engine.
+    pub(crate) fn take_wanted_here(&self) -> bool {
+        self.wanted_here.load(Ordering::Relaxed) && self.wanted_here.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether [`Outbox::take_wanted_here`] would say yes.
+    pub(crate) fn is_wanted_here(&self) -> bool {
+        self.wanted_here.load(Ordering::Relaxed)
+    }
+
     /// Whether the calling thread is the one that drives the engine.
     fn is_driven_here(&self) -> bool {
         self.driving.load(Ordering::Relaxed) == this_thread()
@@ -291,8 +303,12 @@ impl Outbox {
         match error {
             ReserveError::Full => {
                 // The engine may sleep although there is room to be had: it looks only when asked.
-                self.wanted.store(true, Ordering::Relaxed);
-                bell.ring();
+                if self.is_driven_here() {
+                    self.wanted_here.store(true, Ordering::Relaxed);
+                } else {
+                    self.wanted.store(true, Ordering::Relaxed);
+                    bell.ring();
+                }
                 SendError::Full
             }
             ReserveError::TooLong { len, max } => SendError::TooLong { len, max },

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use consort_dataplane::fabric::{ConnectError, Doorbell, Fabric, FabricStats, LinkEvent};
+use consort_dataplane::fabric::{ConnectError, Doorbell, Fabric, FabricStats, Kept, LinkEvent, RenewError};
 use consort_dataplane::memory::{Mirror, Segment};
 use consort_dataplane::names::{NodeId, PeerSet, Slot, Time};
 
@@ -93,7 +93,7 @@ impl ShmFabric {
             self.alarm.call_attention(); // the rest at the next poll
         }
         self.regroup();
-        self.links.has_event()
+        self.links.has_event() | self.links.take_renewed()
     }
 
     /// Takes over into the hot path which links are up.
@@ -240,8 +240,20 @@ impl Fabric for ShmFabric {
     }
 
     fn fence(&mut self, slot: Slot) {
-        self.links.fence(slot);
+        self.links.fence(slot, None);
         self.regroup();
+    }
+
+    fn fence_keeping(&mut self, slot: Slot, kept: &Kept<'_>) {
+        self.links.fence(slot, Some(kept));
+        self.regroup();
+    }
+
+    fn renew(&mut self, range: Range<usize>) -> Result<(), RenewError> {
+        if self.links.renew(range)? {
+            self.alarm.call_attention(); // for the rest, at the next poll
+        }
+        Ok(())
     }
 
     fn close(&mut self, _within: Duration) {

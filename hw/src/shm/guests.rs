@@ -47,8 +47,8 @@ struct Guest {
     socket: Socket,
     credentials: Credentials,
     deadline: Time,
-    /// A hello with our token, and the segment that came with it.
-    hello: Option<(Hello, OwnedFd)>,
+    /// A hello with our token, and the files of the segment that came with it.
+    hello: Option<(Hello, Vec<OwnedFd>)>,
 }
 
 /// A guest that has introduced itself.
@@ -57,7 +57,7 @@ pub(super) struct Introduced {
     pub(super) socket: Socket,
     pub(super) credentials: Credentials,
     pub(super) hello: Hello,
-    pub(super) file: OwnedFd,
+    pub(super) files: Vec<OwnedFd>,
 }
 
 impl Guests {
@@ -152,11 +152,12 @@ impl Guests {
         let why = match self.list[at].socket.receive() {
             Ok(Received::Nothing) => return,
             Ok(Received::Packet(packet)) if self.list[at].hello.is_none() => match self.introduce(packet) {
-                Ok((hello, file)) => {
-                    self.list[at].hello = Some((hello, file));
+                Ok((hello, files)) => {
+                    self.list[at].hello = Some((hello, files));
                     // Its node may have dialled before and given up: the newest counts.
                     self.list.retain(|guest| {
-                        guest.id == id || guest.hello.as_ref().is_none_or(|(other, _)| *other != hello)
+                        let same = |other: &Hello| (other.from, other.own) == (hello.from, hello.own);
+                        guest.id == id || !guest.hello.as_ref().is_some_and(|(other, _)| same(other))
                     });
                     return;
                 }
@@ -181,8 +182,8 @@ impl Guests {
             guest.hello.as_ref().is_some_and(|(hello, _)| hello.from == node && hello.own == token)
         };
         let Guest { socket, credentials, hello, .. } = self.list.remove(self.list.iter().position(is_it)?);
-        let (hello, file) = hello?;
-        Some(Introduced { socket, credentials, hello, file })
+        let (hello, files) = hello?;
+        Some(Introduced { socket, credentials, hello, files })
     }
 
     /// Sends away who has been silent for too long. Returns when to look again.
@@ -196,13 +197,15 @@ impl Guests {
         silent.map(|guest| guest.deadline).chain(self.accept_again).min().unwrap_or(Time(u64::MAX))
     }
 
-    fn introduce(&self, packet: Packet) -> Result<(Hello, OwnedFd), String> {
-        let hello = Hello::decode(packet.bytes()).map_err(|garbage| format!("its hello: {garbage}"))?;
+    fn introduce(&self, packet: Packet) -> Result<(Hello, Vec<OwnedFd>), String> {
+        let hello = Hello::decode(&packet.bytes).map_err(|garbage| format!("its hello: {garbage}"))?;
         if hello.given != self.token || hello.to != self.node {
             return Err("it was never given this node's offer".to_owned());
         }
-        let file = packet.attached.ok_or("it brought no segment")?;
-        Ok((hello, file))
+        if packet.attached.len() != 1 + hello.renewals.as_slice().len() {
+            return Err("it did not bring the segment of which it spoke".to_owned());
+        }
+        Ok((hello, packet.attached))
     }
 
     fn refuse(&mut self, why: &str) {

@@ -1,13 +1,18 @@
-//! The bytes that two nodes tell each other before they share memory: the [`Offer`], carried by the control plane,
-//! and the [`Hello`], said over the Unix socket. Both are of foreign making until they have been read here (S1): fixed
-//! layouts, little-endian, every field checked, nothing allocated on their word.
+//! The bytes that two nodes tell each other to share memory: the [`Offer`], carried by the control plane; the
+//! [`Hello`], said over the Unix socket; and later, when a part of a segment is made anew, the [`Renewal`]. All are of
+//! foreign making until they have been read here (S1): fixed layouts, little-endian, every field checked, nothing
+//! allocated on their word.
 //!
 //! ```text
 //! offer   0 magic "cnsrtshm"   8 version u32      12 node u32        16 process u32    20 length of the name u32
 //!        24 segment bytes u64  32 token [16]      48 machine [16]    64 network u64    72 name (1 to 100 bytes)
-//! hello   0 magic "cnsrtshm"   8 version u32      12 from u32        16 to u32         20 zero u32
-//!        24 segment bytes u64  32 token of the one spoken to [16]    48 token of the speaker [16]        64 (end)
+//! hello   0 magic "cnsrtshm"   8 version u32      12 from u32        16 to u32         20 renewals u32, up to 7
+//!        24 segment bytes u64  32 token of the one spoken to [16]    48 token of the speaker [16]
+//!        64 for each renewal: start u64, bytes u64
+//! renewal 0 magic "renewal."   8 start u64        16 bytes u64       24 (end)
 //! ```
+//!
+//! With a hello come the file of the segment and those of the renewals, with a renewal comes its file.
 
 use std::fmt;
 
@@ -16,13 +21,21 @@ use consort_dataplane::names::NodeId;
 const MAGIC: [u8; 8] = *b"cnsrtshm";
 
 /// Counts up with every change of the offer, the hello, or the fabric's page.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 const OFFER_HEADER: usize = 72;
 const NAME_MAX: usize = 100; // 107 fit into an abstract Unix address
 
-/// Bytes in a [`Hello`]: one packet.
-pub(super) const HELLO_BYTES: usize = 64;
+/// Renewed pieces that a segment may have, at any time.
+pub(super) const RENEWALS_MAX: usize = 7;
+
+/// Bytes in a [`Hello`] of a segment of which nothing was renewed.
+const HELLO_BYTES: usize = 64;
+
+/// Bytes in the longest packet, which is a [`Hello`].
+pub(super) const PACKET_MAX: usize = HELLO_BYTES + RENEWALS_MAX * 16;
+
+const RENEWAL_MAGIC: [u8; 8] = *b"renewal.";
 
 /// The last packet over a link: its sender leaves in order.
 pub(super) const GOODBYE: [u8; 8] = *b"goodbye.";
@@ -57,7 +70,7 @@ pub(super) struct Offer {
     pub(super) name: Vec<u8>,
 }
 
-/// What both ends of a new connection say first, with the segment's file descriptor attached.
+/// What both ends of a new connection say first, with the segment's file descriptors attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hello {
     pub(super) from: NodeId,
@@ -67,6 +80,21 @@ pub(super) struct Hello {
     pub(super) given: Token,
     /// The token out of the speaker's own offer: it is the one who made it.
     pub(super) own: Token,
+    pub(super) renewals: Renewals,
+}
+
+/// Other memory in the place of a part of a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Renewal {
+    pub(super) start: u64,
+    pub(super) bytes: u64,
+}
+
+/// All renewals of a segment, oldest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Renewals {
+    list: [Renewal; RENEWALS_MAX],
+    len: usize,
 }
 
 /// Why bytes are no offer or no hello.
@@ -120,29 +148,72 @@ impl Offer {
 }
 
 impl Hello {
-    pub(super) fn encode(&self) -> [u8; HELLO_BYTES] {
-        let mut bytes = [0; HELLO_BYTES];
-        bytes[0..8].copy_from_slice(&MAGIC);
-        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        bytes[12..16].copy_from_slice(&self.from.0.to_le_bytes());
-        bytes[16..20].copy_from_slice(&self.to.0.to_le_bytes());
-        bytes[24..32].copy_from_slice(&self.segment.to_le_bytes());
-        bytes[32..48].copy_from_slice(&self.given.0);
-        bytes[48..64].copy_from_slice(&self.own.0);
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let renewals = self.renewals.as_slice();
+        let mut bytes = Vec::with_capacity(PACKET_MAX);
+        bytes.extend(MAGIC);
+        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend(self.from.0.to_le_bytes());
+        bytes.extend(self.to.0.to_le_bytes());
+        bytes.extend(u32::try_from(renewals.len()).unwrap_or(u32::MAX).to_le_bytes());
+        bytes.extend(self.segment.to_le_bytes());
+        bytes.extend(self.given.0);
+        bytes.extend(self.own.0);
+        for renewal in renewals {
+            bytes.extend(renewal.start.to_le_bytes());
+            bytes.extend(renewal.bytes.to_le_bytes());
+        }
         bytes
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Garbage> {
         let mut fields = Fields::open(bytes)?;
-        let (from, to, zero) = (fields.u32()?, fields.u32()?, fields.u32()?);
-        let hello = Self {
+        let (from, to, count) = (fields.u32()?, fields.u32()?, fields.u32()?);
+        let mut hello = Self {
             from: NodeId(from),
             to: NodeId(to),
             segment: fields.u64()?,
             given: Token(fields.take()?),
             own: Token(fields.take()?),
+            renewals: Renewals::default(),
         };
-        if zero != 0 || from == 0 || !fields.0.is_empty() { Err(Garbage::Damaged) } else { Ok(hello) }
+        for _ in 0..count {
+            let renewal = Renewal { start: fields.u64()?, bytes: fields.u64()? };
+            hello.renewals.push(renewal).ok_or(Garbage::Damaged)?;
+        }
+        if from == 0 || !fields.0.is_empty() { Err(Garbage::Damaged) } else { Ok(hello) }
+    }
+}
+
+impl Renewal {
+    pub(super) fn encode(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        bytes[0..8].copy_from_slice(&RENEWAL_MAGIC);
+        bytes[8..16].copy_from_slice(&self.start.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.bytes.to_le_bytes());
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Garbage> {
+        let mut fields = Fields(bytes);
+        if fields.take().map_err(|_| Garbage::Kind)? != RENEWAL_MAGIC {
+            return Err(Garbage::Kind);
+        }
+        let renewal = Self { start: fields.u64()?, bytes: fields.u64()? };
+        if fields.0.is_empty() { Ok(renewal) } else { Err(Garbage::Damaged) }
+    }
+}
+
+impl Renewals {
+    /// One more; `None` if there are too many.
+    pub(super) fn push(&mut self, renewal: Renewal) -> Option<()> {
+        *self.list.get_mut(self.len)? = renewal;
+        self.len += 1;
+        Some(())
+    }
+
+    pub(super) fn as_slice(&self) -> &[Renewal] {
+        &self.list[..self.len]
     }
 }
 
@@ -193,18 +264,52 @@ mod tests {
     }
 
     fn hello() -> Hello {
-        Hello { from: NodeId(1), to: NodeId(2), segment: 4096, given: Token([4; 16]), own: Token([5; 16]) }
+        let mut renewals = Renewals::default();
+        renewals.push(Renewal { start: 4096, bytes: 8192 }).unwrap();
+        renewals.push(Renewal { start: 12288, bytes: 4096 }).unwrap();
+        Hello {
+            from: NodeId(1),
+            to: NodeId(2),
+            segment: 16384,
+            given: Token([4; 16]),
+            own: Token([5; 16]),
+            renewals,
+        }
     }
 
     #[test]
     fn what_was_said_is_understood() {
         assert_eq!(Offer::decode(&offer().encode()), Ok(offer()));
         assert_eq!(Hello::decode(&hello().encode()), Ok(hello()));
+        let renewal = Renewal { start: 4096, bytes: 1 << 40 };
+        assert_eq!(Renewal::decode(&renewal.encode()), Ok(renewal));
     }
 
     #[test]
-    fn no_piece_of_an_offer_or_hello_is_one() {
+    fn a_hello_has_no_more_renewals_than_it_may() {
+        let mut renewals = Renewals::default();
+        for _ in 0..RENEWALS_MAX {
+            renewals.push(Renewal { start: 4096, bytes: 4096 }).unwrap();
+        }
+        assert_eq!(renewals.push(Renewal::default()), None);
+        let full = Hello { renewals, ..hello() };
+        let mut bytes = full.encode();
+        assert_eq!((bytes.len(), Hello::decode(&bytes)), (PACKET_MAX, Ok(full)));
+        bytes[20] += 1;
+        bytes.extend([0; 16]);
+        assert_eq!(Hello::decode(&bytes), Err(Garbage::Damaged));
+        bytes[20..24].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(Hello::decode(&bytes), Err(Garbage::Damaged));
+    }
+
+    #[test]
+    fn no_piece_of_an_offer_hello_or_renewal_is_one() {
         let (offer, hello) = (offer().encode(), hello().encode());
+        let renewal = Renewal { start: 4096, bytes: 4096 }.encode();
+        for end in 0..renewal.len() {
+            assert!(Renewal::decode(&renewal[..end]).is_err(), "{end} bytes of a renewal");
+        }
+        assert_eq!(Renewal::decode(&[&renewal[..], &[0]].concat()), Err(Garbage::Damaged));
         for end in 0..offer.len() {
             assert!(Offer::decode(&offer[..end]).is_err(), "{end} bytes of an offer");
         }
@@ -229,11 +334,12 @@ mod tests {
     #[test]
     fn other_kinds_and_versions_are_told_apart() {
         let mut bytes = offer().encode();
-        bytes[8] = 2;
-        assert_eq!(Offer::decode(&bytes), Err(Garbage::Version(2)));
+        bytes[8] = 1;
+        assert_eq!(Offer::decode(&bytes), Err(Garbage::Version(1)));
         bytes[0] = 0;
         assert_eq!(Offer::decode(&bytes), Err(Garbage::Kind));
         assert_eq!(Hello::decode(b"GET / HTTP/1.1\r\n"), Err(Garbage::Kind));
+        assert_eq!(Renewal::decode(&hello().encode()), Err(Garbage::Kind));
     }
 
     #[test]

@@ -6,47 +6,51 @@
 //! packet: its [`Hello`] with its segment attached. The hello holds two tokens: the one out of *our* offer, which
 //! shows that the control plane gave it to the dialler, and the one out of *its* offer, which we were given, and which
 //! shows who it is. The other side maps the segment and answers in kind. Then the link is up, and the connection
-//! stays open as the proof of life.
+//! stays open as the proof of life. All it carries from then on are renewals of either segment, and a goodbye.
 //!
 //! ```text
 //! Dial ──► Greeted ──┐
-//!                    ├──► Up ──► Down ──► Fenced        (a setup that fails goes Down as well)
+//!                    ├──► Up ──► Down       (a setup that fails goes Down as well)
 //! Awaited ───────────┘
 //! ```
+//!
+//! A fence takes a link out of the table in whatever phase it is: its slot is free, and the table knows nothing of it any
+//! more. What is remembered is that the peer was handed our memory, if it was ([`Former`]).
 //!
 //! Whoever knows both tokens is the peer: what it then sends wrong (an unsealed segment, another size) is its blame
 //! ([`LinkDown::Corrupt`]).
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use consort_dataplane::fabric::{ConnectError, LinkDown, LinkEvent};
+use consort_dataplane::fabric::{ConnectError, Kept, LinkDown, LinkEvent, RenewError};
 use consort_dataplane::memory::Mirror;
 use consort_dataplane::names::{MAX_NODES, NodeId, Slot, Time};
-use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use rustix::time::Timespec;
 
+use super::former::Former;
 use super::guests::{Guests, Introduced, own_user, trusted};
-use super::hello::{GOODBYE, HELLO_BYTES, Hello, Offer};
+use super::hello::{GOODBYE, Hello, Offer, Renewal, Renewals};
+use super::layers::{LayerError, Layers};
 use super::mapping::{OwnMemory, PeerMemory, Refusal};
 use super::options::{ShmError, error_text};
-use super::socket::{Credentials, Packet, Received, Socket};
+use super::process::Process;
+use super::socket::{Packet, Received, Socket};
 use super::sockets::{About, Sockets};
 
-/// When to dial again where too many dial.
+/// When to dial again where too many dial, and to pass on a renewal that the machine did not take.
 const AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 /// Looks at the sockets in one call of [`Links::tend`]; the rest waits for the next.
 const ROUNDS_MAX: usize = 8;
 
-/// How long a fence waits for a process to end whose connection has broken: less than the copy would take.
-const EXIT_WITHIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
-
-const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+/// How long a fence waits for a process to end whose connection has broken. A process that dies gives up its memory first,
+/// closes its connections then, and is seen to have ended some 20 µs later: so this is less than the copy would take, and if
+/// it lives after all, little.
+const EXIT_WITHIN: Duration = Duration::from_micros(200);
 
 /// All links of a node, its listener and its guests.
 #[derive(Debug)]
@@ -54,12 +58,17 @@ pub(super) struct Links {
     me: Offer,
     peer_bytes_max: usize,
     memory: Arc<OwnMemory>,
+    /// What was renewed of it.
+    layers: Layers,
+    former: Former,
     sockets: Sockets,
     guests: Guests,
     table: Vec<Option<Link>>,
     due: Time,
     events: VecDeque<LinkEvent>,
     changed: bool,
+    /// A mirror has memory of which the owner has not heard yet.
+    renewed: bool,
     system_calls: u64,
 }
 
@@ -70,9 +79,18 @@ struct Link {
     within: Duration,
     /// Set by the first `tend` after `connect`: time is an argument here too.
     deadline: Option<Time>,
-    memory: Option<Arc<PeerMemory>>,
-    mirror: Option<Mirror>,
-    process: Option<OwnedFd>,
+    peer: Option<Peer>,
+    process: Option<Process>,
+    /// The newest of our files that the peer was handed, by its number in [`Links::layers`].
+    handed: Option<u64>,
+}
+
+/// The other end's memory.
+#[derive(Debug)]
+struct Peer {
+    memory: Arc<PeerMemory>,
+    layers: Layers,
+    mirror: Mirror,
 }
 
 #[derive(Debug)]
@@ -87,8 +105,6 @@ enum Phase {
     Up(Socket),
     /// It is gone, and that was reported; the mirror may still change.
     Down,
-    /// It is gone, and the mirror is frozen.
-    Fenced,
 }
 
 impl Links {
@@ -100,12 +116,15 @@ impl Links {
             me,
             peer_bytes_max,
             memory,
+            layers: Layers::default(),
+            former: Former::default(),
             sockets,
             guests,
             table: (0..MAX_NODES).map(|_| None).collect(),
             due: Time(u64::MAX),
             events: VecDeque::new(),
             changed: false,
+            renewed: false,
             system_calls: 0,
         })
     }
@@ -130,16 +149,21 @@ impl Links {
         std::mem::take(&mut self.changed)
     }
 
+    /// Whether a mirror was renewed since the last call.
+    pub(super) fn take_renewed(&mut self) -> bool {
+        std::mem::take(&mut self.renewed)
+    }
+
     /// The links that are up, with their mirrors.
     pub(super) fn up(&self) -> impl Iterator<Item = (Slot, &Mirror)> {
         self.table.iter().zip(0u8..).filter_map(|(link, slot)| match link {
-            Some(Link { phase: Phase::Up(_), mirror: Some(mirror), .. }) => Some((Slot(slot), mirror)),
+            Some(Link { phase: Phase::Up(_), peer: Some(peer), .. }) => Some((Slot(slot), &peer.mirror)),
             _ => None,
         })
     }
 
     pub(super) fn mirror(&self, slot: Slot) -> Option<&Mirror> {
-        self.table.get(usize::from(slot.0))?.as_ref()?.mirror.as_ref()
+        self.table.get(usize::from(slot.0))?.as_ref()?.peer.as_ref().map(|peer| &peer.mirror)
     }
 
     pub(super) fn poll_event(&mut self) -> Option<LinkEvent> {
@@ -173,18 +197,23 @@ impl Links {
             return Err(ConnectError::Machine("this fabric was closed; make a new one".to_owned()));
         }
         let dials = self.me.node < peer;
-        match self.table.get_mut(usize::from(slot.0)) {
-            None => return Err(ConnectError::Machine(format!("a node has {MAX_NODES} links at most"))),
+        let Some(place) = self.table.get_mut(usize::from(slot.0)) else {
+            return Err(ConnectError::Machine(format!("a node has {MAX_NODES} links at most")));
+        };
+        match place.take() {
+            None => {}
+            Some(Link { phase: Phase::Down, peer: None, process, handed, .. }) => {
+                self.former.note(process, handed);
+            }
             // A mirror that was never frozen may be in use: its slot is free after a fence only.
-            Some(
-                Some(Link { phase: Phase::Fenced, .. } | Link { phase: Phase::Down, memory: None, .. })
-                | None,
-            ) => {}
-            Some(_) => return Err(ConnectError::Taken(slot)),
+            taken @ Some(_) => {
+                *place = taken;
+                return Err(ConnectError::Taken(slot));
+            }
         }
         let phase = if dials { Phase::Dial } else { Phase::Awaited };
-        self.table[usize::from(slot.0)] =
-            Some(Link { offer, phase, within, deadline: None, memory: None, mirror: None, process: None });
+        let link = Link { offer, phase, within, deadline: None, peer: None, process: None, handed: None };
+        self.table[usize::from(slot.0)] = Some(link);
         if let Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) = self.dial(slot) {
             self.table[usize::from(slot.0)] = None;
             return Err(ConnectError::Machine(error_text(error)));
@@ -239,14 +268,13 @@ impl Links {
                 return Ok(());
             }
         };
-        let user = socket.credentials().map(|them| them.user);
-        let hello = hello_to(&self.me, &link.offer);
-        let said = if user.as_ref().is_ok_and(|&user| trusted(own_user(), user)) {
-            socket
-                .send(&hello, Some(self.memory.file()))
-                .and_then(|()| self.sockets.add(&socket, About::Link(slot)))
-        } else {
-            Err(Errno::PERM)
+        let said = match socket.credentials() {
+            Ok(them) if trusted(own_user(), them.user) => {
+                link.process = Process::open(them.process);
+                link.greet(&self.me, &self.memory, &self.layers, &socket)
+                    .and_then(|()| self.sockets.add(&socket, About::Link(slot)))
+            }
+            _ => Err(Errno::PERM),
         };
         match said {
             Ok(()) => link.phase = Phase::Greeted(socket),
@@ -292,18 +320,19 @@ impl Links {
 
     /// The peer of `slot` has dialled: says hello to it in turn.
     fn answer(&mut self, slot: Slot, guest: Introduced) {
-        let Introduced { socket, credentials, hello, file } = guest;
-        let Some(link) = self.table[usize::from(slot.0)].as_ref() else { return };
-        self.system_calls += 6;
-        let memory = match map(&link.offer, &hello, file, self.peer_bytes_max) {
-            Ok(memory) => memory,
+        let Introduced { socket, credentials, hello, files } = guest;
+        let Some(link) = self.table[usize::from(slot.0)].as_mut() else { return };
+        self.system_calls += 7;
+        let peer = match map(&link.offer, &hello, files, self.peer_bytes_max) {
+            Ok(peer) => peer,
             Err(why) => return self.down(slot, why),
         };
-        let said = socket
-            .send(&hello_to(&self.me, &link.offer), Some(self.memory.file()))
+        link.process = Process::open(credentials.process);
+        let said = link
+            .greet(&self.me, &self.memory, &self.layers, &socket)
             .and_then(|()| self.sockets.rename(&socket, About::Link(slot)));
         match said {
-            Ok(()) => self.on_up(slot, socket, credentials, memory),
+            Ok(()) => self.on_up(slot, socket, peer),
             Err(error) => self.down(slot, LinkDown::Failed(error_text(error))),
         }
     }
@@ -324,14 +353,19 @@ impl Links {
             },
             Phase::Up(socket) => match socket.receive() {
                 Ok(Received::Nothing) => return,
-                Ok(Received::Packet(packet)) if packet.bytes() == GOODBYE => LinkDown::Closed,
-                Ok(Received::Packet(_) | Received::Oversize) => {
-                    LinkDown::Corrupt("a packet that is no goodbye, over a link that is up".to_owned())
-                }
+                Ok(Received::Packet(packet)) if packet.bytes == GOODBYE => LinkDown::Closed,
+                Ok(Received::Packet(packet)) => match link.on_renewal(packet) {
+                    Ok(()) => {
+                        self.renewed = true;
+                        return;
+                    }
+                    Err(why) => why,
+                },
+                Ok(Received::Oversize) => LinkDown::Corrupt("more than any renewal".to_owned()),
                 Ok(Received::End) => LinkDown::Broken(format!("process {} hung up", link.offer.process)),
                 Err(error) => LinkDown::Broken(error_text(error)),
             },
-            Phase::Dial | Phase::Awaited | Phase::Down | Phase::Fenced => return,
+            Phase::Dial | Phase::Awaited | Phase::Down => return,
         };
         self.down(slot, why);
     }
@@ -340,11 +374,10 @@ impl Links {
     fn on_answer(&mut self, slot: Slot, packet: Packet) {
         let Some(link) = self.table[usize::from(slot.0)].as_mut() else { return };
         self.system_calls += 6;
-        let hello = Hello::decode(packet.bytes()).map_err(|garbage| format!("its hello: {garbage}"));
-        let (hello, file) = match (hello, packet.attached) {
-            (Ok(hello), Some(file)) => (hello, file),
-            (Ok(_), None) => return self.down(slot, LinkDown::Corrupt("it brought no segment".to_owned())),
-            (Err(why), _) => return self.down(slot, LinkDown::Corrupt(why)),
+        let hello = Hello::decode(&packet.bytes).map_err(|garbage| format!("its hello: {garbage}"));
+        let hello = match hello {
+            Ok(hello) => hello,
+            Err(why) => return self.down(slot, LinkDown::Corrupt(why)),
         };
         let fits = hello.given == self.me.token
             && hello.to == self.me.node
@@ -353,26 +386,24 @@ impl Links {
         if !fits {
             return self.down(slot, LinkDown::Corrupt("its hello is not by who made the offer".to_owned()));
         }
-        let memory = match map(&link.offer, &hello, file, self.peer_bytes_max) {
-            Ok(memory) => memory,
+        let peer = match map(&link.offer, &hello, packet.attached, self.peer_bytes_max) {
+            Ok(peer) => peer,
             Err(why) => return self.down(slot, why),
         };
         if let Phase::Greeted(socket) = std::mem::replace(&mut link.phase, Phase::Down) {
-            let them = socket.credentials().unwrap_or(Credentials { process: 0, user: own_user() });
-            self.on_up(slot, socket, them, memory);
+            self.on_up(slot, socket, peer);
         }
     }
 
-    fn on_up(&mut self, slot: Slot, socket: Socket, them: Credentials, memory: Arc<PeerMemory>) {
+    fn on_up(&mut self, slot: Slot, socket: Socket, peer: Peer) {
         let Some(link) = self.table[usize::from(slot.0)].as_mut() else { return };
-        // If the number was given to another process meanwhile, its first owner has ended: so once this
-        // one is seen to end, the peer has for sure. Without a descriptor the connection alone is the proof of life.
-        link.process = Pid::from_raw(them.process.max(0))
-            .and_then(|process| pidfd_open(process, PidfdFlags::empty()).ok())
-            .filter(|process| self.sockets.add(process, About::Process(slot)).is_ok());
-        link.mirror = Some(memory.mirror());
-        link.memory = Some(memory);
+        if let Some(process) = &link.process {
+            // Where it can't be watched the connection alone is the proof of life.
+            let _ = self.sockets.add(process, About::Process(slot));
+        }
+        link.peer = Some(peer);
         link.phase = Phase::Up(socket);
+        link.pass_on(&self.layers); // what was renewed since we said hello
         self.changed = true;
         self.events.push_back(LinkEvent::Up(slot));
     }
@@ -389,10 +420,7 @@ impl Links {
 
     fn down(&mut self, slot: Slot, why: LinkDown) {
         let Some(link) = self.table[usize::from(slot.0)].as_mut() else { return };
-        link.phase = Phase::Down; // and so the socket is closed
-        if let Some(process) = &link.process {
-            self.sockets.remove(process);
-        }
+        link.hang_up(&self.sockets);
         self.changed = true;
         self.events.push_back(LinkEvent::Down(slot, why));
     }
@@ -405,11 +433,14 @@ impl Links {
                 self.down(slot, LinkDown::Failed(error_text(error)));
             }
             let Some(link) = self.table[usize::from(slot.0)].as_mut() else { continue };
+            if link.pass_on(&self.layers) {
+                due = due.min(now.plus(AGAIN_AFTER));
+            }
             let why = match link.phase {
                 Phase::Dial => "the peer has too many to let in",
                 Phase::Greeted(_) => "the peer did not answer: did it call connect for this node?",
                 Phase::Awaited => "the peer did not dial: did it call connect for this node?",
-                Phase::Up(_) | Phase::Down | Phase::Fenced => continue,
+                Phase::Up(_) | Phase::Down => continue,
             };
             let deadline = *link.deadline.get_or_insert_with(|| now.plus(link.within));
             if now >= deadline {
@@ -423,24 +454,52 @@ impl Links {
         self.due = due;
     }
 
-    /// Cuts a link and freezes its mirror (F4).
-    pub(super) fn fence(&mut self, slot: Slot) {
-        let Some(Some(link)) = self.table.get_mut(usize::from(slot.0)) else { return };
-        let hung_up = match std::mem::replace(&mut link.phase, Phase::Fenced) {
-            Phase::Fenced => return,
-            Phase::Down => true,
-            _ => false,
-        };
-        if let Some(process) = &link.process {
-            self.sockets.remove(process);
-        }
-        if let Some(memory) = &link.memory
-            && !link.process.as_ref().is_some_and(|process| ended(process, hung_up))
+    /// Cuts a link, freezes its mirror (F4), all of it or what is to be kept, and frees its slot.
+    pub(super) fn fence(&mut self, slot: Slot, kept: Option<&Kept<'_>>) {
+        let Some(mut link) = self.table.get_mut(usize::from(slot.0)).and_then(Option::take) else { return };
+        let hung_up = matches!(link.phase, Phase::Down);
+        link.hang_up(&self.sockets);
+        self.events
+            .retain(|event| !matches!(event, LinkEvent::Up(of) | LinkEvent::Down(of, _) if *of == slot));
+        let within = if hung_up { EXIT_WITHIN } else { Duration::ZERO };
+        let ended = link.process.as_ref().is_some_and(|process| process.has_ended(within));
+        if let Some(peer) = link.peer
+            && !ended
         {
-            memory.freeze();
+            match kept {
+                Some(kept) => peer.memory.freeze_keeping(kept),
+                None => peer.memory.freeze(&peer.layers),
+            }
         }
-        link.process = None;
+        if !ended {
+            self.former.note(link.process, link.handed);
+        }
         self.changed = true;
+    }
+
+    /// Lays other memory under `range` of our segment, if any but the linked may read what is there, and hands it to these.
+    /// Returns whether some of them have to wait for it.
+    pub(super) fn renew(&mut self, range: Range<usize>) -> Result<bool, RenewError> {
+        let renewal = Renewal { start: range.start as u64, bytes: range.len() as u64 };
+        let range = match self.layers.check(renewal, self.memory.len()) {
+            Ok(range) => range,
+            Err(LayerError::Pieces) => return Err(RenewError::Pieces { pieces: self.layers.iter().count() }),
+            Err(error @ LayerError::Range { .. }) => panic!("{error}"), // our own mistake (S4)
+        };
+        let oldest = self.layers.oldest(range.clone());
+        let down = self.table.iter().flatten().filter(|link| matches!(link.phase, Phase::Down));
+        let mut down = down.filter(|link| link.handed.is_some_and(|newest| newest >= oldest));
+        let lives = |process: &Process| !process.has_ended(Duration::ZERO);
+        if !self.former.may_read(oldest) && !down.any(|link| link.process.as_ref().is_none_or(lives)) {
+            return Ok(false);
+        }
+        let file = self.memory.renew(&range).map_err(|error| RenewError::Machine(error.to_string()))?;
+        self.layers.lay(range, file);
+        let mut waiting = false;
+        for link in self.table.iter_mut().flatten() {
+            waiting |= link.pass_on(&self.layers);
+        }
+        Ok(waiting)
     }
 
     /// Says goodbye to all peers and lets nobody in any more.
@@ -449,40 +508,112 @@ impl Links {
         for link in self.table.iter_mut().flatten() {
             if let Phase::Up(socket) = &link.phase {
                 self.system_calls += 1;
-                let _ = socket.send(&GOODBYE, None); // a peer that is gone needs none
+                let _ = socket.send(&GOODBYE, &[]); // a peer that is gone needs none
             }
-            if !matches!(link.phase, Phase::Fenced) {
-                link.phase = Phase::Down;
-            }
-            if let Some(process) = &link.process {
-                self.sockets.remove(process);
-            }
+            link.hang_up(&self.sockets);
         }
         self.due = Time(u64::MAX);
         self.changed = true;
     }
 }
 
-fn hello_to(me: &Offer, them: &Offer) -> [u8; HELLO_BYTES] {
-    let hello = Hello { from: me.node, to: them.node, segment: me.segment, given: them.token, own: me.token };
-    hello.encode()
+impl Link {
+    /// Says hello to the peer, and hands it our memory.
+    fn greet(
+        &mut self,
+        me: &Offer,
+        memory: &OwnMemory,
+        layers: &Layers,
+        socket: &Socket,
+    ) -> Result<(), Errno> {
+        let mut renewals = Renewals::default();
+        let mut files = vec![memory.file()];
+        for layer in layers.iter() {
+            renewals.push(layer.renewal()).ok_or(Errno::MSGSIZE)?;
+            files.push(layer.file.as_fd());
+        }
+        let (from, to, segment) = (me.node, self.offer.node, me.segment);
+        let hello = Hello { from, to, segment, given: self.offer.token, own: me.token, renewals };
+        socket.send(&hello.encode(), &files)?;
+        self.handed = Some(layers.count());
+        Ok(())
+    }
+
+    /// Hands the peer what was renewed since it was handed something last, if the link is up. Returns whether it has to be
+    /// tried again.
+    fn pass_on(&mut self, layers: &Layers) -> bool {
+        let (Phase::Up(socket), Some(handed)) = (&self.phase, &mut self.handed) else { return false };
+        let before = *handed;
+        for layer in layers.iter().filter(|layer| layer.number > before) {
+            match socket.send(&layer.renewal().encode(), &[layer.file.as_fd()]) {
+                Ok(()) => *handed = layer.number,
+                // It does not read, or there are too many descriptors under way.
+                Err(Errno::WOULDBLOCK | Errno::INTR | Errno::NOBUFS | Errno::NOMEM | Errno::TOOMANYREFS) => {
+                    return true;
+                }
+                Err(_) => return false, // it is gone, and that will be reported
+            }
+        }
+        false
+    }
+
+    /// The peer says that a part of its segment lies elsewhere now.
+    fn on_renewal(&mut self, packet: Packet) -> Result<(), LinkDown> {
+        let corrupt = |why: String| LinkDown::Corrupt(why);
+        let renewal = Renewal::decode(&packet.bytes)
+            .map_err(|_| corrupt("what it said over a link that is up is no renewal".to_owned()))?;
+        let Ok([file]) = <[OwnedFd; 1]>::try_from(packet.attached) else {
+            return Err(corrupt("its renewal did not bring one file".to_owned()));
+        };
+        let Some(peer) = &mut self.peer else { return Ok(()) };
+        peer.lay(renewal, file).map_err(blame)
+    }
+
+    /// Ends the connection, and forgets what the sockets were about.
+    fn hang_up(&mut self, sockets: &Sockets) {
+        // Taken out before they are closed: a child that was forked off may hold them open.
+        if let Phase::Greeted(socket) | Phase::Up(socket) = std::mem::replace(&mut self.phase, Phase::Down) {
+            sockets.remove(&socket);
+        }
+        if let Some(process) = &self.process {
+            sockets.remove(process);
+        }
+    }
+}
+
+impl Peer {
+    /// Maps `file` where the renewal says (S3).
+    fn lay(&mut self, renewal: Renewal, file: OwnedFd) -> Result<(), Refusal> {
+        let range = self.layers.check(renewal, self.memory.len())?;
+        self.memory.renew(&range, &file)?;
+        self.layers.lay(range, file);
+        Ok(())
+    }
 }
 
 /// Maps the segment that came with a hello, if it is as the offer said.
-fn map(offer: &Offer, hello: &Hello, file: OwnedFd, limit: usize) -> Result<Arc<PeerMemory>, LinkDown> {
+fn map(offer: &Offer, hello: &Hello, files: Vec<OwnedFd>, limit: usize) -> Result<Peer, LinkDown> {
     if hello.segment != offer.segment {
         let why = format!("its segment has {} bytes, its offer said {}", hello.segment, offer.segment);
         return Err(LinkDown::Corrupt(why));
     }
-    PeerMemory::map(file, hello.segment, limit).map_err(|refusal| match refusal {
-        Refusal::Kernel(error) => LinkDown::Failed(error_text(error)),
-        refusal => LinkDown::Corrupt(refusal.to_string()),
-    })
+    let renewals = hello.renewals.as_slice();
+    let mut files = files.into_iter();
+    let Some(file) = files.next().filter(|_| files.len() == renewals.len()) else {
+        return Err(LinkDown::Corrupt("it did not bring the segment of which it spoke".to_owned()));
+    };
+    let memory = PeerMemory::map(file, hello.segment, limit).map_err(blame)?;
+    let mut peer = Peer { mirror: memory.mirror(), memory, layers: Layers::default() };
+    for (renewal, file) in renewals.iter().zip(files) {
+        peer.lay(*renewal, file).map_err(blame)?;
+    }
+    Ok(peer)
 }
 
-/// Whether a process has ended; one that `hung_up` is given a moment to.
-fn ended(process: &OwnedFd, hung_up: bool) -> bool {
-    let within = if hung_up { EXIT_WITHIN } else { AT_ONCE };
-    rustix::event::poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&within))
-        .is_ok_and(|ready| ready > 0)
+/// Whose fault it is that nothing was mapped.
+fn blame(refusal: Refusal) -> LinkDown {
+    match refusal {
+        Refusal::Kernel(error) => LinkDown::Failed(error_text(error)),
+        refusal => LinkDown::Corrupt(refusal.to_string()),
+    }
 }

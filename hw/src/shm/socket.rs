@@ -1,5 +1,5 @@
 //! Unix sockets between the nodes of a host: sequenced packets (a hello is one packet or none), never blocking, with the
-//! file descriptor of a segment attached to the first.
+//! file descriptors of a segment attached to the first.
 //!
 //! A connection serves twice: its first packets introduce the two ends, and after that it is the proof of life (F5): the
 //! kernel closes it with the process, whatever the process died of.
@@ -18,11 +18,13 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
+use super::hello::{PACKET_MAX, RENEWALS_MAX};
+
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// Longer packets than this are of nobody we know; their excess is never read.
-const PACKET_MAX: usize = 128;
+/// Descriptors that come with a packet: those of a segment and all its renewals.
+const ATTACHED_MAX: usize = 1 + RENEWALS_MAX;
 
 /// The socket that peers connect to.
 #[derive(Debug)]
@@ -45,9 +47,9 @@ pub(super) struct Credentials {
 pub(super) enum Received {
     /// Nothing yet.
     Nothing,
-    /// A packet, and the one file descriptor that came with it, if it was one.
+    /// A packet, and the file descriptors that came with it.
     Packet(Packet),
-    /// More bytes or descriptors than any packet of ours.
+    /// More bytes or descriptors than any packet of ours; the excess is never read.
     Oversize,
     /// The other end is closed; or the packet was empty, and then it is none of ours.
     End,
@@ -56,15 +58,8 @@ pub(super) enum Received {
 /// A packet that was received.
 #[derive(Debug)]
 pub(super) struct Packet {
-    bytes: [u8; PACKET_MAX],
-    len: usize,
-    pub(super) attached: Option<OwnedFd>,
-}
-
-impl Packet {
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
+    pub(super) bytes: Vec<u8>,
+    pub(super) attached: Vec<OwnedFd>,
 }
 
 impl Listener {
@@ -90,16 +85,12 @@ impl Socket {
         Ok(Self(socket))
     }
 
-    /// Sends one packet, with a file descriptor if given.
-    pub(super) fn send(&self, bytes: &[u8], attach: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    /// Sends one packet, with file descriptors.
+    pub(super) fn send(&self, bytes: &[u8], attach: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ATTACHED_MAX))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let attached;
-        if let Some(descriptor) = attach {
-            attached = [descriptor];
-            if !control.push(SendAncillaryMessage::ScmRights(&attached)) {
-                return Err(Errno::MSGSIZE);
-            }
+        if !attach.is_empty() && !control.push(SendAncillaryMessage::ScmRights(attach)) {
+            return Err(Errno::MSGSIZE);
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, flags).map(|_| ())
@@ -117,7 +108,7 @@ impl Socket {
 
     fn try_receive(&self) -> Result<Received, Errno> {
         let mut bytes = [0; PACKET_MAX];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ATTACHED_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let got = match rustix::net::recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)
@@ -133,13 +124,13 @@ impl Socket {
                 attached.extend(descriptors);
             }
         }
-        if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) || attached.len() > 1 {
+        if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) || attached.len() > ATTACHED_MAX {
             return Ok(Received::Oversize);
         }
         if got.bytes == 0 {
             return Ok(Received::End);
         }
-        Ok(Received::Packet(Packet { bytes, len: got.bytes.min(PACKET_MAX), attached: attached.pop() }))
+        Ok(Received::Packet(Packet { bytes: bytes[..got.bytes.min(PACKET_MAX)].to_vec(), attached }))
     }
 
     /// Who is at the other end.
@@ -228,11 +219,11 @@ mod tests {
     #[test]
     fn a_reset_does_not_hide_what_came_before_it() {
         let (one, other) = pair("reset");
-        other.send(b"never read", None).unwrap();
-        one.send(b"last words", None).unwrap();
+        other.send(b"never read", &[]).unwrap();
+        one.send(b"last words", &[]).unwrap();
         drop(one);
         let Ok(Received::Packet(packet)) = other.receive() else { panic!("the last words") };
-        assert_eq!(packet.bytes(), b"last words");
+        assert_eq!(packet.bytes, b"last words");
         assert!(matches!(other.receive(), Ok(Received::End)));
     }
 
@@ -240,14 +231,15 @@ mod tests {
     fn packets_keep_their_borders() {
         let (one, other) = pair("borders");
         assert!(matches!(other.receive(), Ok(Received::Nothing)));
-        one.send(b"first", None).unwrap();
-        one.send(b"second", Some(one.as_fd())).unwrap();
-        one.send(&[0; PACKET_MAX + 1], None).unwrap();
+        one.send(b"first", &[]).unwrap();
+        one.send(b"second", &[one.as_fd(); ATTACHED_MAX]).unwrap();
+        one.send(&[0; PACKET_MAX + 1], &[]).unwrap();
+        assert_eq!(one.send(b"", &[one.as_fd(); ATTACHED_MAX + 8]), Err(Errno::MSGSIZE));
         drop(one);
         let Ok(Received::Packet(packet)) = other.receive() else { panic!("the first packet") };
-        assert_eq!((packet.bytes(), packet.attached.is_none()), (&b"first"[..], true));
+        assert_eq!((&packet.bytes[..], packet.attached.len()), (&b"first"[..], 0));
         let Ok(Received::Packet(packet)) = other.receive() else { panic!("the second packet") };
-        assert_eq!((packet.bytes(), packet.attached.is_some()), (&b"second"[..], true));
+        assert_eq!((&packet.bytes[..], packet.attached.len()), (&b"second"[..], ATTACHED_MAX));
         assert!(matches!(other.receive(), Ok(Received::Oversize)));
         drop(packet); // it holds the other end open
         assert!(matches!(other.receive(), Ok(Received::End)));

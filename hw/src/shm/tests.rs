@@ -9,17 +9,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use consort_dataplane::fabric::{ConnectError, Fabric, LinkDown, LinkEvent};
-use consort_dataplane::memory::WORD;
+use consort_dataplane::fabric::{ConnectError, Fabric, LinkDown, LinkEvent, RenewError};
+use consort_dataplane::memory::{Mirror, WORD};
 use consort_dataplane::names::{NodeId, PeerSet, Slot, Time};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use super::guests::GUESTS_MAX;
-use super::hello::{GOODBYE, Hello, Offer, Token};
-use super::mapping::OwnMemory;
-use super::socket::{Listener, Received, Socket};
+use super::hello::{GOODBYE, Hello, Offer, RENEWALS_MAX, Renewal, Renewals, Token};
+use super::mapping::{OwnMemory, PeerMemory};
+use super::socket::{Listener, Packet, Received, Socket};
 use super::{ShmFabric, ShmOptions};
 
 const SEGMENT: usize = 16384;
@@ -74,7 +74,7 @@ impl Actor {
         let unique = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("consort-shm-test-{}-{unique}", std::process::id()).into_bytes();
         let listener = Listener::at(&name).unwrap();
-        let token = Token([u8::try_from(unique).unwrap(); 16]);
+        let token = Token(u128::from(unique).to_le_bytes());
         let offer = Offer { node: NodeId(node), token, name, ..offer_of(like) };
         Self { offer, listener, memory: OwnMemory::new(SEGMENT).unwrap() }
     }
@@ -87,6 +87,7 @@ impl Actor {
             segment: SEGMENT as u64,
             given: them.token,
             own: self.offer.token,
+            renewals: Renewals::default(),
         }
     }
 
@@ -177,9 +178,9 @@ fn strangers_are_turned_away() {
     let impostor = OwnMemory::new(SEGMENT).unwrap();
     impostor.segment().store(4096, 666);
     let first = dial(&fabric);
-    first.send(&Hello { own: Token([0; 16]), ..good }.encode(), Some(impostor.file())).unwrap();
+    first.send(&Hello { own: Token([0; 16]), ..good }.encode(), &[impostor.file()]).unwrap();
     let socket = dial(&fabric);
-    socket.send(&good.encode(), Some(actor.memory.file())).unwrap();
+    socket.send(&good.encode(), &[actor.memory.file()]).unwrap();
     assert_eq!(event(&mut fabric), LinkEvent::Up(SLOT));
     assert_eq!(fabric.mirror(SLOT).unwrap().load(4096), 0, "the memory is not the impostor's");
 }
@@ -225,7 +226,7 @@ fn guests_that_nobody_expects_are_bounded() {
         let socket = dialled.unwrap();
         let from = NodeId(u32::try_from(count).unwrap());
         let hello = Hello { own, from, ..actor.hello_to(&fabric) };
-        socket.send(&hello.encode(), Some(actor.memory.file())).unwrap();
+        socket.send(&hello.encode(), &[actor.memory.file()]).unwrap();
         waiting.push(socket);
         fabric.poll(Time(1));
     }
@@ -244,7 +245,7 @@ fn a_dialling_peer_that_cheats_is_corrupt() {
         let actor = Actor::new(1, &fabric);
         fabric.connect(SLOT, NodeId(1), &actor.offer.encode(), WITHIN).unwrap();
         let socket = dial(&fabric);
-        socket.send(&actor.hello_to(&fabric).encode(), Some(file.as_fd())).unwrap();
+        socket.send(&actor.hello_to(&fabric).encode(), &[file.as_fd()]).unwrap();
         let event = event(&mut fabric);
         assert!(is_corrupt(&event), "{what}: {event:?}");
         assert!(fabric.mirror(SLOT).is_none(), "{what} was mapped");
@@ -259,7 +260,7 @@ fn an_answering_peer_that_cheats_is_corrupt() {
         let actor = Actor::new(2, &fabric);
         fabric.connect(SLOT, NodeId(2), &actor.offer.encode(), WITHIN).unwrap();
         let socket = actor.accept();
-        socket.send(&actor.hello_to(&fabric).encode(), Some(file.as_fd())).unwrap();
+        socket.send(&actor.hello_to(&fabric).encode(), &[file.as_fd()]).unwrap();
         let event = event(&mut fabric);
         assert!(is_corrupt(&event), "{what}: {event:?}");
         assert!(fabric.mirror(SLOT).is_none(), "{what} was mapped");
@@ -284,7 +285,7 @@ fn an_answer_must_be_by_who_made_the_offer() {
         let actor = Actor::new(2, &fabric);
         fabric.connect(SLOT, NodeId(2), &actor.offer.encode(), WITHIN).unwrap();
         let socket = actor.accept();
-        socket.send(&change(actor.hello_to(&fabric)), Some(actor.memory.file())).unwrap();
+        socket.send(&change(actor.hello_to(&fabric)), &[actor.memory.file()]).unwrap();
         let event = event(&mut fabric);
         assert!(is_corrupt(&event), "answer {at}: {event:?}");
     }
@@ -297,26 +298,304 @@ fn an_answer_must_be_by_who_made_the_offer() {
 }
 
 /// What we say when we dial: the right hello with a segment that a peer accepts. And over a link that is up there is
-/// nothing to say but goodbye.
+/// nothing to say but goodbye and what was renewed.
 #[test]
-fn a_link_that_is_up_carries_a_goodbye_and_nothing_else() {
+fn a_link_that_is_up_carries_no_other_words() {
     for (last, closed) in [(&GOODBYE[..], true), (b"goodbye!", false), (&[0; 500], false)] {
         let mut fabric = fabric(1);
         let actor = Actor::new(2, &fabric);
         fabric.connect(SLOT, NodeId(2), &actor.offer.encode(), WITHIN).unwrap();
         let socket = actor.accept();
-        let Ok(Received::Packet(packet)) = socket.receive() else { panic!("the dialler speaks first") };
-        let hello = Hello::decode(packet.bytes()).unwrap();
+        let Ok(Received::Packet(mut packet)) = socket.receive() else { panic!("the dialler speaks first") };
+        let hello = Hello::decode(&packet.bytes).unwrap();
         assert_eq!((hello.given, hello.own), (actor.offer.token, offer_of(&fabric).token));
-        let theirs = super::mapping::PeerMemory::map(packet.attached.unwrap(), hello.segment, SEGMENT);
+        let theirs = PeerMemory::map(packet.attached.pop().unwrap(), hello.segment, SEGMENT);
         fabric.segment().store(8192, 7);
         assert_eq!(theirs.unwrap().mirror().load(8192), 7, "the segment that came is the fabric's");
-        socket.send(&actor.hello_to(&fabric).encode(), Some(actor.memory.file())).unwrap();
+        socket.send(&actor.hello_to(&fabric).encode(), &[actor.memory.file()]).unwrap();
         assert_eq!(event(&mut fabric), LinkEvent::Up(SLOT));
-        socket.send(last, None).unwrap();
+        socket.send(last, &[]).unwrap();
         let event = event(&mut fabric);
         assert_eq!(event == LinkEvent::Down(SLOT, LinkDown::Closed), closed, "{event:?}");
         assert_eq!(is_corrupt(&event), !closed, "{event:?}");
+    }
+}
+
+/// The range that the tests renew.
+const RANGE: std::ops::Range<usize> = 4096..12288;
+
+fn renewal_of(range: &std::ops::Range<usize>) -> Renewal {
+    Renewal { start: range.start as u64, bytes: range.len() as u64 }
+}
+
+/// A link with an actor in a slot; `fabric` dials it.
+fn linked(fabric: &mut ShmFabric, slot: Slot, node: u32) -> (Actor, Socket, Mirror) {
+    let actor = Actor::new(node, fabric);
+    fabric.connect(slot, NodeId(node), &actor.offer.encode(), WITHIN).unwrap();
+    let socket = actor.accept();
+    let Ok(Received::Packet(packet)) = socket.receive() else { panic!("the dialler speaks first") };
+    let mirror = mapped(packet);
+    socket.send(&actor.hello_to(fabric).encode(), &[actor.memory.file()]).unwrap();
+    assert_eq!(event(fabric), LinkEvent::Up(slot));
+    (actor, socket, mirror)
+}
+
+/// The memory that a hello stands for, as a sound peer maps it.
+fn mapped(packet: Packet) -> Mirror {
+    let hello = Hello::decode(&packet.bytes).unwrap();
+    let mut files = packet.attached.into_iter();
+    let memory = PeerMemory::map(files.next().unwrap(), hello.segment, SEGMENT).unwrap();
+    for (renewal, file) in hello.renewals.as_slice().iter().zip(files) {
+        let start = usize::try_from(renewal.start).unwrap();
+        memory.renew(&(start..start + usize::try_from(renewal.bytes).unwrap()), &file).unwrap();
+    }
+    memory.mirror()
+}
+
+/// S1, S3: what is said of a renewal is believed when it has been checked, and not before.
+#[test]
+fn a_peer_that_renews_wrongly_is_corrupt() {
+    let sealed = || OwnMemory::new(RANGE.len()).unwrap().file().try_clone_to_owned().unwrap();
+    let all = SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE | SealFlags::SEAL;
+    let good = renewal_of(&RANGE).encode().to_vec();
+    let at = |start, bytes| Renewal { start, bytes }.encode().to_vec();
+    let mut bad: Vec<(&str, Vec<u8>, Vec<OwnedFd>)> = vec![
+        ("no file", good.clone(), Vec::new()),
+        ("two files", good.clone(), vec![sealed(), sealed()]),
+        ("too short", good[..23].to_vec(), vec![sealed()]),
+        ("too long", [&good[..], &[0]].concat(), vec![sealed()]),
+        ("no magic", [&[0], &good[1..]].concat(), vec![sealed()]),
+        ("the fabric's page", at(0, 8192), vec![sealed()]),
+        ("nothing", at(4096, 0), vec![memfd(0, all)]),
+        ("off the page", at(4097, 8192), vec![sealed()]),
+        ("half a page", at(4096, 6000), vec![memfd(6000, all)]),
+        ("beyond the end", at(12288, 8192), vec![sealed()]),
+        ("far beyond the end", at(u64::MAX - 4095, 8192), vec![sealed()]),
+        ("larger than the segment", at(4096, 1 << 40), vec![memfd(1 << 40, all)]),
+    ];
+    for seals in [SealFlags::empty(), all - SealFlags::SHRINK, all - SealFlags::GROW] {
+        bad.push(("not sealed", good.clone(), vec![memfd(RANGE.len(), seals)]));
+    }
+    bad.push(("writable by others", good.clone(), vec![memfd(RANGE.len(), all - SealFlags::FUTURE_WRITE)]));
+    bad.push(("too small a file", good.clone(), vec![memfd(4096, all)]));
+    bad.push(("too large a file", good.clone(), vec![memfd(SEGMENT, all)]));
+    bad.push(("a device", good, vec![std::fs::File::open("/dev/zero").unwrap().into()]));
+    for (what, packet, files) in bad {
+        let mut fabric = fabric(1);
+        let (actor, socket, _) = linked(&mut fabric, SLOT, 2);
+        actor.memory.segment().store(8192, 5);
+        send_with(&socket, &packet, &files);
+        let event = event(&mut fabric);
+        assert!(is_corrupt(&event), "{what}: {event:?}");
+        assert_eq!(fabric.mirror(SLOT).unwrap().load(8192), 5, "{what} was mapped");
+    }
+}
+
+/// S3: so it is in a hello, and nothing is left of one that is bad in part.
+#[test]
+fn a_hello_with_bad_renewals_is_corrupt() {
+    let sealed = |bytes: usize| OwnMemory::new(bytes).unwrap().file().try_clone_to_owned().unwrap();
+    for (what, range, file) in [
+        ("the fabric's page", 0..8192, sealed(8192)),
+        ("beyond the end", 12288..20480, sealed(8192)),
+        ("another size", RANGE, sealed(4096)),
+        ("not sealed", RANGE, memfd(RANGE.len(), SealFlags::empty())),
+    ] {
+        let mut fabric = fabric(1);
+        let actor = Actor::new(2, &fabric);
+        fabric.connect(SLOT, NodeId(2), &actor.offer.encode(), WITHIN).unwrap();
+        let mut hello = actor.hello_to(&fabric);
+        hello.renewals.push(renewal_of(&(4096..8192))).unwrap();
+        hello.renewals.push(renewal_of(&range)).unwrap();
+        send_with(&actor.accept(), &hello.encode(), &[actor.file(), sealed(4096), file]);
+        let event = event(&mut fabric);
+        assert!(is_corrupt(&event), "{what}: {event:?}");
+        assert!(fabric.mirror(SLOT).is_none(), "{what} was mapped");
+    }
+    // Fewer and more files than it speaks of.
+    for count in [1, 3] {
+        let mut fabric = fabric(1);
+        let actor = Actor::new(2, &fabric);
+        fabric.connect(SLOT, NodeId(2), &actor.offer.encode(), WITHIN).unwrap();
+        let mut hello = actor.hello_to(&fabric);
+        hello.renewals.push(renewal_of(&(4096..8192))).unwrap();
+        let files: Vec<_> = [actor.file(), sealed(4096), sealed(4096)].into_iter().take(count).collect();
+        send_with(&actor.accept(), &hello.encode(), &files);
+        assert!(is_corrupt(&event(&mut fabric)), "{count} files");
+    }
+}
+
+/// S3: a peer can't cut a mirror to pieces without end.
+#[test]
+fn renewals_of_a_peer_are_bounded() {
+    let large = || ShmFabric::new(NodeId(1), ShmOptions { segment_bytes: 64 * 4096, ..Default::default() });
+    let mut fabric = large().unwrap();
+    let mut actor = Actor::new(2, &fabric);
+    actor.memory = OwnMemory::new(64 * 4096).unwrap();
+    fabric.connect(SLOT, NodeId(2), &actor.offer.encode(), WITHIN).unwrap();
+    let socket = actor.accept();
+    let hello = Hello { segment: 64 * 4096, ..actor.hello_to(&fabric) };
+    socket.send(&hello.encode(), &[actor.memory.file()]).unwrap();
+    assert_eq!(event(&mut fabric), LinkEvent::Up(SLOT));
+    let renew = |page: usize, value| {
+        let range = page * 4096..(page + 1) * 4096;
+        let file = actor.memory.renew(&range).unwrap();
+        actor.memory.segment().store(range.start, value);
+        socket.send(&renewal_of(&range).encode(), &[file.as_fd()]).unwrap();
+    };
+    for turn in 1..=20 {
+        for piece in 1..=RENEWALS_MAX {
+            renew(2 * piece, turn);
+        }
+        until(&mut fabric, "the pieces are mapped", |fabric| {
+            let mirror = fabric.mirror(SLOT).unwrap();
+            (1..=RENEWALS_MAX).all(|piece| mirror.load(2 * piece * 4096) == turn)
+        });
+        assert_eq!(fabric.poll_event(), None);
+    }
+    renew(1, 1);
+    assert!(is_corrupt(&event(&mut fabric)));
+}
+
+/// The mapping of a renewal counts as something that came: its words may have been there before it.
+#[test]
+fn a_renewal_that_comes_is_something_that_came() {
+    let mut fabric = fabric(1);
+    let (actor, socket, _) = linked(&mut fabric, SLOT, 2);
+    let mirror = fabric.mirror(SLOT).unwrap().clone();
+    while fabric.poll(Time(1)) {}
+    let file = actor.memory.renew(&RANGE).unwrap();
+    actor.memory.segment().store(RANGE.start, 7);
+    socket.send(&renewal_of(&RANGE).encode(), &[file.as_fd()]).unwrap();
+    let begun = Instant::now();
+    while !fabric.poll(Time(1)) {
+        assert_eq!(mirror.load(RANGE.start), 0, "mapped in silence");
+        assert!(begun.elapsed() < Duration::from_secs(60), "in vain: the renewal");
+    }
+    assert_eq!(mirror.load(RANGE.start), 7);
+}
+
+/// V10: nothing is done while nobody but the linked may read; then those who are linked see the new memory, those
+/// who come later as well, and who was fenced the old.
+#[test]
+fn who_is_linked_gets_what_is_renewed() {
+    let mut fabric = fabric(1);
+    let segment = fabric.segment().clone();
+    let (_two, socket_two, mirror_two) = linked(&mut fabric, SLOT, 2);
+    let (_three, socket_three, mirror_three) = linked(&mut fabric, Slot(1), 3);
+    segment.store(RANGE.start, 1);
+    fabric.renew(RANGE).unwrap();
+    assert!(matches!(socket_two.receive(), Ok(Received::Nothing)));
+    assert_eq!(segment.load(RANGE.start), 1, "all who were handed it are linked");
+
+    fabric.fence(SLOT);
+    let offered = Actor::new(4, &fabric);
+    fabric.connect(Slot(2), NodeId(4), &offered.offer.encode(), WITHIN).unwrap();
+    let socket_four = offered.accept(); // it was greeted already
+    fabric.renew(RANGE).unwrap();
+    assert_eq!(segment.load(RANGE.start), 0);
+    segment.store(RANGE.start, 2);
+    assert_eq!(mirror_two.load(RANGE.start), 1, "the fenced one sees what was there");
+    assert!(matches!(socket_two.receive(), Ok(Received::End)));
+    let Ok(Received::Packet(packet)) = socket_three.receive() else { panic!("the renewal") };
+    assert_eq!(Renewal::decode(&packet.bytes), Ok(renewal_of(&RANGE)));
+    assert_eq!((mirror_three.load(RANGE.start), packet.attached.len()), (1, 1));
+
+    // Again, though the one that is fenced lives still: it was never handed what is there now.
+    fabric.renew(RANGE).unwrap();
+    assert_eq!(segment.load(RANGE.start), 2);
+    // But it was handed what lies beside it.
+    fabric.renew(RANGE.start..SEGMENT).unwrap();
+    assert_eq!(segment.load(RANGE.start), 0);
+    segment.store(RANGE.start, 3);
+    let Ok(Received::Packet(packet)) = socket_three.receive() else { panic!("the second renewal") };
+    assert_eq!(Renewal::decode(&packet.bytes), Ok(renewal_of(&(RANGE.start..SEGMENT))));
+
+    // One that was being set up gets it as soon as it is up, one that comes later right away.
+    let Ok(Received::Packet(packet)) = socket_four.receive() else { panic!("the hello") };
+    assert_eq!(mapped(packet).load(RANGE.start), 1);
+    socket_four.send(&offered.hello_to(&fabric).encode(), &[offered.memory.file()]).unwrap();
+    assert_eq!(event(&mut fabric), LinkEvent::Up(Slot(2)));
+    let Ok(Received::Packet(packet)) = socket_four.receive() else { panic!("the renewal") };
+    assert_eq!(Renewal::decode(&packet.bytes), Ok(renewal_of(&(RANGE.start..SEGMENT))));
+    assert!(matches!(socket_four.receive(), Ok(Received::Nothing)), "what it covered is not passed on");
+    let (_five, _socket, mirror_five) = linked(&mut fabric, SLOT, 5);
+    assert_eq!(mirror_five.load(RANGE.start), 3);
+}
+
+/// One that was handed our memory and never answered, and one whose link is down and not fenced, may read it as well.
+#[test]
+fn who_was_ever_handed_memory_may_read_it() {
+    let mut fabric = fabric(1);
+    let segment = fabric.segment().clone();
+    let greeted = Actor::new(2, &fabric);
+    fabric.connect(SLOT, NodeId(2), &greeted.offer.encode(), WITHIN).unwrap();
+    drop(greeted.accept());
+    assert!(matches!(event(&mut fabric), LinkEvent::Down(SLOT, LinkDown::Failed(_))));
+    segment.store(RANGE.start, 1);
+    fabric.renew(RANGE).unwrap();
+    assert_eq!(segment.load(RANGE.start), 0, "it got a hello");
+    // Forgotten by its slot, and not as one that may read.
+    let (_actor, socket, _) = linked(&mut fabric, SLOT, 2);
+    segment.store(12288, 1);
+    fabric.renew(12288..16384).unwrap();
+    assert_eq!(segment.load(12288), 0);
+    drop(socket);
+    assert!(matches!(event(&mut fabric), LinkEvent::Down(SLOT, LinkDown::Broken(_))));
+    segment.store(RANGE.start, 2);
+    fabric.renew(RANGE).unwrap();
+    assert_eq!(segment.load(RANGE.start), 0, "it hung up, and lives");
+}
+
+/// One that does not listen for long misses nothing in the end, and nobody waits for it.
+#[test]
+fn renewals_are_passed_on_when_there_is_room_again() {
+    const ROUNDS: u64 = 500; // more than a socket takes
+    let mut fabric = fabric(1);
+    let segment = fabric.segment().clone();
+    let (_actor, socket, _) = linked(&mut fabric, SLOT, 2);
+    for round in 1..=ROUNDS {
+        linked(&mut fabric, Slot(1), 3);
+        fabric.fence(Slot(1));
+        fabric.renew(RANGE).unwrap();
+        assert_eq!(segment.load(RANGE.start), 0);
+        segment.store(RANGE.start, round);
+    }
+    let mut last = None;
+    let mut count = 0;
+    for milliseconds in 1.. {
+        fabric.poll(Time(1).plus(Duration::from_millis(milliseconds)));
+        while let Ok(Received::Packet(packet)) = socket.receive() {
+            assert_eq!(Renewal::decode(&packet.bytes), Ok(renewal_of(&RANGE)));
+            let file = packet.attached.into_iter().next().unwrap();
+            last = PeerMemory::map(file, RANGE.len() as u64, SEGMENT).ok();
+            count += 1;
+        }
+        if last.as_ref().is_some_and(|memory| memory.mirror().load(0) == ROUNDS) {
+            break;
+        }
+        assert!(milliseconds < 10_000, "in vain: the last renewal");
+    }
+    assert!(count < ROUNDS, "some of them were passed over");
+    assert_eq!(fabric.poll_event(), None);
+}
+
+/// S4: a range that is none is this node's own mistake; too many pieces are refused.
+#[test]
+fn pieces_of_our_own_are_bounded() {
+    let options = ShmOptions { segment_bytes: 64 * 4096, ..Default::default() };
+    let mut fabric = ShmFabric::new(NodeId(1), options).unwrap();
+    for range in [0..4096, 4096..4096, 4096..5000, 4096..65 * 4096] {
+        let renew = std::panic::AssertUnwindSafe(|| fabric.renew(range.clone()));
+        assert!(std::panic::catch_unwind(renew).is_err(), "{range:?}");
+    }
+    for piece in 1..=RENEWALS_MAX + 1 {
+        let actor = Actor::new(2, &fabric);
+        fabric.connect(SLOT, NodeId(2), &actor.offer.encode(), WITHIN).unwrap();
+        fabric.fence(SLOT);
+        let done = fabric.renew(2 * piece * 4096..(2 * piece + 1) * 4096);
+        let pieces = RENEWALS_MAX;
+        assert_eq!(done, if piece > pieces { Err(RenewError::Pieces { pieces }) } else { Ok(()) });
     }
 }
 
@@ -342,7 +621,7 @@ fn a_full_queue_is_dialled_again() {
         socket.is_some()
     });
     let socket = socket.unwrap();
-    socket.send(&actor.hello_to(&fabric).encode(), Some(actor.memory.file())).unwrap();
+    socket.send(&actor.hello_to(&fabric).encode(), &[actor.memory.file()]).unwrap();
     assert_eq!(event(&mut fabric), LinkEvent::Up(SLOT));
 }
 

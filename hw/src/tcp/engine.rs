@@ -51,9 +51,6 @@ pub(super) struct Ready {
     pub(super) bell: bool,
     /// Zero-copy sends whose memory the kernel has let go.
     pub(super) released: Vec<Released>,
-    /// The engine was made anew on another thread: what it had been asked for, and what sends of before still hold, it
-    /// does not know.
-    pub(super) renewed: bool,
 }
 
 /// The kernel has let go the memory of a zero-copy send.
@@ -148,6 +145,11 @@ pub(super) trait Engine: Send {
     /// Sends what each job's socket takes at once, and sets the results. The memory of a job whose result says `held`
     /// is read until it is [`Released`].
     fn send(&mut self, sends: &mut Sends<'_>, counts: &mut Counts);
+
+    /// Whether the engine was made anew since it was last asked this: what it had been asked for before, and what sends
+    /// of before still hold, it does not know and will not tell. To be asked before the results of a send are taken in:
+    /// holds of before and after must not be counted together.
+    fn take_renewed(&mut self) -> bool;
 
     /// Whether [`Engine::poll`] may have something to tell.
     fn has_news(&self) -> bool;

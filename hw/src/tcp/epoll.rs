@@ -104,6 +104,10 @@ impl Engine for Epoll {
         sys::send_each(sends, counts);
     }
 
+    fn take_renewed(&mut self) -> bool {
+        false
+    }
+
     fn has_news(&self) -> bool {
         !self.writing.is_empty()
     }

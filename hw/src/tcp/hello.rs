@@ -55,8 +55,8 @@ impl Token {
     }
 
     /// Looks at all bytes, whichever differ, so that the time taken tells nothing of them.
-    fn matches(&self, other: &[u8]) -> bool {
-        other.len() == 16 && self.0.iter().zip(other).fold(0, |all, (a, b)| all | (a ^ b)) == 0
+    pub(super) fn matches(&self, other: &Self) -> bool {
+        self.0.iter().zip(other.0).fold(0, |all, (a, b)| all | (a ^ b)) == 0
     }
 }
 
@@ -242,7 +242,7 @@ impl Hello {
         if self.to != me {
             return Err(Unwelcome::WrongNode);
         }
-        if !token.matches(&self.to_token.0) {
+        if !token.matches(&self.to_token) {
             return Err(Unwelcome::Token);
         }
         Ok(())
@@ -251,7 +251,7 @@ impl Hello {
     /// Whether this hello comes from who made `offer`.
     pub(super) fn check_from(&self, offer: &Offer) -> Result<(), Unwelcome> {
         let same = self.from == offer.node && self.segment_bytes == offer.segment_bytes;
-        if same && offer.token.matches(&self.from_token.0) { Ok(()) } else { Err(Unwelcome::NotThePeer) }
+        if same && offer.token.matches(&self.from_token) { Ok(()) } else { Err(Unwelcome::NotThePeer) }
     }
 }
 
@@ -330,7 +330,7 @@ mod tests {
                 (read.node, read.address, read.segment_bytes),
                 (made.node, made.address, made.segment_bytes)
             );
-            assert!(read.token.matches(&[9; 16]));
+            assert!(read.token.matches(&Token([9; 16])));
         }
     }
 

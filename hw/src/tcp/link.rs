@@ -80,7 +80,21 @@ pub(super) struct ZeroCopy {
     pub(super) useless: bool,
     /// The batch now going was sent from, so its headers must stay.
     pub(super) batch_held: bool,
+    /// And nobody will tell when they may go: the ring that would have is gone.
+    pub(super) batch_lost: bool,
     pub(super) held: Held,
+}
+
+impl ZeroCopy {
+    /// Keeps the headers of a batch that was sent from as long as the kernel may read them.
+    pub(super) fn keep(&mut self, heads: Vec<u8>) {
+        self.batch_held = false;
+        if std::mem::take(&mut self.batch_lost) {
+            std::mem::forget(heads); // never freed: reused, they would go out as other bytes than were summed
+        } else if self.held.sends > 0 {
+            self.held.heads.push(heads);
+        }
+    }
 }
 
 /// Memory that the kernel still reads for sends of one link.

@@ -313,7 +313,7 @@ impl Fabric for TcpFabric {
             return Err(ConnectError::Machine(format!("there are no more than {MAX_NODES} slots")));
         }
         let mut links = self.links.iter().flatten().filter(|link| !link.is_over());
-        if let Some(taken) = links.find(|link| link.slot == slot || link.peer == peer) {
+        if let Some(taken) = links.find(|link| link.slot == slot || link.offer.token.matches(&offer.token)) {
             return Err(ConnectError::Taken(taken.slot));
         }
         let mut failed = None;
@@ -417,8 +417,15 @@ impl Fabric for TcpFabric {
     fn fence(&mut self, slot: Slot) {
         if usize::from(slot.0) < MAX_NODES {
             self.cut(slot, false);
+            // What is left of it: mirrors that were given out keep their memory.
+            self.links[usize::from(slot.0)] = None;
+            self.events
+                .retain(|event| !matches!(event, LinkEvent::Up(of) | LinkEvent::Down(of, _) if *of == slot));
         }
     }
+
+    // `renew` does nothing, as by default: a peer's mirror of this node is private memory of the peer, into which nothing of
+    // ours comes once the link is cut. What this node writes later, wherever in its segment, a fenced peer never sees.
 
     fn close(&mut self, within: Duration) {
         let start = Instant::now();

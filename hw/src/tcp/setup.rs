@@ -163,7 +163,10 @@ impl TcpFabric {
             stranger.deadline = now.plus(WELCOME_WITHIN);
         }
         let Some(hello) = stranger.hello else { return Ok(false) };
-        let Some(link) = self.links.iter().flatten().find(|link| link.peer == hello.from && !link.is_over())
+        let mut links = self.links.iter().flatten().filter(|link| !link.is_over());
+        // There may be a link to an earlier incarnation of the same node.
+        let Some(link) =
+            links.find(|link| link.peer == hello.from && link.offer.token.matches(&hello.from_token))
         else {
             return Ok(false); // not yet told of it
         };

@@ -176,6 +176,7 @@ impl TcpFabric {
         self.engine.send(&mut sends, &mut self.counts);
         let (results, parts) = sends.finish();
         self.parts = parts;
+        self.ask_renewed();
         for (slot, result) in results {
             self.on_sent(slot, result);
         }
@@ -196,9 +197,7 @@ impl TcpFabric {
                 link.due = link.outgoing.has_work();
                 if link.outgoing.batch_left() == 0 && std::mem::take(&mut link.zero_copy.batch_held) {
                     let heads = link.outgoing.take_heads();
-                    if link.zero_copy.held.sends > 0 {
-                        link.zero_copy.held.heads.push(heads);
-                    }
+                    link.zero_copy.keep(heads);
                 }
             }
             Err(_) => match -result.taken {
@@ -252,16 +251,19 @@ impl TcpFabric {
         }
         self.found_readable = PeerSet(self.found_readable.0 | ready.readable.0);
         self.found_setup |= ready.setup;
-        if ready.renewed {
-            self.on_renewed();
-        }
+        self.ask_renewed();
     }
 
-    /// The engine has forgotten what it was asked for, and the kernel may still read for sends that nobody will tell of.
-    fn on_renewed(&mut self) {
+    /// If the engine is another one, it has forgotten what it was asked for, and the kernel may still read for sends that
+    /// nobody will tell of.
+    fn ask_renewed(&mut self) {
+        if !self.engine.take_renewed() {
+            return;
+        }
         let mut held = false;
         for link in self.links.iter_mut().flatten() {
             link.blocked = false;
+            link.zero_copy.batch_lost |= link.zero_copy.batch_held && link.zero_copy.held.sends > 0;
             held |= abandon(&mut link.zero_copy.held);
         }
         for (_, orphan) in &mut self.orphans {
@@ -295,9 +297,9 @@ impl TcpFabric {
         let heads = link.outgoing.clear();
         link.due = false;
         link.blocked = false;
-        let mut held = std::mem::take(&mut link.zero_copy.held);
+        link.zero_copy.keep(heads);
+        let held = std::mem::take(&mut link.zero_copy.held);
         if held.sends > 0 {
-            held.heads.push(heads);
             self.orphans.push(((slot, link.generation), held));
         }
         if let Some((token, socket)) = socket {

@@ -22,7 +22,7 @@
 //! The ring is set up so that completions are worked off only when its owner enters the kernel for it
 //! (`DEFER_TASKRUN`), without interrupts between cores. That binds it to the thread that first uses it. A fabric may
 //! be moved to another thread; the engine notices and makes itself a new ring there. All that is lost with the old one
-//! is armed polls; memory that zero-copy sends still hold is then left to them ([`Ready::renewed`]).
+//! is armed polls; memory that zero-copy sends still hold is then left to them ([`Engine::take_renewed`]).
 //!
 //! `unsafe` is allowed here (S2) for submissions: each speaks of a socket that outlives it, or of addresses that are
 //! used before `io_uring_enter` returns (the invariant of [`Sends`], and [`Engine::send`]'s contract for zero-copy).
@@ -74,8 +74,10 @@ pub(super) struct Uring {
     can_zero_copy: bool,
     messages: Messages,
     ready: Ready,
-    /// There is something in `ready`.
+    /// There is something in `ready`, or to be told of by `renewed`.
     news: bool,
+    /// See [`Engine::take_renewed`].
+    renewed: bool,
 }
 
 impl Uring {
@@ -92,6 +94,7 @@ impl Uring {
             messages: Messages::default(),
             ready: Ready::default(),
             news: false,
+            renewed: false,
         })
     }
 
@@ -110,10 +113,7 @@ impl Uring {
                     return;
                 }
             }
-            self.armed.clear();
-            self.expecting = 0;
-            self.ready.renewed = true;
-            self.news = true;
+            self.forget_all();
         }
         match self.ring.submitter().register_enable_rings() {
             Ok(()) => self.owner = Some(here),
@@ -240,6 +240,10 @@ impl Engine for Uring {
         links > DIRECT_SENDS
     }
 
+    fn take_renewed(&mut self) -> bool {
+        std::mem::take(&mut self.renewed)
+    }
+
     fn has_news(&self) -> bool {
         self.expecting > 0 || self.news
     }
@@ -329,7 +333,7 @@ impl Engine for Uring {
             let number = kind | watch.token.encode();
             self.arm(number, watch.socket, events, counts);
         }
-        let nothing = self.ready.writable.is_empty() && self.ready.released.is_empty() && !self.ready.renewed;
+        let nothing = self.ready.writable.is_empty() && self.ready.released.is_empty() && !self.renewed;
         let timeout = if nothing { timeout } else { Duration::ZERO };
         self.enter(1, Some(timeout), counts);
         self.reap(None);
@@ -363,9 +367,16 @@ impl Uring {
             Err(cause) => tracing::error!(%cause, "io_uring can't be set up again"),
         }
         self.owner = None;
+        self.forget_all();
+    }
+
+    /// The ring is another one: what the old one was asked for is forgotten, by its owner too.
+    fn forget_all(&mut self) {
         self.armed.clear();
         self.expecting = 0;
-        self.ready.renewed = true;
+        // Told later, they would be taken for those of sends by the new ring.
+        self.ready.released.clear();
+        self.renewed = true;
         self.news = true;
     }
 }

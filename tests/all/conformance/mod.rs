@@ -1,7 +1,8 @@
 //! One suite for all fabrics: the contract F1 to F5 of `consort_dataplane::fabric`, tried on each.
 //!
-//! Three circles, each of which asks more of a fabric:
+//! Four circles, each of which asks more of a fabric:
 //! - [`in_turn`]: all nodes in one thread, looked after in turn. Any fabric, the simulated one included.
+//! - [`anew`]: the same, with nodes that come again as new incarnations.
 //! - [`threads`]: a thread for each node, real time, real sleep. Fabrics of real machines.
 //! - [`processes`]: peers that are processes of their own, and are killed, stopped and closed.
 //!
@@ -9,6 +10,7 @@
 //! a seed, which is part of every message about a failure; `CONSORT_CONFORMANCE_SEED` replays one.
 
 mod in_turn;
+mod anew;
 mod threads;
 mod processes;
 mod traffic;
@@ -48,8 +50,14 @@ pub(crate) trait Rig: Sized {
     }
 }
 
+/// A rig whose nodes can come again.
+pub(crate) trait Anew: Rig {
+    /// Makes a new incarnation of a node, as [`Rig::nodes`] does. The one before it may live on.
+    fn again(&mut self, index: usize, segment_bytes: usize) -> Self::F;
+}
+
 /// A fabric of a real machine: its nodes live in threads and processes of their own.
-pub(crate) trait RealRig: Rig<F: Send + 'static> {
+pub(crate) trait RealRig: Anew + Rig<F: Send + 'static> {
     /// The name by which a child process finds its rig.
     const NAME: &'static str;
 
@@ -63,7 +71,17 @@ macro_rules! conforms_in_turn {
         $crate::conformance::conforms!(in_turn, $rig: publishes_arrive_in_order, words_are_whole,
             mirrors_are_read_without_the_peer, fence_freezes_the_mirror, a_killed_peer_is_reported,
             a_closed_peer_is_reported_after_all_it_published, a_link_that_nobody_answers_fails,
-            garbage_offers_are_refused, a_taken_slot_is_refused, a_second_fence_and_unknown_slots_do_nothing);
+            garbage_offers_are_refused, a_taken_slot_is_refused, a_second_fence_and_unknown_slots_do_nothing,
+            a_fence_keeps_what_is_named);
+    };
+}
+
+/// The tests of [`anew`] for a rig.
+macro_rules! conforms_anew {
+    ($rig:ty) => {
+        $crate::conformance::conforms!(anew, $rig: a_fenced_slot_is_free_for_a_new_incarnation,
+            a_fence_takes_back_what_was_not_heard, a_new_incarnation_may_come_early,
+            two_incarnations_are_linked_at_once);
     };
 }
 
@@ -76,7 +94,7 @@ macro_rules! conforms_for_real {
             a_ring_after_the_last_look_ends_the_sleep, a_sleep_ends_at_its_time, work_found_late_ends_the_sleep,
             a_link_that_dies_wakes_the_sleeper, a_link_that_comes_up_wakes_the_sleeper);
         $crate::conformance::conforms!(processes, $rig: a_killed_process_is_reported, a_closing_process_is_reported,
-            a_fenced_process_that_lives_changes_nothing);
+            a_fenced_process_that_lives_changes_nothing, a_fenced_process_that_lives_sees_nothing_new);
     };
 }
 
@@ -90,7 +108,7 @@ macro_rules! conforms {
         }
     )*};
 }
-use {conforms, conforms_for_real, conforms_in_turn};
+use {conforms, conforms_anew, conforms_for_real, conforms_in_turn};
 
 /// Runs a test under the seed asked for, or a new one: it is printed if the test fails.
 fn with_seed(test: &str, run: impl FnOnce(u64)) {

@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use consort_dataplane::fabric::{Fabric, LinkDown, LinkEvent};
+use consort_dataplane::memory::WORD;
 use consort_dataplane::names::{NodeId, PeerSet};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -18,6 +19,9 @@ use super::{HANG, LINK_WITHIN, RealRig, real_now, slot};
 
 const FABRIC: &str = "CONSORT_CONFORMANCE_CHILD";
 const SEED: &str = "CONSORT_CONFORMANCE_CHILD_SEED";
+
+/// What the parent, who only reads, has no use for.
+const UNUSED: std::ops::Range<usize> = 8192..SEGMENT;
 
 const PARENT: NodeId = NodeId(1);
 const CHILD: NodeId = NodeId(2);
@@ -60,6 +64,12 @@ impl Peer {
 
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// A word of the parent's segment as the child sees it.
+    fn peek(&mut self, offset: usize) -> u64 {
+        self.say(&format!("peek {offset}"));
+        self.hear().parse().unwrap()
     }
 
     /// The child's number of records written, and so a sign that it is at work.
@@ -180,6 +190,36 @@ pub(super) fn a_fenced_process_that_lives_changes_nothing<R: RealRig>(seed: u64)
     assert!(picture(&mirror) == frozen, "the mirror changed after the fence");
 }
 
+/// F4, V10: so it is the other way round. What is written where memory was renewed is not for one that was fenced, though
+/// it lives and reads.
+pub(super) fn a_fenced_process_that_lives_sees_nothing_new<R: RealRig>(seed: u64) {
+    let (mut peer, mut fabric, mut reader) = under_way::<R>(seed, 100);
+    let tell = |fabric: &mut R::F, value| {
+        for offset in UNUSED.step_by(WORD) {
+            fabric.segment().store(offset, value);
+        }
+        fabric.publish_words(UNUSED, PeerSet::EMPTY.with(slot(0)));
+        fabric.flush();
+    };
+    let last = UNUSED.end - WORD;
+    tell(&mut fabric, 1);
+    let begun = Instant::now();
+    while [peer.peek(UNUSED.start), peer.peek(last)] != [1; 2] {
+        fabric.poll(real_now());
+        read::<R>(&mut fabric, &mut reader);
+        assert!(begun.elapsed() < HANG, "in vain: the child sees what is written");
+    }
+    peer.signal(Signal::STOP);
+    fabric.fence(slot(0));
+    fabric.renew(UNUSED).unwrap();
+    tell(&mut fabric, 2);
+    peer.signal(Signal::CONT);
+    for _ in 0..20 {
+        assert_eq!([peer.peek(UNUSED.start), peer.peek(last)], [1; 2], "the child sees what is not for it");
+        fabric.poll(real_now());
+    }
+}
+
 /// Not a test: the process that the tests above start.
 #[test]
 #[ignore = "a process that other tests start"]
@@ -222,6 +262,10 @@ fn live<R: RealRig>(seed: u64) {
                 fabric.close(HANG);
                 println!("@{}", writer.written);
                 return;
+            }
+            Ok(other) if other.starts_with("peek ") => {
+                let offset = other["peek ".len()..].parse().unwrap();
+                println!("@{}", fabric.mirror(slot(0)).map_or(0, |mirror| mirror.load(offset)));
             }
             Ok(other) => panic!("{other}: not understood"),
             Err(mpsc::TryRecvError::Empty) => std::thread::yield_now(),

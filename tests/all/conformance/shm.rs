@@ -1,13 +1,13 @@
 //! The `shm` fabric.
 
-use consort_dataplane::fabric::LinkDown;
+use consort_dataplane::fabric::{Fabric, LinkDown};
 use consort_dataplane::names::{NodeId, Time};
 use consort_hw::shm::{ShmFabric, ShmOptions};
 
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::processes::{down, under_way};
-use super::{RealRig, Rig, id, real_now, with_seed};
+use super::{Anew, RealRig, Rig, id, real_now, slot, with_seed};
 
 pub(super) struct ShmRig;
 
@@ -27,6 +27,12 @@ impl Rig for ShmRig {
     }
 }
 
+impl Anew for ShmRig {
+    fn again(&mut self, index: usize, segment_bytes: usize) -> ShmFabric {
+        Self::node(id(index), segment_bytes)
+    }
+}
+
 impl RealRig for ShmRig {
     const NAME: &'static str = "shm";
 
@@ -36,6 +42,7 @@ impl RealRig for ShmRig {
 }
 
 super::conforms_in_turn!(ShmRig);
+super::conforms_anew!(ShmRig);
 super::conforms_for_real!(ShmRig);
 
 /// F5: the process is dead, and its connection is held open by someone who inherited it: here, by us.
@@ -60,5 +67,22 @@ fn a_dead_process_whose_socket_lives_on_is_reported() {
         peer.child.kill().unwrap();
         let why = down::<ShmRig>(&mut fabric, &mut reader);
         assert!(matches!(&why, LinkDown::Broken(why) if why.contains("has ended")), "{why:?}");
+    });
+}
+
+/// V10: whoever has ended reads nothing, so nothing is to be done. Fresh memory would be zero.
+#[test]
+fn nothing_is_renewed_for_the_dead() {
+    with_seed("nothing_is_renewed_for_the_dead", |seed| {
+        let (mut peer, mut fabric, mut reader) = under_way::<ShmRig>(seed, 100);
+        fabric.segment().store(8192, 7);
+        peer.child.kill().unwrap();
+        assert!(matches!(down::<ShmRig>(&mut fabric, &mut reader), LinkDown::Broken(_)));
+        peer.child.wait().unwrap();
+        fabric.renew(8192..16384).unwrap();
+        assert_eq!(fabric.segment().load(8192), 7, "it was down");
+        fabric.fence(slot(0));
+        fabric.renew(8192..16384).unwrap();
+        assert_eq!(fabric.segment().load(8192), 7, "it was fenced");
     });
 }

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use consort_dataplane::names::{NodeId, Time};
 use consort_hw::tcp::{TcpEngine, TcpFabric, TcpOptions};
 
-use super::{RealRig, Rig, id, real_now};
+use super::{Anew, RealRig, Rig, id, real_now};
 
 /// Which engine the rig's fabrics run on.
 pub(super) trait Runs: 'static {
@@ -45,6 +45,12 @@ impl<E: Runs> Rig for TcpRig<E> {
     }
 }
 
+impl<E: Runs> Anew for TcpRig<E> {
+    fn again(&mut self, index: usize, segment_bytes: usize) -> TcpFabric {
+        Self::node(id(index), segment_bytes)
+    }
+}
+
 impl<E: Runs> RealRig for TcpRig<E> {
     const NAME: &'static str = E::NAME;
 
@@ -56,11 +62,13 @@ impl<E: Runs> RealRig for TcpRig<E> {
 mod io_uring {
     use super::{OnUring, TcpRig};
     crate::conformance::conforms_in_turn!(TcpRig<OnUring>);
+    crate::conformance::conforms_anew!(TcpRig<OnUring>);
     crate::conformance::conforms_for_real!(TcpRig<OnUring>);
 }
 
 mod epoll {
     use super::{OnEpoll, TcpRig};
     crate::conformance::conforms_in_turn!(TcpRig<OnEpoll>);
+    crate::conformance::conforms_anew!(TcpRig<OnEpoll>);
     crate::conformance::conforms_for_real!(TcpRig<OnEpoll>);
 }

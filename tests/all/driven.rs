@@ -1,0 +1,85 @@
+//! Nodes that the application drives.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use consort::{DrivenNode, FabricChoice, Incoming, NodeBuilder, SendError, WaitStrategy};
+
+/// Turns, beyond anything a sound run needs.
+const TURNS: u32 = 5_000_000;
+
+/// A turn, and whether the view was told in it.
+fn turn(node: &mut DrivenNode) -> bool {
+    let mut view = false;
+    node.poll(&mut |incoming| view |= matches!(incoming, Incoming::View(_))).unwrap();
+    view
+}
+
+#[test]
+fn who_tries_to_send_on_the_driving_thread_sleeps_until_there_may_be_room() {
+    for fabric in [FabricChoice::Tcp, FabricChoice::Shm] {
+        let listeners: Vec<_> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+        let mut nodes: Vec<_> = (0..2)
+            .zip(listeners)
+            .map(|(at, listener)| {
+                NodeBuilder::new(at + 1)
+                    .listener(listener)
+                    .peer(2 - at, addresses[1 - at as usize])
+                    .fabric(fabric)
+                    .wait(WaitStrategy::Block)
+                    .ring_bytes(64 << 10)
+                    .start_within(Duration::from_secs(60))
+                    .driven()
+                    .unwrap()
+            })
+            .collect();
+        let mut views = [false; 2];
+        for _ in 0..TURNS {
+            for (node, view) in nodes.iter_mut().zip(&mut views) {
+                *view |= turn(node);
+            }
+            if views == [true; 2] {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        assert_eq!(views, [true; 2], "no view");
+
+        // The other takes nothing, so there is no room sooner or later. From then on there is nothing to do.
+        let node = &mut nodes[0];
+        let sender = node.sender();
+        let (mut full, mut before) = (0, 0);
+        for _ in 0..TURNS {
+            turn(node);
+            match sender.try_reserve(1024) {
+                Ok(place) => {
+                    place.send();
+                    continue;
+                }
+                Err(SendError::Full) => full += 1,
+                Err(error) => panic!("{error}"),
+            }
+            if full == 1 {
+                before = node.stats().counts.sleeps;
+            }
+            node.wait();
+            if node.stats().counts.sleeps >= before + 2 {
+                break;
+            }
+        }
+        assert!(full > 0 && node.stats().counts.sleeps >= before + 2, "it turned {full} times for nothing");
+
+        // And it goes on as soon as there is room.
+        let mut sent = false;
+        for _ in 0..TURNS {
+            turn(&mut nodes[1]);
+            turn(&mut nodes[0]);
+            sent = sent || sender.try_reserve(1024).map(|place| place.send()).is_ok();
+            if sent {
+                break;
+            }
+        }
+        assert!(sent, "no room, although the other takes what comes");
+    }
+}
