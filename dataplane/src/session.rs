@@ -42,7 +42,7 @@ use crate::ring::{RingOwner, RingSender, Ticket};
 
 pub use deliver::{Delivery, Sink, Verdict};
 pub use frontiers::{Blocked, Frontiers, SenderFrontiers};
-pub use supply::SupplyError;
+pub use supply::{Needed, SupplyError};
 
 /// A session can't go on.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

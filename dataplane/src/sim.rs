@@ -9,7 +9,8 @@
 //! Each call of [`SimNetwork::add`] makes an *end*: one incarnation of a node, with a number of its own. A node that restarts
 //! is another end under the same name, and its offer says which. Links are made by both ends' `connect`, in slots that
 //! each chooses for itself, and come up at different times at the two of them. A slot that was fenced is free, and nothing
-//! of the old link is seen in it again. Every link has a mirror of its own, zero at first.
+//! of the old link is seen in it again. Every link has a mirror of its own, zero at first. What need not be kept of a mirror
+//! is zero after a fence, and memory that is renewed is zero or not, as it happens.
 //!
 //! # Trouble
 //! | what | what the others learn |
@@ -25,7 +26,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::fabric::{ConnectError, Doorbell, Fabric, FabricStats, LinkDown, LinkEvent};
+use crate::fabric::{ConnectError, Doorbell, Fabric, FabricStats, Kept, LinkDown, LinkEvent, RenewError};
 use crate::memory::{Mirror, Segment, WORD};
 use crate::names::{MAX_NODES, NodeId, PeerSet, Slot, Time};
 
@@ -147,7 +148,7 @@ pub struct SimFabric {
     world: Arc<Mutex<World>>,
     me: usize,
     segment: Segment,
-    /// By slot: of the last link that came up there.
+    /// By slot: of the link that came up there.
     mirrors: Vec<Option<Mirror>>,
     /// Words and their values, for whom: as they were when published, which F1 allows for both kinds.
     queued: Vec<(Words, PeerSet)>,
@@ -565,14 +566,13 @@ impl Fabric for SimFabric {
         if world.ends[self.me].holds[index].as_ref().is_some_and(is_taken) {
             return Err(ConnectError::Taken(to));
         }
-        let to_peer = |hold: &Hold| hold.phase != Phase::Over && world.ends[hold.peer].id == peer;
+        let is_same = |hold: &Hold| hold.phase != Phase::Over && hold.peer == other;
         let mut holds = world.ends[self.me].holds.iter();
-        if let Some(same) = holds.position(|hold| hold.as_ref().is_some_and(to_peer)) {
+        if let Some(same) = holds.position(|hold| hold.as_ref().is_some_and(is_same)) {
             return Err(ConnectError::Taken(slot(same)));
         }
         let until = world.now.plus(within);
         world.ends[self.me].holds[index] = Some(Hold::new(other, until));
-        self.mirrors[index] = None;
         world.pair(self.me, index);
         Ok(())
     }
@@ -635,10 +635,33 @@ impl Fabric for SimFabric {
         world.send(self.me, at, Vec::new(), Some(Then::Down(LinkDown::Broken("fenced by the peer".into()))));
         let End { holds, events, .. } = &mut world.ends[self.me];
         holds[at] = None;
+        self.mirrors[at] = None;
         events.retain(|event| {
             let (LinkEvent::Up(of) | LinkEvent::Down(of, _)) = event;
             *of != peer
         });
+    }
+
+    fn fence_keeping(&mut self, peer: Slot, kept: &Kept<'_>) {
+        let at = usize::from(peer.0);
+        let mirror = self.lock().ends[self.me].holds.get(at).and_then(|hold| hold.as_ref()?.mirror.clone());
+        self.fence(peer);
+        let Some(mirror) = mirror else { return };
+        let is_kept = |word: &usize| kept.words.iter().chain(kept.ring).any(|range| range.contains(word));
+        for word in (0..mirror.size()).step_by(WORD).filter(|word| !is_kept(word)) {
+            mirror.store(word, 0);
+        }
+    }
+
+    fn renew(&mut self, range: Range<usize>) -> Result<(), RenewError> {
+        if self.lock().choices.chance(50) {
+            for word in range.clone().step_by(WORD) {
+                self.segment.store(word, 0);
+            }
+            // The peers see it some time later, and not after what is written there anew (F1).
+            self.publish_words(range, PeerSet(u64::MAX));
+        }
+        Ok(())
     }
 
     fn close(&mut self, _: Duration) {

@@ -278,6 +278,9 @@ impl Run {
         if self.sessions[at].is_wedged() {
             let begins = self.second && self.choices.chance(20);
             if begins {
+                let base = SessionPlan::base(SECOND, self.plan.ring_bytes);
+                let region = base..base + SessionPlan::region_bytes(self.plan.ring_bytes);
+                self.fabrics[at].renew(region).map_err(|e| e.to_string())?;
                 (self.sessions[at], self.senders[at]) = self.start(SECOND, at);
                 self.trouble.reborn += 1;
             }
@@ -431,7 +434,9 @@ impl Run {
         }
         for (at, _) in &reports {
             for other in (0..n).filter(|other| !self.history.survived[*other]) {
-                self.fabrics[*at].fence(Slot(other as u8));
+                // Nothing is lost that a cut or another survivor needs.
+                let needed = self.sessions[*at].needed(Slot(other as u8));
+                self.fabrics[*at].fence_keeping(Slot(other as u8), &needed.kept());
             }
         }
         // V3: per sender the least received over those who go on, or the greatest where delivery didn't wait for all.

@@ -10,9 +10,10 @@
 use std::ops::Range;
 
 use super::{Session, Stream};
+use crate::fabric::Kept;
 use crate::layout::unwrap;
 use crate::memory::{Segment, WORD};
-use crate::names::{Position, Rank, Round};
+use crate::names::{Position, Rank, Round, Slot};
 use crate::record::Header;
 
 /// What was supplied can't be used; the session is as it was.
@@ -47,6 +48,22 @@ pub enum SupplyError {
         /// What it is.
         word: u64,
     },
+}
+
+/// What a session may still need of a mirror, in bytes of it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Needed {
+    /// Words, which the peer may be changing.
+    pub words: Vec<Range<usize>>,
+    /// Ring bytes, which it may not.
+    pub ring: Vec<Range<usize>>,
+}
+
+impl Needed {
+    /// As a fence takes it.
+    pub fn kept(&self) -> Kept<'_> {
+        Kept { words: &self.words, ring: &self.ring }
+    }
 }
 
 impl Session {
@@ -86,6 +103,28 @@ impl Session {
         self.pending |= 1 << at;
         self.loans.move_ring(at, stream.memory.clone());
         Ok(())
+    }
+
+    /// What this session may still need of the mirror behind `slot`, when that member is to be fenced:
+    /// for [`Fabric::fence_keeping`](crate::fabric::Fabric::fence_keeping). Nothing if it is no member.
+    pub fn needed(&self, slot: Slot) -> Needed {
+        let mut needed = Needed::default();
+        let Some(peer) = self.peers.iter().find(|peer| peer.slot == slot) else { return needed };
+        let (stream, size) = (&self.streams[peer.rank], self.plan.ring_bytes as u64);
+        let base = self.plan.members[peer.rank].base;
+        let ring = base + self.layout.ring();
+        let parts = |from: Position, to: Position| {
+            let parts = parts(from, (to.0 - from.0) as usize, size);
+            parts.map(|part| ring + part.start..ring + part.end).into_iter().filter(|part| !part.is_empty())
+        };
+        needed.words.push(base..base + self.layout.ring());
+        needed.ring.extend(parts(stream.released, stream.received));
+        if !self.plan.guarantee.stable() {
+            // V3: others may lack what was released here long ago. What lies before that may be written over at this moment.
+            let oldest = Position(stream.received.0.saturating_sub(size));
+            needed.words.extend(parts(oldest, stream.released));
+        }
+        needed
     }
 
     /// The bytes of `rank`'s ring in `range`, for a member that lacks them ([`Session::supply`]). `None` where they haven't

@@ -517,6 +517,28 @@ fn only_what_is_here_is_read() {
     assert_eq!(w.sessions[1].read(Rank(3), Position(0)..Position(0)), None);
 }
 
+// V2, V3: what a fence must leave of a member's mirror: its row, what was not released, and what others may lack.
+#[test]
+fn what_is_still_needed_of_a_mirror_is_named() {
+    for guarantee in [Guarantee::Agreed, Guarantee::Atomic] {
+        let (mut w, loans) = one_lacks(guarantee, 10);
+        let frozen = w.sessions[1].wedge().senders[0];
+        assert!(
+            loans.len() == 1 && frozen.released.0 % RING as u64 > frozen.received.0 % RING as u64,
+            "a wrap"
+        );
+        let needed = w.sessions[1].needed(Slot(0));
+        let ring = BASE + Layout::new(3).ring();
+        let place = |at: Position| ring + at.0 as usize % RING;
+        let held = [place(frozen.released)..ring + RING, ring..place(frozen.received)];
+        assert_eq!(needed.kept().ring, held);
+        let row = BASE..ring;
+        let rest = place(frozen.received)..place(frozen.released);
+        assert_eq!(needed.words, if guarantee.stable() { vec![row] } else { vec![row, rest] });
+        assert_eq!(w.sessions[1].needed(Slot(1)), Needed::default(), "its own");
+    }
+}
+
 // S1: what is supplied comes from a peer. A bad word blames it, and nothing has changed.
 #[test]
 fn what_is_supplied_is_checked() {

@@ -131,8 +131,8 @@ fn a_node_that_starts_again_is_another_end() {
     one.fence(Slot(40));
     // The dead don't answer.
     one.connect(Slot(3), NodeId(2), &old_offer, Duration::from_nanos(100)).unwrap();
-    let twice = one.connect(Slot(4), NodeId(2), &again.offer(), FOREVER);
-    assert_eq!(twice, Err(ConnectError::Taken(Slot(3))), "one link to a node at a time");
+    let twice = one.connect(Slot(4), NodeId(2), &old_offer, FOREVER);
+    assert_eq!(twice, Err(ConnectError::Taken(Slot(3))), "one link to an end at a time");
     pass(&mut [&mut one, &mut again]);
     assert!(matches!(&events(&mut one)[..], [LinkEvent::Down(Slot(3), LinkDown::Failed(_))]));
     connect(&mut one, 3, &mut again, 0);
@@ -158,10 +158,9 @@ fn nothing_of_an_old_link_is_seen_after_a_fence() {
         one.segment().store(FIRST, 77);
         one.publish_words(FIRST..FIRST + WORD, PeerSet(u64::MAX));
         one.fence(Slot(40));
-        assert_eq!(sees(&one, 40), Some(1), "frozen, and there to be read");
+        assert_eq!((sees(&one, 40), old.load(SECOND)), (None, 1), "frozen, for who has it");
         other.fence(Slot(7));
         connect(&mut one, 40, &mut other, 8);
-        assert_eq!(sees(&one, 40), None, "another link's mirror");
         pass(&mut [&mut one, &mut other]);
         assert_eq!(events(&mut one), [LinkEvent::Up(Slot(40))], "seed {seed}");
         assert_eq!(events(&mut other), [LinkEvent::Up(Slot(8))], "seed {seed}");
@@ -335,4 +334,34 @@ fn order_holds_through_all_trouble() {
         }
         assert!(network.lock().links > 1 || cfg!(miri), "seed {seed} made no second link");
     }
+}
+
+// Whatever the contract leaves open is done to who relies on it.
+#[test]
+fn what_need_not_be_kept_is_lost() {
+    let (_, mut one, mut other) = linked(6);
+    publish(&mut other, 7, 1);
+    pass(&mut [&mut one, &mut other]);
+    let mirror = one.mirror(Slot(40)).unwrap().clone();
+    let words = FIRST..FIRST + WORD;
+    one.fence_keeping(Slot(40), &Kept { words: std::slice::from_ref(&words), ring: &[] });
+    assert_eq!((mirror.load(FIRST), mirror.load(SECOND)), (1, 0));
+    one.fence_keeping(Slot(40), &Kept { words: &[], ring: &[] });
+    assert_eq!(mirror.load(FIRST), 1, "frozen");
+
+    let mut seen = BTreeSet::new();
+    for seed in seeds(40) {
+        let (_, mut one, mut other) = linked(seed);
+        publish(&mut one, 40, 1);
+        one.renew(4096..8192).unwrap();
+        one.flush();
+        one.segment().store(SECOND, 2);
+        one.publish_words(SECOND..SECOND + WORD, PeerSet::EMPTY.with(Slot(40)));
+        one.flush();
+        pass(&mut [&mut one, &mut other]);
+        let mirror = other.mirror(Slot(7)).unwrap();
+        assert_eq!((mirror.load(FIRST), mirror.load(SECOND)), (one.segment().load(FIRST), 2));
+        seen.insert(mirror.load(FIRST));
+    }
+    assert!(seen == BTreeSet::from([0, 1]) || cfg!(miri), "{seen:?}");
 }

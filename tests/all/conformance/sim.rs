@@ -5,7 +5,7 @@ use std::time::Duration;
 use consort_dataplane::names::{NodeId, Time};
 use consort_dataplane::sim::{SimFabric, SimNetwork, SimOptions};
 
-use super::{Rig, id};
+use super::{Anew, Rig, id};
 
 pub(super) struct SimRig {
     seed: u64,
@@ -42,4 +42,11 @@ impl Rig for SimRig {
     }
 }
 
+impl Anew for SimRig {
+    fn again(&mut self, index: usize, _: usize) -> SimFabric {
+        self.network.as_ref().expect("a node that comes again was there before").add(id(index))
+    }
+}
+
 super::conforms_in_turn!(SimRig);
+super::conforms_anew!(SimRig);
