@@ -34,7 +34,7 @@ fn connect(one: &mut SimFabric, at: u8, other: &mut SimFabric, there: u8) {
 /// Everything under way arrives.
 fn pass(fabrics: &mut [&mut SimFabric]) {
     let now = fabrics[0].lock().now;
-    for step in 1..200 {
+    for step in 1..60 {
         for fabric in &mut *fabrics {
             fabric.poll(Time(now.0 + step));
         }
@@ -220,7 +220,7 @@ fn a_cut_in_one_direction_is_silent_until_it_heals() {
         publish(&mut one, 40, 5);
         let mut last = 1;
         let now = network.lock().now;
-        for step in 1..200 {
+        for step in 1..60 {
             one.poll(Time(now.0 + step));
             other.poll(Time(now.0 + step));
             let sees = sees(&other, 7).unwrap();
