@@ -33,15 +33,19 @@
 //! |---|---|
 //! | [`view`] | an agreed membership, as a value; what sessions start from |
 //! | [`config`] | what a node is told, as a value or a TOML file |
+//! | [`change`] | how a view ends and the next is decided, whatever fails on the way. Pure |
 //! | [`link`] | control links: frames, seals, messages, one link for a pair. Pure |
 //! | [`membership`] | which view is installed: a state machine. Pure |
+//! | [`orders`] | what control thread and driver say to each other |
 //! | [`plane`] | both joined: the control plane of a node. Pure |
 //! | [`shell`] | threads, sockets, the clock: the driver, [`shell::Node`], [`shell::DrivenNode`] |
 
 pub mod view;
 pub mod config;
+pub mod change;
 pub mod link;
 pub mod membership;
+pub mod orders;
 pub mod plane;
 pub mod shell;
 

@@ -28,6 +28,15 @@ impl fmt::Debug for Incarnation {
     }
 }
 
+/// A group's number within its cluster. For now there is one group, [`GroupId::MAIN`], of all members that hold data.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct GroupId(pub u32);
+
+impl GroupId {
+    /// The group of all members that hold data.
+    pub const MAIN: Self = Self(0);
+}
+
 /// What a member does in a view.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -53,7 +62,7 @@ pub struct Member {
 }
 
 /// An agreed, immutable membership. See the [module](self).
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct View {
     /// Its number; a later view has a greater one.
     #[serde(with = "view_id")]
@@ -157,6 +166,34 @@ macro_rules! as_number {
 }
 as_number!(node_id, NodeId, u32);
 as_number!(view_id, ViewId, u64);
+
+/// The same for several nodes.
+pub(crate) mod node_ids {
+    use super::NodeId;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(nodes: &[NodeId], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(nodes.iter().map(|node| node.0))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<NodeId>, D::Error> {
+        Ok(Vec::<u32>::deserialize(from)?.into_iter().map(NodeId).collect())
+    }
+}
+
+/// And for one or none.
+pub(crate) mod node_id_option {
+    use super::NodeId;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(node: &Option<NodeId>, to: S) -> Result<S::Ok, S::Error> {
+        node.map(|node| node.0).serialize(to)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<NodeId>, D::Error> {
+        Ok(Option::<u32>::deserialize(from)?.map(NodeId))
+    }
+}
 
 #[cfg(test)]
 mod tests {

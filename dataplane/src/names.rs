@@ -38,6 +38,14 @@ pub struct Seq(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(pub u64);
 
+impl ViewId {
+    /// The number of the view after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
 impl Time {
     /// This instant, `after` later; saturates at the end of time.
     pub fn plus(self, after: Duration) -> Self {

@@ -1,0 +1,77 @@
+//! Ballots, and what is said about them (V1).
+
+use std::fmt;
+
+use consort_dataplane::names::NodeId;
+use serde::{Deserialize, Serialize};
+
+use super::value::{Next, Report};
+use crate::view::{node_id, node_ids};
+
+/// One attempt to decide the next view. Ballots are ordered; no two proposers have the same.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Ballot {
+    /// Grows with each attempt; 0 is before the first.
+    pub round: u64,
+    /// Who proposes.
+    #[serde(with = "node_id")]
+    pub node: NodeId,
+}
+
+impl Ballot {
+    /// Before every ballot.
+    pub const NONE: Self = Self { round: 0, node: NodeId(0) };
+}
+
+impl fmt::Display for Ballot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ballot {} of node {}", self.round, self.node)
+    }
+}
+
+/// What members of a view say to each other about the next. Each may be said twice, late or never.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum Saying {
+    /// To who leads: there is a reason for a change.
+    Nudge,
+    /// From a proposer: stop, fence these, promise me this ballot and report (V2).
+    Prepare {
+        /// The attempt.
+        ballot: Ballot,
+        /// Whom the proposer takes for gone.
+        #[serde(with = "node_ids")]
+        suspects: Vec<NodeId>,
+    },
+    /// To the proposer: promised; this is where I stand.
+    Promise {
+        /// What it answers.
+        ballot: Ballot,
+        /// The frozen counters, and who can be reached.
+        report: Report,
+        /// The value that was accepted last, if any was.
+        accepted: Option<(Ballot, Next)>,
+    },
+    /// To the proposer: a higher ballot is promised already.
+    Outbid {
+        /// What it answers.
+        ballot: Ballot,
+        /// The higher one.
+        by: Ballot,
+    },
+    /// To the proposer, after a promise: the memory that the next view's sessions will use is free here now.
+    Free,
+    /// From the proposer: accept this value.
+    Accept {
+        /// The attempt.
+        ballot: Ballot,
+        /// The value.
+        next: Next,
+    },
+    /// To the proposer: accepted.
+    Accepted {
+        /// What it answers.
+        ballot: Ballot,
+    },
+    /// This is decided.
+    Decided(Next),
+}

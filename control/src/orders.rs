@@ -1,0 +1,118 @@
+//! What passes between the control thread and the driver: [`Order`]s one way, [`Report`]s the other. Values; each side has a
+//! queue, and neither waits for the other.
+
+use std::collections::BTreeMap;
+
+use consort_dataplane::fabric::LinkDown;
+use consort_dataplane::names::{NodeId, Slot, ViewId};
+
+use crate::change::{Cut, Frozen};
+use crate::membership::{Absent, Stopped};
+use crate::view::{GroupId, View};
+
+/// Names one link of this node's fabric. A slot is used again, a number never: so news of an old link can be told from news of the
+/// one that has its slot now.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LinkNumber(pub u64);
+
+/// A view to install.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Install {
+    /// The view.
+    pub view: View,
+    /// The links to its other members.
+    pub slots: BTreeMap<NodeId, Slot>,
+    /// Where the sessions of the view before end; `None` where there is none to end: the first view, or a joiner's.
+    pub cut: Option<Vec<Cut>>,
+    /// A member that is gone may still read the memory that this view's session uses: take fresh memory (V10).
+    pub renew: bool,
+}
+
+/// Something that the driver has to do, in the order in which it is said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// Make a fabric instead of the one there is, and report its offer under this number.
+    Prepare(u64),
+    /// Link the fabric to a peer.
+    Link {
+        /// Where.
+        slot: Slot,
+        /// What reports about it are to carry.
+        number: LinkNumber,
+        /// To whom.
+        node: NodeId,
+        /// Its offer.
+        offer: Vec<u8>,
+    },
+    /// Fence the link in this slot (F4), and give the slot up.
+    Unlink(Slot),
+    /// Stop the sessions of this view for good (V2), fence these links, then report [`Report::Wedged`]. May be said again, with more to
+    /// fence.
+    Wedge {
+        /// The view that ends.
+        view: ViewId,
+        /// Whom to fence.
+        fence: Vec<Slot>,
+    },
+    /// Read a part of a ring, as it was received here in a session that is wedged, for a member that lacks it (V3); report
+    /// [`Report::Bytes`].
+    Read(Part),
+    /// Here is a part of a ring that was missing (V3); report [`Report::Supplied`].
+    Supply {
+        /// Which part.
+        part: Part,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// Deliver what lies below the trims, then the view, then start its session (V4).
+    Install(Install),
+    /// Tell the application for whom the start waits.
+    Wait(Vec<Absent>),
+    /// Stop, for good.
+    Stop(Stopped),
+}
+
+/// A part of a member's ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// The view of the session.
+    pub view: ViewId,
+    /// Its group.
+    pub group: GroupId,
+    /// The rank of the ring's owner.
+    pub rank: usize,
+    /// From here, in bytes since the session began,
+    pub from: u64,
+    /// to here.
+    pub to: u64,
+}
+
+/// Something that the driver tells. What is about a fabric or a link carries its number: news of an old one is thrown away.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Report {
+    /// The fabric is there, with this offer.
+    Prepared(u64, Vec<u8>),
+    /// A link is up.
+    Up(LinkNumber),
+    /// A link is gone, or never came.
+    Down(LinkNumber, LinkDown),
+    /// A peer broke the data plane's protocol.
+    Fault(NodeId, String),
+    /// The sessions of this view are wedged, who was to be fenced is, and this is where they stand.
+    Wedged(ViewId, Vec<Frozen>),
+    /// What was to be read; `None` if it isn't all here.
+    Bytes(Part, Option<Vec<u8>>),
+    /// What was missing is there; `false` if it can't be: it is no part of that ring.
+    Supplied(Part, bool),
+    /// The sessions of this view are over here: delivered up to the trim, own messages beyond it sent again, no memory of them lent
+    /// to anyone (V10).
+    Retired(ViewId),
+    /// With each heartbeat of this node's data plane: how often every other member's has beaten (V9).
+    Pulse(Vec<(NodeId, u64)>),
+    /// The application wants to leave, and all that this node sent is delivered (V8).
+    Leaving,
+    /// The application left without order.
+    Left,
+    /// This node can't go on.
+    Broken(String),
+}
