@@ -130,7 +130,7 @@ fn a_node_that_starts_again_is_another_end() {
 
     one.fence(Slot(40));
     // The dead don't answer.
-    one.connect(Slot(3), NodeId(2), &old_offer, Duration::from_nanos(100)).unwrap();
+    one.connect(Slot(3), NodeId(2), &old_offer, Duration::from_nanos(30)).unwrap();
     let twice = one.connect(Slot(4), NodeId(2), &old_offer, FOREVER);
     assert_eq!(twice, Err(ConnectError::Taken(Slot(3))), "one link to an end at a time");
     pass(&mut [&mut one, &mut again]);
