@@ -47,6 +47,6 @@ pub mod link;
 pub mod membership;
 pub mod orders;
 pub mod plane;
-pub mod shell;
+// pub mod shell;
 
-pub use shell::{DrivenNode, Event, Node};
+// pub use shell::{DrivenNode, Event, Node};
