@@ -198,20 +198,6 @@ pub(crate) mod node_ids {
     }
 }
 
-/// And for one or none.
-pub(crate) mod node_id_option {
-    use super::NodeId;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(crate) fn serialize<S: Serializer>(node: &Option<NodeId>, to: S) -> Result<S::Ok, S::Error> {
-        node.map(|node| node.0).serialize(to)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<NodeId>, D::Error> {
-        Ok(Option::<u32>::deserialize(from)?.map(NodeId))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

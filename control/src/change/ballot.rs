@@ -5,7 +5,7 @@ use std::fmt;
 use consort_dataplane::names::NodeId;
 use serde::{Deserialize, Serialize};
 
-use super::value::{Next, Report};
+use super::value::{Missing, Next, Report};
 use crate::view::{node_id, node_ids};
 
 /// One attempt to decide the next view. Ballots are ordered; no two proposers have the same.
@@ -21,6 +21,15 @@ pub struct Ballot {
 impl Ballot {
     /// Before every ballot.
     pub const NONE: Self = Self { round: 0, node: NodeId(0) };
+
+    /// No member comes near it by one attempt after the other.
+    const MOST_ROUND: u64 = u64::MAX / 2;
+
+    /// Whether a member can have come to it. One that says another is not listened to: so there is always a higher
+    /// ballot (S1).
+    pub(super) fn is_sane(&self) -> bool {
+        (1..=Self::MOST_ROUND).contains(&self.round)
+    }
 }
 
 impl fmt::Display for Ballot {
@@ -42,7 +51,7 @@ pub enum Saying {
         #[serde(with = "node_ids")]
         suspects: Vec<NodeId>,
     },
-    /// To the proposer: promised; this is where I stand.
+    /// To the proposer: promised; this is where I stand. Said again whenever that changes.
     Promise {
         /// What it answers.
         ballot: Ballot,
@@ -58,8 +67,13 @@ pub enum Saying {
         /// The higher one.
         by: Ballot,
     },
-    /// To the proposer, after a promise: the memory that the next view's sessions will use is free here now.
-    Free,
+    /// From the proposer: get these, then promise again (V3).
+    Fill {
+        /// The attempt.
+        ballot: Ballot,
+        /// What the other lacks below the trims that the value will have.
+        missing: Vec<Missing>,
+    },
     /// From the proposer: accept this value.
     Accept {
         /// The attempt.

@@ -8,8 +8,10 @@
 //!     │ prepare(ballot, suspects) ───────────────────────►  promise the ballot; wedge the sessions of view k (V2),
 //!     │                                                     fence the suspects (F4); then report what is frozen
 //!     │ ◄───────────────── promise(ballot, report, accepted)
-//!     │ all whom it doesn't suspect, or enough patience and a majority: the value (V3)
-//!     │ accept(ballot, next) ────────────────────────────►  fetch what is missing below the trim, then accept
+//!     │ all whom it doesn't suspect, or enough patience and a majority: is all there that the value needs?
+//!     │ fill(ballot, missing) ───────────────────────────►  where delivery does not wait for stability: get what others
+//!     │ ◄───────────────── promise(ballot, report, accepted)  have, then promise again (V3)
+//!     │ accept(ballot, next) ────────────────────────────►  accept
 //!     │ ◄──────────────────────────────── accepted(ballot)
 //!     │ a majority: decided
 //!     └ decided(next) ───────────────────────────────────►  cut, deliver, install (V4); or: left out, stop (V5)
@@ -19,8 +21,9 @@
 //!   as the incarnation: a node that starts again is no voter of the old view.
 //! - *The trim is right* (V4). Before a report is given the sessions are frozen; so nobody acknowledges anything afterwards, and what was
 //!   stable anywhere before is received at every reporter. Hence it lies below the least `received` of any set of reporters. Where
-//!   delivery did not wait for stability, the trim is the greatest, and nobody accepts a value before it has everything
-//!   below the trims: then a majority has it when the value is decided, and whoever lacks it later can get it.
+//!   delivery did not wait for stability, the trim is the greatest, and there is no value before all who go on have everything
+//!   below it. It must not be left to those who accept: a majority may be witnesses and one member with the records, which can
+//!   still be lost. So whoever goes on has, when a value is decided, all that it is to deliver.
 //! - *Any proposer can die* in any phase: what it left is promises and accepted values at the acceptors, and the next
 //!   leader finds both.
 //! - *Suspects vote too*, if they can be reached: they are only not waited for, and not taken into the next view. So members that have all
@@ -32,6 +35,7 @@
 mod ballot;
 mod value;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
@@ -40,12 +44,13 @@ use consort_dataplane::names::NodeId;
 use crate::view::{GroupId, View};
 
 pub use ballot::{Ballot, Saying};
-pub use value::{Candidate, Cut, Frozen, Holder, Next, Report, Trimming, Wishes};
+pub use value::{Candidate, Cut, Frozen, Missing, Next, Report, Trimming, Wishes};
 
 /// What is to be done for a change.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Effect {
-    /// Wedge the view's sessions and cut the links to these members; then tell [`Change::on_wedged`].
+    /// Wedge the view's sessions and cut the links to these members; then tell [`Change::on_wedged`]. One that is said while
+    /// another is carried out adds to it: tell once, when all is done.
     Wedge {
         /// Whom to fence.
         fence: Vec<NodeId>,
@@ -82,6 +87,8 @@ pub enum Phase {
     Wedging,
     /// It leads, and waits for the reports of these.
     Reporting(Vec<NodeId>),
+    /// It leads, and waits until these have what they lack below the trims.
+    Filling(Vec<NodeId>),
     /// It leads, and waits until these have freed the memory of the view before.
     Freeing(Vec<NodeId>),
     /// It leads, and waits for a majority to accept.
@@ -109,6 +116,9 @@ impl fmt::Display for Phase {
             Self::Idle => f.write_str("not begun"),
             Self::Wedging => f.write_str("stopping the sessions and cutting off suspects (V2)"),
             Self::Reporting(nodes) => write!(f, "leading, waiting for the report of {} (V3)", list(nodes)),
+            Self::Filling(nodes) => {
+                write!(f, "leading, waiting for {} to get what others have (V3)", list(nodes))
+            }
             Self::Freeing(nodes) => {
                 write!(
                     f,
@@ -131,16 +141,28 @@ impl fmt::Display for Phase {
 #[cfg(any(test, feature = "mutants"))]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Mutant {
-    /// V1: any two voters are enough.
+    /// V1: one voter is enough.
     NoMajority,
-    /// V2: a report is given before the sessions are frozen: it tells what was received at the first one.
+    /// V2: a report is given before the sessions are frozen: it tells what was received when they began.
     NotFrozen,
     /// V3: a proposer that learns of an accepted value proposes its own.
     OwnValue,
     /// V3: it takes the accepted view, but with trims of its own: a blend.
     Blend,
-    /// V3: the trim is the greatest where it must be the least.
+    /// V3: the trim is the greatest where it must be the least: not all have what lies below it.
     GreatestTrim,
+    /// V3: the trim is the least where it must be the greatest: not all that was delivered lies below it.
+    LeastTrim,
+    /// V3: a value is proposed before all who go on have what lies below its trim.
+    Unfilled,
+    /// V3: two members go on with each other that have no link.
+    Severed,
+    /// V7: a joiner is taken in that not everyone is linked to.
+    Unlinked,
+    /// V10: nobody waits for the memory of the view before.
+    NotFree,
+    /// What got lost is not said again.
+    Mute,
 }
 
 /// One member's part in a change. See the [module](self).
@@ -156,10 +178,14 @@ pub struct Change {
     /// The highest that was heard of: what to outbid.
     highest: Ballot,
     accepted: Option<(Ballot, Next)>,
-    /// What is frozen here. `None` while the driver is at it, or before.
+    /// Where this member stood when it was wedged, and what it got since.
     report: Option<Report>,
-    /// A value that waits for what is missing below its trims.
-    fetching: Option<(Ballot, Next)>,
+    /// The driver is wedging and fencing: there is more to come than `report` tells.
+    wedging: bool,
+    /// The memory that the next view needs is free here (V10).
+    free: bool,
+    /// What it is getting, for the ballot that is promised: of which rank's ring, up to where.
+    filling: BTreeMap<usize, u64>,
     proposal: Option<Proposal>,
     decided: Option<Next>,
     effects: VecDeque<Effect>,
@@ -171,6 +197,8 @@ pub struct Change {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 struct Proposal {
     promises: BTreeMap<NodeId, Promise>,
+    /// Who was asked to get what.
+    asked: BTreeMap<NodeId, Vec<Missing>>,
     /// It has waited long enough for who has not reported.
     patient: bool,
     /// The value, once it is chosen.
@@ -182,6 +210,18 @@ struct Proposal {
 struct Promise {
     report: Report,
     accepted: Option<(Ballot, Next)>,
+}
+
+impl Proposal {
+    fn reports(&self) -> BTreeMap<NodeId, &Report> {
+        self.promises.iter().map(|(node, promise)| (*node, &promise.report)).collect()
+    }
+
+    /// The value with the highest ballot that anyone accepted.
+    fn accepted_before(&self) -> Option<&Next> {
+        let accepted = self.promises.values().filter_map(|promise| promise.accepted.as_ref());
+        accepted.max_by_key(|(ballot, _)| *ballot).map(|(_, next)| next)
+    }
 }
 
 impl Change {
@@ -197,7 +237,9 @@ impl Change {
             highest: Ballot::NONE,
             accepted: None,
             report: None,
-            fetching: None,
+            wedging: false,
+            free: false,
+            filling: BTreeMap::new(),
             proposal: None,
             decided: None,
             effects: VecDeque::new(),
@@ -209,6 +251,11 @@ impl Change {
     /// The view that ends.
     pub fn view(&self) -> &View {
         &self.view
+    }
+
+    /// The value that this member accepted last, and in which ballot.
+    pub fn accepted(&self) -> Option<&(Ballot, Next)> {
+        self.accepted.as_ref()
     }
 
     /// What came of it, if it is decided.
@@ -239,7 +286,7 @@ impl Change {
         if !self.has_begun() {
             return Phase::Idle;
         }
-        if self.report.is_none() {
+        if self.wedging {
             return Phase::Wedging;
         }
         if let Some(proposal) = &self.proposal {
@@ -251,21 +298,23 @@ impl Change {
                     .collect()
             };
             let reported = |node: &NodeId| proposal.promises.contains_key(node);
-            return match &proposal.next {
-                Some(_) => {
-                    let accepted = proposal.accepted.iter().copied().collect();
-                    Phase::Accepting { accepted, needed: self.view.majority() }
-                }
-                None if self.waits_for_reports(proposal) => Phase::Reporting(but(&reported)),
-                None => {
-                    let free = |node: &NodeId| proposal.promises.get(node).is_none_or(|it| it.report.free);
-                    Phase::Freeing(but(&free))
-                }
-            };
+            if proposal.next.is_some() {
+                let accepted = proposal.accepted.iter().copied().collect();
+                return Phase::Accepting { accepted, needed: self.view.majority() };
+            }
+            if self.waits_for_reports(proposal) {
+                return Phase::Reporting(but(&reported));
+            }
+            let missing = self.missing(proposal);
+            if !missing.is_empty() {
+                return Phase::Filling(missing.into_keys().collect());
+            }
+            let free = |node: &NodeId| proposal.promises.get(node).is_none_or(|it| it.report.free);
+            return Phase::Freeing(but(&free));
         }
-        match (&self.fetching, &self.accepted) {
-            (Some(_), _) => Phase::Fetching,
-            (None, Some((ballot, _))) if *ballot == self.promised => Phase::Accepted(*ballot),
+        match &self.accepted {
+            Some((ballot, _)) if *ballot == self.promised => Phase::Accepted(*ballot),
+            _ if !self.filling.is_empty() => Phase::Fetching,
             _ => Phase::Promised(self.promised),
         }
     }
@@ -280,10 +329,15 @@ impl Change {
         self.wishes = wishes;
     }
 
-    /// Begins, if this member leads and has not: there is a reason for a change.
+    /// There is a reason for a change: begins one, if this member leads and none is under way; else tells who leads.
     pub fn on_reason(&mut self) {
-        if self.decided.is_none() && self.proposal.is_none() && self.leader() == self.me {
-            self.propose();
+        if self.decided.is_some() {
+            return;
+        }
+        if self.leader() == self.me {
+            self.begin();
+        } else if !self.has_begun() {
+            self.say(self.leader(), Saying::Nudge);
         }
     }
 
@@ -293,94 +347,111 @@ impl Change {
             return;
         }
         if self.decided.is_some() {
-            return;
+            return; // who hears of the decision fences whom it leaves out
         }
-        if self.proposal.is_some() {
-            // It is told to nobody: who hears of the decision fences whom it leaves out.
-            self.effects.push_back(Effect::Wedge { fence: vec![node] });
-            self.report = None;
-        } else {
-            self.on_reason();
+        if let Some(proposal) = &mut self.proposal {
+            proposal.asked.clear(); // it may have been to supply others
+        }
+        let before = self.promised;
+        self.on_reason();
+        if self.has_begun() && self.promised == before {
+            self.wedge(&[]);
         }
     }
 
     /// Enough time has passed without a decision. Whom it waits for, it waits for no longer; what got lost is said again.
     pub fn on_patience(&mut self) {
-        if self.decided.is_some() || !self.has_begun() {
+        if self.decided.is_some() {
             return;
         }
-        let leads = self.leader() == self.me;
-        match &mut self.proposal {
-            Some(proposal) if proposal.next.is_none() => {
-                proposal.patient = true;
-                self.go_on();
+        if !self.has_begun() {
+            if !self.suspects.is_empty() {
+                self.on_reason();
             }
-            Some(_) => self.propose(),
-            None if leads => self.propose(),
-            None => {}
+            return;
+        }
+        #[cfg(any(test, feature = "mutants"))]
+        if self.mutant == Some(Mutant::Mute) && self.proposal.is_none() {
+            return;
+        }
+        let Some(proposal) = &mut self.proposal else {
+            if self.leader() == self.me {
+                return self.propose();
+            }
+            return self.say(self.leader(), Saying::Nudge);
+        };
+        let had_value = proposal.next.is_some();
+        if !had_value {
+            proposal.patient = true;
+            proposal.asked.clear();
+            self.go_on();
+        }
+        let Some(proposal) = &self.proposal else { return };
+        if proposal.next.is_some() != had_value {
+            return; // all were asked just now
+        }
+        let answered = |node: &NodeId| match (&proposal.next, proposal.promises.get(node)) {
+            (Some(_), _) => proposal.accepted.contains(node),
+            (None, promise) => promise.is_some_and(|promise| promise.report.free),
+        };
+        let others = self.view.nodes().into_iter().filter(|node| *node != self.me && !answered(node));
+        let others: Vec<_> = others.collect();
+        #[cfg(any(test, feature = "mutants"))]
+        let others = if self.mutant == Some(Mutant::Mute) { Vec::new() } else { others };
+        for node in others {
+            self.ask(node);
         }
     }
 
     /// A member can be reached (again): what it may have missed is said once more.
     pub fn on_reachable(&mut self, node: NodeId) {
-        if node == self.me {
+        if node == self.me || self.view.member(node).is_none() {
             return;
         }
         if let Some(next) = &self.decided {
             let decided = Saying::Decided(next.clone());
             return self.say(node, decided);
         }
-        match &self.proposal {
-            Some(Proposal { next: Some(next), .. }) => {
-                let accept = Saying::Accept { ballot: self.promised, next: next.clone() };
-                self.say(node, accept);
-            }
-            Some(_) => {
-                let prepare = self.prepare();
-                self.say(node, prepare);
-            }
-            None => {
-                if self.promised.node == node {
-                    self.promise();
-                }
-            }
+        if self.proposal.is_some() {
+            self.ask(node);
+        } else if self.promised.node == node {
+            self.promise();
         }
     }
 
     /// The sessions are wedged, all suspects so far are fenced, and this is where things stand.
     pub fn on_wedged(&mut self, report: Report) {
-        #[cfg(any(test, feature = "mutants"))]
-        let report = match (&self.report, self.mutant) {
-            (Some(first), Some(Mutant::NotFrozen)) => Report { frozen: first.frozen.clone(), ..report },
-            _ => report,
-        };
+        let mut report = report;
+        if let Some(before) = self.report.take() {
+            let Report { severed, linked, .. } = report.clone();
+            report.take_in(before);
+            (report.severed, report.linked) = (severed, linked);
+        }
+        report.free |= self.free;
         self.report = Some(report);
+        self.wedging = false;
         self.promise();
     }
 
     /// What was missing of a ring is here.
     pub fn on_supplied(&mut self, rank: usize, to: u64) {
-        if let Some(frozen) = self.report.as_mut().and_then(|report| report.frozen.first_mut())
-            && let Some(received) = frozen.received.get_mut(rank)
-        {
-            *received = (*received).max(to);
-        }
-        if let Some((ballot, next)) = self.fetching.take() {
-            self.accept(ballot, next);
+        let Some(received) = self.report.as_mut().and_then(|report| report.received(rank)) else { return };
+        *received = (*received).max(to);
+        let received = *received;
+        if self.filling.get(&rank).is_some_and(|to| *to <= received) {
+            self.filling.remove(&rank);
+            if self.filling.is_empty() {
+                self.promise();
+            }
         }
     }
 
     /// The memory that the next view needs is free here now (V10).
     pub fn on_free(&mut self) {
-        let Some(report) = self.report.as_mut().filter(|report| !report.free) else { return };
-        report.free = true;
-        if self.decided.is_some() {
-            return;
-        }
-        if self.promised.node == self.me {
-            self.freed(self.me);
-        } else if self.has_begun() {
-            self.say(self.promised.node, Saying::Free);
+        self.free = true;
+        if let Some(report) = self.report.as_mut().filter(|report| !report.free) {
+            report.free = true;
+            self.promise();
         }
     }
 
@@ -401,30 +472,45 @@ impl Change {
             return;
         }
         match saying {
-            Saying::Nudge => self.on_reason(),
-            Saying::Prepare { ballot, suspects } => self.on_prepare(from, ballot, suspects),
+            Saying::Nudge => self.begin(),
+            Saying::Prepare { ballot, suspects } => self.on_prepare(from, ballot, &suspects),
             Saying::Promise { ballot, report, accepted } => {
-                if self.is_mine(ballot) && value::is_sound(&self.view, from, &report) {
-                    let Some(proposal) = &mut self.proposal else { return };
-                    proposal.promises.insert(from, Promise { report, accepted });
-                    self.go_on();
+                let sane =
+                    accepted.as_ref().is_none_or(|it| it.0.is_sane() && value::is_next(&self.view, &it.1));
+                if sane && value::is_sound(&self.view, from, &report) {
+                    self.on_promise(from, ballot, Promise { report, accepted });
                 }
             }
             Saying::Outbid { ballot, by } => {
-                self.highest = self.highest.max(by);
-                if self.is_mine(ballot) {
-                    // The rival goes on. If it can't, patience brings another attempt.
-                    self.proposal = None;
+                if by.is_sane() {
+                    self.highest = self.highest.max(by);
+                    if self.is_mine(ballot) && by > ballot {
+                        // The rival goes on. If it can't, patience brings another attempt.
+                        self.proposal = None;
+                    }
                 }
             }
-            Saying::Free => self.freed(from),
+            Saying::Fill { ballot, missing } => self.on_fill(from, ballot, &missing),
             Saying::Accept { ballot, next } => self.on_accept(from, ballot, next),
             Saying::Accepted { ballot } => {
                 if self.is_mine(ballot) {
                     self.count(from);
                 }
             }
-            Saying::Decided(next) => self.decide(next),
+            Saying::Decided(next) => {
+                if value::is_next(&self.view, &next) {
+                    self.decide(next);
+                }
+            }
+        }
+    }
+
+    /// Proposes, if this member leads and nobody else is at it whom it could wait for.
+    fn begin(&mut self) {
+        let rival = self.has_begun() && self.promised.node != self.me;
+        let waits = rival && !self.suspects.contains(&self.promised.node);
+        if self.leader() == self.me && self.proposal.is_none() && !waits {
+            self.propose();
         }
     }
 
@@ -433,72 +519,108 @@ impl Change {
         self.highest = self.highest.max(self.promised);
         self.promised = Ballot { round: self.highest.round + 1, node: self.me };
         self.proposal = Some(Proposal::default());
-        self.fetching = None;
-        let prepare = self.prepare();
+        self.filling.clear();
         for node in self.view.nodes() {
-            if node != self.me {
-                self.say(node, prepare.clone());
-            }
+            self.ask(node);
         }
-        self.wedge(self.suspects.iter().copied().collect());
+        self.wedge(&[]);
     }
 
-    fn prepare(&self) -> Saying {
-        Saying::Prepare { ballot: self.promised, suspects: self.suspects.iter().copied().collect() }
+    /// The proposer's: says to a member what it is to answer next.
+    fn ask(&mut self, node: NodeId) {
+        let Some(proposal) = &self.proposal else { return };
+        let ballot = self.promised;
+        let saying = match &proposal.next {
+            Some(next) => Saying::Accept { ballot, next: next.clone() },
+            None => Saying::Prepare { ballot, suspects: self.suspects.iter().copied().collect() },
+        };
+        if node != self.me {
+            self.say(node, saying);
+        }
     }
 
-    /// V2: nothing is reported before everything is frozen and the suspects are fenced.
-    fn wedge(&mut self, fence: Vec<NodeId>) {
+    /// V2: nothing is reported before everything is frozen, and all are fenced whom this member or the proposer suspects.
+    fn wedge(&mut self, fence: &[NodeId]) {
+        let is_other = |node: &NodeId| *node != self.me && self.view.member(*node).is_some();
+        let mut fence: BTreeSet<_> = fence.iter().copied().filter(is_other).collect();
+        // Whoever leads, and is heard, is not gone. If the link to it is, the reports say so.
+        fence.extend(self.suspects.iter().copied().filter(|node| *node != self.promised.node));
+        self.wedging = true;
+        self.effects.push_back(Effect::Wedge { fence: fence.into_iter().collect() });
         #[cfg(any(test, feature = "mutants"))]
-        if self.mutant == Some(Mutant::NotFrozen) && self.report.is_some() {
-            self.effects.push_back(Effect::Wedge { fence });
-            return self.promise();
+        if self.mutant == Some(Mutant::NotFrozen) && self.report.is_none() {
+            let group = GroupId::MAIN;
+            let frozen = Frozen { group, received: vec![0; self.view.data().count()] };
+            let frozen = self.view.rank_of(self.me).map(|_| frozen).into_iter().collect();
+            self.report = Some(Report { frozen, free: true, ..Report::default() });
+            self.wedging = false;
+            self.promise();
         }
-        self.report = None;
-        self.effects.push_back(Effect::Wedge { fence });
     }
 
-    fn on_prepare(&mut self, from: NodeId, ballot: Ballot, suspects: Vec<NodeId>) {
-        if ballot.node != from {
-            return;
+    fn on_prepare(&mut self, from: NodeId, ballot: Ballot, suspects: &[NodeId]) {
+        if self.is_current(from, ballot) {
+            self.promise(); // it was said twice, or the answer got lost
+        } else if ballot > self.promised && self.is_proposal(from, ballot) {
+            self.follow(ballot, suspects);
+        }
+    }
+
+    /// Whether that is the ballot that is promised. If it is a lower one, its proposer is told.
+    fn is_current(&mut self, from: NodeId, ballot: Ballot) -> bool {
+        if !self.is_proposal(from, ballot) {
+            return false;
         }
         self.highest = self.highest.max(ballot);
         if ballot < self.promised {
-            return self.say(from, Saying::Outbid { ballot, by: self.promised });
+            self.say(from, Saying::Outbid { ballot, by: self.promised });
         }
-        if ballot == self.promised {
-            return self.promise(); // it was said twice
-        }
-        self.promised = ballot;
-        self.proposal = None;
-        self.fetching = None;
-        self.wedge(suspects.into_iter().filter(|node| *node != self.me && *node != from).collect());
+        ballot == self.promised
     }
 
-    /// Answers the ballot that is promised, once there is something to report.
+    /// Whether a member can have proposed this (S1).
+    fn is_proposal(&self, from: NodeId, ballot: Ballot) -> bool {
+        ballot.node == from && from != self.me && ballot.is_sane()
+    }
+
+    /// Promises a ballot of another member, as soon as there is something to report.
+    fn follow(&mut self, ballot: Ballot, suspects: &[NodeId]) {
+        self.promised = ballot;
+        self.proposal = None;
+        self.filling.clear();
+        let fence: Vec<_> = suspects.iter().copied().filter(|node| *node != ballot.node).collect();
+        self.wedge(&fence);
+    }
+
+    /// Answers the ballot that is promised, once there is something to report, and again when there is more.
     fn promise(&mut self) {
-        let Some(report) = self.report.clone().filter(|_| self.has_begun() && self.decided.is_none()) else {
+        let Some(report) = self.report.clone() else { return };
+        if self.wedging || !self.has_begun() || self.decided.is_some() {
             return;
-        };
-        let accepted = self.accepted.clone();
-        let ballot = self.promised;
+        }
+        let (ballot, accepted) = (self.promised, self.accepted.clone());
         if ballot.node != self.me {
             self.say(ballot.node, Saying::Promise { ballot, report, accepted });
-        } else if let Some(proposal) = &mut self.proposal {
-            proposal.promises.insert(self.me, Promise { report, accepted });
-            self.go_on();
+        } else {
+            self.on_promise(self.me, ballot, Promise { report, accepted });
         }
+    }
+
+    fn on_promise(&mut self, from: NodeId, ballot: Ballot, promise: Promise) {
+        let is_mine = self.is_mine(ballot);
+        let Some(proposal) = self.proposal.as_mut().filter(|it| is_mine && it.next.is_none()) else { return };
+        match proposal.promises.entry(from) {
+            Entry::Vacant(place) => {
+                place.insert(promise);
+            }
+            // Said again. What it accepted before this ballot is the same.
+            Entry::Occupied(mut known) => known.get_mut().report.take_in(promise.report),
+        }
+        self.go_on();
     }
 
     fn is_mine(&self, ballot: Ballot) -> bool {
         self.proposal.is_some() && ballot == self.promised
-    }
-
-    fn freed(&mut self, node: NodeId) {
-        if let Some(promise) = self.proposal.as_mut().and_then(|proposal| proposal.promises.get_mut(&node)) {
-            promise.report.free = true;
-            self.go_on();
-        }
     }
 
     /// V3: all whom it doesn't suspect, or patience; a majority at least.
@@ -516,100 +638,148 @@ impl Change {
         self.view.majority()
     }
 
-    /// The leader's next step, if there is one to take: choose the value and ask to accept it.
+    /// The leader's next step, if there is one to take: have what is missing filled in, choose the value, ask to accept it.
     fn go_on(&mut self) {
         let Some(proposal) = &self.proposal else { return };
-        if proposal.next.is_some() || self.report.is_none() || self.waits_for_reports(proposal) {
+        if proposal.next.is_some() || self.wedging || self.waits_for_reports(proposal) {
             return;
+        }
+        let missing = self.missing(proposal);
+        if !missing.is_empty() {
+            return self.fill(missing);
         }
         let Some(next) = self.value(proposal) else { return };
         let ballot = self.promised;
-        for node in self.view.nodes() {
-            if node != self.me {
-                self.say(node, Saying::Accept { ballot, next: next.clone() });
-            }
-        }
         if let Some(proposal) = &mut self.proposal {
             proposal.next = Some(next.clone());
+        }
+        for node in self.view.nodes() {
+            self.ask(node);
         }
         self.accept(ballot, next);
     }
 
+    /// V3: what those who would go on must get before there is a value. A value that was accepted before was chosen when its
+    /// members had everything.
+    fn missing(&self, proposal: &Proposal) -> BTreeMap<NodeId, Vec<Missing>> {
+        if self.trimming == Trimming::Least || proposal.accepted_before().is_some() {
+            return BTreeMap::new();
+        }
+        #[cfg(any(test, feature = "mutants"))]
+        if matches!(self.mutant, Some(Mutant::Unfilled | Mutant::LeastTrim)) {
+            return BTreeMap::new();
+        }
+        value::missing(&self.view, &proposal.reports(), &self.suspects)
+    }
+
+    /// Sees to it that they get it.
+    fn fill(&mut self, missing: BTreeMap<NodeId, Vec<Missing>>) {
+        let ballot = self.promised;
+        for (node, missing) in missing {
+            let Some(proposal) = &mut self.proposal else { return };
+            let parts = |missing: &[Missing]| missing.iter().map(|it| (it.rank, it.to)).collect::<Vec<_>>();
+            // Who else has it by now is no reason to ask another.
+            if proposal.asked.get(&node).is_some_and(|asked| parts(asked) == parts(&missing)) {
+                continue;
+            }
+            proposal.asked.insert(node, missing.clone());
+            if node == self.me {
+                self.fetch(&missing);
+            } else {
+                self.say(node, Saying::Fill { ballot, missing });
+            }
+        }
+    }
+
+    fn on_fill(&mut self, from: NodeId, ballot: Ballot, missing: &[Missing]) {
+        if self.is_current(from, ballot) {
+            self.fetch(missing);
+            if self.filling.is_empty() {
+                self.promise(); // it has it already
+            }
+        }
+    }
+
+    /// Gets what is missing here.
+    fn fetch(&mut self, missing: &[Missing]) {
+        let Some(report) = &mut self.report else { return };
+        self.filling.clear();
+        for Missing { group, rank, to, holder } in missing.iter().copied() {
+            if let Some(from) = report.received(rank).map(|received| *received).filter(|from| *from < to)
+                && holder != self.me
+                && self.view.rank_of(holder).is_some()
+            {
+                self.filling.insert(rank, to);
+                self.effects.push_back(Effect::Fetch(Fetch { group, rank, from, to, holder }));
+            }
+        }
+    }
+
     /// V3: the accepted value with the highest ballot, whole, if there is one; else what follows from the reports.
     fn value(&self, proposal: &Proposal) -> Option<Next> {
-        let accepted = proposal.promises.values().filter_map(|promise| promise.accepted.as_ref());
-        let accepted = accepted.max_by_key(|(ballot, _)| *ballot).map(|(_, next)| next.clone());
-        let reports = proposal.promises.iter().map(|(node, promise)| (*node, &promise.report)).collect();
-        let trimming = self.trimming;
+        let accepted = proposal.accepted_before();
+        let reports = proposal.reports();
+        let (trimming, wishes) = (self.trimming, &self.wishes);
         #[cfg(any(test, feature = "mutants"))]
-        let trimming = if self.mutant == Some(Mutant::GreatestTrim) { Trimming::Greatest } else { trimming };
-        let own = || value::choose(&self.view, &reports, &self.suspects, &self.wishes, trimming);
+        let trimming = match self.mutant {
+            Some(Mutant::GreatestTrim) => Trimming::Greatest,
+            Some(Mutant::LeastTrim) => Trimming::Least,
+            _ => trimming,
+        };
+        #[cfg(any(test, feature = "mutants"))]
+        let mended: BTreeMap<NodeId, Report> = reports
+            .iter()
+            .map(|(node, report)| {
+                let mut report = (*report).clone();
+                match self.mutant {
+                    Some(Mutant::Severed) => report.severed.clear(),
+                    Some(Mutant::Unlinked) => {
+                        report.linked = wishes.joining.iter().map(|it| it.member.incarnation).collect();
+                    }
+                    Some(Mutant::NotFree) => report.free = true,
+                    _ => {}
+                }
+                (*node, report)
+            })
+            .collect();
+        #[cfg(any(test, feature = "mutants"))]
+        let reports = mended.iter().map(|(node, report)| (*node, report)).collect();
+        let own = || value::choose(&self.view, &reports, &self.suspects, wishes, trimming);
         #[cfg(any(test, feature = "mutants"))]
         match self.mutant {
             Some(Mutant::OwnValue) => return own(),
             Some(Mutant::Blend) if accepted.is_some() => {
                 let cuts = own()?.cuts;
-                return accepted.map(|next| Next { cuts, ..next });
+                return accepted.cloned().map(|next| Next { cuts, ..next });
             }
             _ => {}
         }
-        accepted.or_else(own)
+        accepted.cloned().or_else(own)
     }
 
     fn on_accept(&mut self, from: NodeId, ballot: Ballot, next: Next) {
-        if ballot.node != from {
+        if !value::is_next(&self.view, &next) {
             return;
         }
-        self.highest = self.highest.max(ballot);
-        if ballot < self.promised {
-            return self.say(from, Saying::Outbid { ballot, by: self.promised });
-        }
-        if ballot > self.promised {
-            // Its prepare got lost. Accepting promises; but nothing is accepted before the sessions are frozen.
-            self.on_prepare(from, ballot, Vec::new());
+        if !self.is_current(from, ballot) {
+            if ballot < self.promised || !self.is_proposal(from, ballot) {
+                return;
+            }
+            self.follow(ballot, &[]); // its prepare got lost
         }
         self.accept(ballot, next);
     }
 
-    /// Accepts a value of the ballot that is promised, as soon as everything below its trims is here.
+    /// Accepts a value of the ballot that is promised. What a voter has received doesn't matter: those who go on have
+    /// reported, and have everything.
     fn accept(&mut self, ballot: Ballot, next: Next) {
-        if ballot != self.promised || self.decided.is_some() {
-            return;
-        }
-        let Some(report) = &self.report else {
-            // It will be asked again: a promise follows when the sessions are frozen, and the proposer answers it.
-            return;
-        };
-        let missing = self.missing(report, &next);
-        if !missing.is_empty() {
-            for fetch in missing {
-                self.effects.push_back(Effect::Fetch(fetch));
-            }
-            self.fetching = Some((ballot, next));
-            return;
-        }
-        self.fetching = None;
+        self.filling.clear();
         self.accepted = Some((ballot, next));
         if ballot.node == self.me {
             self.count(self.me);
         } else {
             self.say(ballot.node, Saying::Accepted { ballot });
         }
-    }
-
-    /// What this member lacks below the trims, if it is to deliver up to them.
-    fn missing(&self, report: &Report, next: &Next) -> Vec<Fetch> {
-        let mut missing = Vec::new();
-        for (cut, frozen) in next.cuts.iter().zip(&report.frozen) {
-            for (rank, (to, from)) in cut.trim.iter().zip(&frozen.received).enumerate() {
-                if let Some(Holder(Some(holder))) = cut.holders.get(rank)
-                    && from < to
-                {
-                    missing.push(Fetch { group: cut.group, rank, from: *from, to: *to, holder: *holder });
-                }
-            }
-        }
-        missing
     }
 
     /// To the proposer: that voter accepted.

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use consort_dataplane::names::NodeId;
+use consort_dataplane::names::{MAX_NODES, NodeId, ViewId};
 use serde::{Deserialize, Serialize};
 
-use crate::view::{GroupId, Incarnation, Member, Role, View, node_id_option, node_ids};
+use crate::view::{GroupId, Incarnation, Member, Role, View, node_id, node_ids};
 
 /// How far one session had come at one member when it was wedged there (V2).
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -37,13 +37,21 @@ pub struct Cut {
     pub group: GroupId,
     /// The trim, by rank: everything below it is delivered, nothing beyond it (V4).
     pub trim: Vec<u64>,
-    /// By rank, where not everybody has everything below the trim: one who has.
-    pub holders: Vec<Holder>,
 }
 
-/// A member that has all of a sender's records below a trim.
+/// What a member that goes on lacks of a ring.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub struct Holder(#[serde(with = "node_id_option")] pub Option<NodeId>);
+pub struct Missing {
+    /// Whose session.
+    pub group: GroupId,
+    /// The rank of the ring's owner.
+    pub rank: usize,
+    /// Up to where.
+    pub to: u64,
+    /// Who has it.
+    #[serde(with = "node_id")]
+    pub holder: NodeId,
+}
 
 /// The value: the next view, and where the sessions of this one end.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -77,19 +85,82 @@ pub struct Wishes {
 pub enum Trimming {
     /// Delivery waited for stability: the least `received`. What was delivered anywhere was stable, so it lies below.
     Least,
-    /// It did not: the greatest, and who lacks records gets them.
+    /// It did not: the greatest, and whoever lacks records gets them before there is a value.
     Greatest,
 }
 
-/// Whether a report says of every session what it must. One that doesn't is no report.
+impl Report {
+    /// Takes in a later report of the same member, or an earlier one that comes late: whatever only ever grows doesn't shrink.
+    pub(super) fn take_in(&mut self, other: Self) {
+        let Self { frozen, severed, linked, free } = other;
+        for (ours, theirs) in self.frozen.iter_mut().zip(&frozen) {
+            for (ours, theirs) in ours.received.iter_mut().zip(&theirs.received) {
+                *ours = (*ours).max(*theirs);
+            }
+        }
+        self.severed.extend(severed);
+        self.severed.sort_unstable();
+        self.severed.dedup();
+        self.linked = linked;
+        self.free |= free;
+    }
+
+    /// Up to where everything of a member's ring is here.
+    pub(super) fn received(&mut self, rank: usize) -> Option<&mut u64> {
+        self.frozen.first_mut()?.received.get_mut(rank)
+    }
+}
+
+/// Whether a report says of every session what it must. One that doesn't is no report (S1).
 pub(super) fn is_sound(view: &View, node: NodeId, report: &Report) -> bool {
-    let ranks = view.data().count();
-    let data = view.member(node).is_some_and(|member| member.role == Role::Data);
-    if data {
-        matches!(&report.frozen[..], [frozen] if frozen.received.len() == ranks)
+    if view.member(node).is_some_and(|member| member.role == Role::Data) {
+        matches!(&report.frozen[..], [frozen] if fits(view, frozen.group, &frozen.received))
     } else {
         report.frozen.is_empty()
     }
+}
+
+/// Whether this can be what comes after `view` (S1).
+pub(super) fn is_next(view: &View, next: &Next) -> bool {
+    let nodes: BTreeSet<_> = next.view.nodes().into_iter().collect();
+    Some(next.view.id) == view.id.0.checked_add(1).map(ViewId)
+        && nodes.len() == next.view.members.len()
+        && matches!(&next.cuts[..], [cut] if fits(view, cut.group, &cut.trim))
+}
+
+/// There is one session: that of all members with data.
+fn fits(view: &View, group: GroupId, by_rank: &[u64]) -> bool {
+    group == GroupId::MAIN && by_rank.len() == view.data().count()
+}
+
+/// What those who would go on lack below the greatest `received` among them, and one who has it (V3).
+pub(super) fn missing(
+    view: &View,
+    reports: &BTreeMap<NodeId, &Report>,
+    suspects: &BTreeSet<NodeId>,
+) -> BTreeMap<NodeId, Vec<Missing>> {
+    let frozen = frozen(view, reports, &together(view, reports, suspects));
+    let mut missing = BTreeMap::new();
+    for rank in 0..view.data().count() {
+        let received = |frozen: &Frozen| frozen.received.get(rank).copied().unwrap_or(0);
+        let Some((holder, most)) = frozen.iter().max_by_key(|(_, frozen)| received(frozen)) else { continue };
+        let (holder, to) = (*holder, received(most));
+        for (node, frozen) in frozen.iter().filter(|(_, frozen)| received(frozen) < to) {
+            let part = Missing { group: frozen.group, rank, to, holder };
+            missing.entry(*node).or_insert_with(Vec::new).push(part);
+        }
+    }
+    missing
+}
+
+/// The sessions of those who go on, in rank order.
+fn frozen<'a>(
+    view: &View,
+    reports: &BTreeMap<NodeId, &'a Report>,
+    stay: &BTreeSet<NodeId>,
+) -> Vec<(NodeId, &'a Frozen)> {
+    let stay = view.nodes().into_iter().filter(|node| stay.contains(node));
+    stay.filter_map(|node| Some((node, reports.get(&node)?.frozen.first()?))).collect()
 }
 
 /// The value that follows from the reports: `None` while some member that would go on still holds the memory that the next view
@@ -105,27 +176,47 @@ pub(super) fn choose(
     if !view.data().any(|member| stay.contains(&member.node)) {
         return None; // witnesses alone have nothing to go on with (V6)
     }
-    let going = |member: &Member| stay.contains(&member.node) && !wishes.leaving.contains(&member.node);
-    let holds = |member: &&Member| member.role == Role::Data && !reports[&member.node].free;
-    if view.members.iter().filter(|member| going(member)).any(|member| holds(&member)) {
+    let going = |member: &&Member| stay.contains(&member.node) && !wishes.leaving.contains(&member.node);
+    let holds = |member: &Member| member.role == Role::Data && !reports[&member.node].free;
+    // Who stays keeps its place among those who stay; who comes, comes last: ranks are by age.
+    let mut members: Vec<_> = view.members.iter().filter(going).copied().collect();
+    if members.iter().any(holds) {
         return None;
     }
-    // Who stays keeps its place among those who stay; who comes, comes last: ranks are by age.
-    let mut members: Vec<_> = view.members.iter().filter(|member| going(member)).copied().collect();
-    for candidate in &wishes.joining {
-        let known = |member: &Member| {
-            candidate.linked.contains(&member.incarnation)
-                && reports
-                    .get(&member.node)
-                    .is_none_or(|it| it.linked.contains(&candidate.member.incarnation))
-        };
-        let name_is_free = members.iter().all(|member| member.node != candidate.member.node);
-        if name_is_free && members.iter().filter(|member| member.role == Role::Data).all(known) {
-            members.push(candidate.member);
+    if members.iter().all(|member| member.role == Role::Witness) {
+        members.clear(); // all who had data have left: there is nothing to go on with, nor to join
+    } else {
+        let mut admitted: Vec<&Candidate> = Vec::new();
+        for candidate in &wishes.joining {
+            if is_admissible(candidate, &members, reports, &admitted) {
+                members.push(candidate.member);
+                admitted.push(candidate);
+            }
         }
     }
     let next = View { id: view.id.next(), members };
     Some(Next { view: next, cuts: cuts(view, reports, &stay, trimming) })
+}
+
+/// Whether a joiner and all who would be its peers know of their links to each other.
+fn is_admissible(
+    candidate: &Candidate,
+    members: &[Member],
+    reports: &BTreeMap<NodeId, &Report>,
+    admitted: &[&Candidate],
+) -> bool {
+    let it = candidate.member;
+    let linked = |member: &Member| {
+        let before = admitted.iter().find(|before| before.member.node == member.node);
+        let to_it = match before {
+            Some(before) => before.linked.contains(&it.incarnation),
+            None => reports.get(&member.node).is_some_and(|report| report.linked.contains(&it.incarnation)),
+        };
+        to_it && candidate.linked.contains(&member.incarnation)
+    };
+    let data = || members.iter().filter(|member| member.role == Role::Data);
+    let has_room = it.role == Role::Witness || data().count() < MAX_NODES;
+    has_room && members.iter().all(|member| member.node != it.node) && data().all(linked)
 }
 
 /// The reporters that can go on with each other: of two without a data link between them one has to go. Whom most others can't go
@@ -162,28 +253,15 @@ fn cuts(
     stay: &BTreeSet<NodeId>,
     trimming: Trimming,
 ) -> Vec<Cut> {
-    let frozen: Vec<_> = view
-        .nodes()
-        .into_iter()
-        .filter(|node| stay.contains(node))
-        .filter_map(|node| Some((node, reports[&node].frozen.first()?)))
-        .collect();
+    let frozen = frozen(view, reports, stay);
     let Some((_, first)) = frozen.first() else { return Vec::new() };
-    let column = |rank: usize| frozen.iter().map(move |(node, frozen)| (frozen.received[rank], *node));
-    let (mut trim, mut holders) = (Vec::new(), Vec::new());
-    for rank in 0..first.received.len() {
-        let least = column(rank).map(|(at, _)| at).min().unwrap_or(0);
-        let greatest = column(rank).map(|(at, _)| at).max().unwrap_or(0);
-        match trimming {
-            Trimming::Greatest if least < greatest => {
-                trim.push(greatest);
-                holders.push(Holder(column(rank).find(|(at, _)| *at == greatest).map(|(_, node)| node)));
-            }
-            _ => {
-                trim.push(least);
-                holders.push(Holder(None));
-            }
-        }
-    }
-    vec![Cut { group: first.group, trim, holders }]
+    let trim = (0..first.received.len()).map(|rank| {
+        let column = frozen.iter().filter_map(|(_, frozen)| frozen.received.get(rank).copied());
+        let trim = match trimming {
+            Trimming::Least => column.min(),
+            Trimming::Greatest => column.max(),
+        };
+        trim.unwrap_or(0)
+    });
+    vec![Cut { group: first.group, trim: trim.collect() }]
 }
