@@ -263,6 +263,13 @@ impl Change {
         self.decided.as_ref()
     }
 
+    /// Whether this member has everything below the trims of a value. Whoever goes on has; who leaves may have been left behind.
+    pub fn covers(&self, next: &Next) -> bool {
+        let Some(report) = self.report.as_ref().filter(|_| !self.wedging) else { return false };
+        let covers = |(cut, frozen): (&Cut, &Frozen)| cut.trim.iter().zip(&frozen.received).all(|(to, at)| to <= at);
+        next.cuts.iter().zip(&report.frozen).all(covers)
+    }
+
     /// Whether the sessions are wedged, or about to be: there is no way back to the view.
     pub fn has_begun(&self) -> bool {
         self.promised != Ballot::NONE

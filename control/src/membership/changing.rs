@@ -1,5 +1,6 @@
 //! Changing: carries out what [`crate::change`] wants, and gives it time. Fetches records that are missing below a trim (V3).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Time, ViewId};
@@ -7,7 +8,7 @@ use consort_dataplane::names::{NodeId, Time, ViewId};
 use super::{Membership, Phase, Stopped};
 use crate::change::{Effect, Fetch, Frozen, Next, Report, Saying};
 use crate::link::message::{Message, Want};
-use crate::orders::{Order, Part};
+use crate::orders::{Install, Order, Part};
 use crate::view::{Member, Role};
 
 /// Bytes of a ring in one message.
@@ -240,13 +241,18 @@ impl Membership {
         let me = self.me();
         let stays = next.view.member(me.node).is_some_and(|member| member.incarnation == me.incarnation);
         let leaves = self.leaving.contains(&me.node);
-        if stays || leaves {
+        if stays {
             let old = self.view().cloned();
             self.install(now, next, old);
-            if !stays {
-                self.phase = Phase::Stopped(Stopped::Closed);
-                self.drive(Order::Stop(Stopped::Closed));
+        } else if leaves {
+            // All that it sent is delivered. What else lies below the trim it delivers if it has it.
+            if self.change.as_ref().is_some_and(|change| change.covers(&next)) {
+                let view = next.view.clone();
+                let install = Install { view, slots: BTreeMap::new(), cut: Some(next.cuts), renew: false };
+                self.drive(Order::Install(install));
             }
+            self.phase = Phase::Stopped(Stopped::Closed);
+            self.drive(Order::Stop(Stopped::Closed));
         } else {
             self.evicted(now, from, next.view.id);
         }

@@ -54,6 +54,7 @@ impl Membership {
         self.failures = 0;
         self.decide(Decision::Reword(self.hello(None)));
         for node in self.joiners.keys().copied().collect::<Vec<_>>() {
+            self.link_data(node); // if an older life of it was in the way
             self.say(node, Message::Welcome { view: view.clone() });
         }
         for member in view.members {
@@ -217,7 +218,8 @@ impl Membership {
         let members: Vec<_> = view.members.iter().map(|member| member.node).collect();
         if joiners {
             for joiner in self.joiners.values_mut().filter(|joiner| joiner.try_at <= now) {
-                joiner.try_at = now.plus(AGAIN);
+                joiner.try_at = now.plus(joiner.pause);
+                joiner.pause *= 2;
             }
         }
         if members == [self.terms.me] && leavers {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Time, ViewId};
 
+use super::installed::AGAIN;
 use super::{Decision, Joiner, Membership, Phase};
 use crate::change::{Candidate, Next};
 use crate::link::message::{Hello, Message};
@@ -19,6 +20,9 @@ use crate::view::{Incarnation, Member, Role, View};
 
 /// How often a joiner that found nobody looks again.
 const SEEK: Duration = Duration::from_millis(500);
+
+/// How long a joiner that has found the group tries to be admitted before it begins anew.
+const JOIN_WITHIN: Duration = Duration::from_secs(5);
 
 impl Membership {
     /// Dials whom it knows of.
@@ -44,9 +48,19 @@ impl Membership {
                 }
             }
         }
+        if let Phase::Joining(Some(_)) = self.phase
+            && now.since(self.joining_since) >= JOIN_WITHIN
+        {
+            // The group is gone, or something on the way to it is stuck: all links are made anew.
+            return self.renew(now);
+        }
         if now.since(self.sought) >= SEEK {
             let lonely = self.peers.values().all(|peer| peer.hello.is_none());
             self.sought = now;
+            let founder = !self.terms.joins && !self.others_go_on();
+            if lonely && founder {
+                return self.renew(now); // there is no group left to join
+            }
             if lonely {
                 self.phase = Phase::Joining(None);
                 self.seek(now);
@@ -67,6 +81,9 @@ impl Membership {
             return;
         }
         let founding = self.phase == Phase::Gathering;
+        if !matches!(self.phase, Phase::Joining(Some(_))) {
+            self.joining_since = now;
+        }
         self.phase = Phase::Joining(Some(view.clone()));
         self.tell_at = None;
         self.decide(Decision::Reword(self.hello(None)));
@@ -156,7 +173,7 @@ impl Membership {
         let Some(view) = self.view().cloned() else { return };
         let member =
             Member { node, incarnation: hello.incarnation, address: hello.address, role: hello.role };
-        self.joiners.insert(node, Joiner { member, linked: BTreeSet::new(), try_at: now });
+        self.joiners.insert(node, Joiner { member, linked: BTreeSet::new(), try_at: now, pause: AGAIN });
         self.say(node, Message::Welcome { view });
         // A link that this node's change still counts as a member's is cut by the change.
         if self.incarnation_of(node).is_none() {

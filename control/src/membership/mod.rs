@@ -164,6 +164,8 @@ pub struct Membership {
     retired: ViewId,
     /// Joiners, by node.
     joiners: BTreeMap<NodeId, Joiner>,
+    /// Since when this node tries to join.
+    joining_since: Time,
     /// Members that want to leave, this node perhaps among them.
     leaving: BTreeSet<NodeId>,
     /// Parts of rings that others want and the driver reads.
@@ -208,8 +210,9 @@ struct Joiner {
     member: Member,
     /// Whom it is linked to, of which view.
     linked: BTreeSet<Incarnation>,
-    /// When to try (again) to admit it.
+    /// When to try (again) to admit it, and how long to wait for the time after.
     try_at: Time,
+    pause: Duration,
 }
 
 impl Membership {
@@ -239,6 +242,7 @@ impl Membership {
             before: None,
             retired: ViewId(0),
             joiners: BTreeMap::new(),
+            joining_since: now,
             leaving: BTreeSet::new(),
             wanted: Vec::new(),
             sessions: Vec::new(),
@@ -292,7 +296,7 @@ impl Membership {
         self.offer = offer;
         self.renew_incarnation();
         self.detection.restart(now);
-        if self.terms.joins || self.last.is_some() {
+        if self.terms.joins || self.others_go_on() {
             self.phase = Phase::Joining(None);
             self.decide(Decision::Greet(self.hello(None)));
             self.seek(now);
@@ -302,8 +306,15 @@ impl Membership {
             for (node, address) in self.founders.clone() {
                 self.decide(Decision::Know(node, address));
             }
+            self.seek(now);
             self.gather(now);
         }
+    }
+
+    /// Whether the group can go on without any founder: then it may run although no founder knows of it, and none may found another.
+    fn others_go_on(&self) -> bool {
+        let view = self.last.iter().flat_map(|last| &last.view.members);
+        view.clone().any(|it| it.node != self.terms.me && !self.founders.contains_key(&it.node))
     }
 
     /// The control link to a peer is up; this is its hello, which [`Membership::judge`] found right.
@@ -505,6 +516,9 @@ impl Membership {
             let peer = self.peers.get(node)?;
             let why = match (&peer.hello, view) {
                 (None, _) => peer.trouble.clone().unwrap_or_else(|| "not reached yet".to_owned()),
+                (Some(hello), None) if !matches!(hello.standing, Standing::Founding { .. }) => {
+                    "its group runs already, and lets this node in".to_owned()
+                }
                 (Some(hello), None) if hello.engaged.is_some() => {
                     "it is still bound to an attempt that failed".to_owned()
                 }

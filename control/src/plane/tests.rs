@@ -672,7 +672,12 @@ impl World {
             let most = self.delivered.get(&(lineage, old.view.id));
             let lost = cut.first().zip(most).is_some_and(|(cut, most)| {
                 // Where delivery doesn't wait for stability, what only the dead have delivered may be lost.
-                let most = if self.guarantee.stable() { most } else { &old.delivered };
+                let stays = view.members.iter().any(|member| member.incarnation == incarnation);
+                let most = match self.guarantee.stable() {
+                    true => most,
+                    false if stays => &old.delivered,
+                    false => return false,
+                };
                 cut.trim.iter().zip(most).any(|(trim, most)| trim < most)
             });
             let lacking = cut.first().is_some_and(|cut| cut.trim.iter().zip(&old.received).any(|(t, r)| t > r));
