@@ -7,7 +7,7 @@ use consort_dataplane::names::{NodeId, Time};
 use super::{Decision, Membership, Peer, Phase, Stopped, changing::Changing};
 use crate::change::{Change, Next, Saying, Trimming, Wishes};
 use crate::config::SlowPolicy;
-use crate::link::message::{Goodbye, Message};
+use crate::link::message::{Goodbye, Message, Standing};
 use crate::orders::{Install, Order, Pulse};
 use crate::view::{Incarnation, Role, View};
 
@@ -63,6 +63,16 @@ impl Membership {
                 self.decide(Decision::Know(member.node, member.address));
                 self.check_member(now, member.node, member.incarnation);
             }
+        }
+        // Who came before there was a view to tell of.
+        let strangers = self.peers.values().filter_map(|peer| peer.hello.clone());
+        let strangers: Vec<_> = strangers
+            .filter(|hello| self.incarnation_of(hello.node) != Some(hello.incarnation))
+            .filter(|hello| !self.joiners.contains_key(&hello.node))
+            .filter(|hello| !matches!(hello.standing, Standing::Member { .. }))
+            .collect();
+        for hello in strangers {
+            self.welcome(now, &hello);
         }
         self.catch_up(now);
         self.look_for_reasons(now);

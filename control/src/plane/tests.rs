@@ -21,7 +21,7 @@ use crate::config::{NodeConfig, SharedKey};
 use crate::link::table::{ConnectionId, Request};
 use crate::membership::Phase;
 use crate::orders::{Install, LinkNumber, Order, Pulse, Report};
-use crate::view::{GroupId, Incarnation, View};
+use crate::view::{GroupId, Incarnation, Role, View};
 
 const MILLISECOND: u64 = 1_000_000;
 /// Faults happen until then.
@@ -52,6 +52,8 @@ enum Happening {
     Sever(u32, u32),
     /// Members receive and deliver something.
     Traffic,
+    /// Whoever runs the nodes starts those again that find no group.
+    Operator,
 }
 
 struct Node {
@@ -100,6 +102,12 @@ struct World {
     /// Which sides a partition has, and when it heals.
     parted: (BTreeSet<u32>, Time),
     guarantee: Guarantee,
+    /// The node with the highest id joins instead of founding; it has no data.
+    last_joins: bool,
+    last_witnesses: bool,
+    /// There is a group. From then on nodes are started to join it: who founds after that may found a second one, while the first
+    /// goes on with none of the founders. Only when nobody is in a view any more does the operator found again.
+    founded: bool,
     trouble: Trouble,
     careless: bool,
     mutant: Option<Mutant>,
@@ -142,17 +150,25 @@ impl World {
             delivered: BTreeMap::new(),
             parted: (BTreeSet::new(), Time(0)),
             guarantee,
+            last_joins: false,
+            last_witnesses: false,
+            founded: false,
             trouble: Trouble::default(),
             careless,
             mutant,
             failure: None,
         };
+        world.last_joins = members > 2 && world.choices.chance(40);
+        world.last_witnesses = members > 2 && world.choices.chance(30);
         for id in 1..=members {
             let at = world.choices.below(100 * MILLISECOND);
             world.push(Time(at), Happening::Start(id));
         }
         for tick in 0..600 {
             world.push(Time(tick * 5 * MILLISECOND), Happening::Traffic);
+        }
+        for tick in 1..10 {
+            world.push(FAULTS.plus(Duration::from_secs(tick * 10)), Happening::Operator);
         }
         // A random part of the fault kinds is off in each run.
         for kind in 0..6 {
@@ -279,7 +295,7 @@ impl World {
                 self.parted = (side, heal);
             }
             Happening::Leave(id) => {
-                if let Some(at) = self.alive(id).filter(|at| self.starts[*at].session.is_some()) {
+                if let Some(at) = self.alive(id).filter(|at| self.starts[*at].plane.membership.view().is_some()) {
                     self.trouble.leaves += 1;
                     let now = self.now;
                     self.starts[at].plane.on_report(now, Report::Leaving);
@@ -288,6 +304,17 @@ impl World {
             }
             Happening::Sever(one, other) => self.sever(one, other),
             Happening::Traffic => self.traffic(),
+            Happening::Operator => {
+                let alive = || self.starts.iter().filter(|node| node.alive);
+                if !alive().any(|node| node.plane.membership.view().is_some()) {
+                    let ids: Vec<_> = alive().map(|node| node.id).collect();
+                    self.founded = false;
+                    for id in ids {
+                        self.push(self.now, Happening::Crash(id));
+                        self.push(self.now, Happening::Start(id));
+                    }
+                }
+            }
             Happening::Start(id) => self.start(id),
             Happening::Crash(id) => {
                 if let Some(at) = self.alive(id) {
@@ -358,7 +385,15 @@ impl World {
         let mut config = NodeConfig::new(NodeId(id));
         let address = |id: u32| ([10, 0, 0, id as u8], 7101).into();
         config.listen = address(id);
-        config.peers = (1..=self.members).filter(|n| *n != id).map(|n| (NodeId(n), address(n))).collect();
+        let founders = self.members - u32::from(self.last_joins);
+        if id > founders || self.founded {
+            config.join = (1..=self.members).filter(|other| *other != id).map(address).collect();
+        } else {
+            config.peers = (1..=founders).filter(|n| *n != id).map(|n| (NodeId(n), address(n))).collect();
+        }
+        if id == self.members && self.last_witnesses {
+            config.role = Role::Witness;
+        }
         config.key = SharedKey::new("a key for the simulation").ok();
         config.guarantee = self.guarantee;
         config.silence = Duration::from_millis(200);
@@ -522,9 +557,9 @@ impl World {
             let alive = self.starts[at].alive && self.now >= self.starts[at].paused_until;
             let Some(session) = self.starts[at].session.as_ref().filter(|it| alive && !it.wedged) else { continue };
             let (lineage, view, ranks) = (session.lineage, session.view.clone(), session.received.len());
-            let me = view.members.iter().position(|member| member.incarnation == session.incarnation);
+            let me = view.data().position(|member| member.incarnation == session.incarnation);
             let rank = self.choices.below(ranks as u64) as usize;
-            let sender = view.members[rank].incarnation;
+            let Some(sender) = view.data().nth(rank).map(|member| member.incarnation) else { continue };
             let of = |start: &Node, incarnation| {
                 let it = start.session.as_ref().filter(|it| it.incarnation == incarnation && it.view.id == view.id)?;
                 Some(it.received.clone())
@@ -532,8 +567,7 @@ impl World {
             let sent = self.starts.iter().find_map(|start| of(start, sender)).map(|received| received[rank]);
             let Some(sent) = sent else { continue };
             let received: Vec<_> = view
-                .members
-                .iter()
+                .data()
                 .map(|member| self.starts.iter().find_map(|start| of(start, member.incarnation)))
                 .collect();
             let atomic = self.guarantee.stable();
@@ -694,6 +728,10 @@ impl World {
         }
         let Some(_) = view.members.iter().find(|member| member.incarnation == incarnation) else { return };
         self.trouble.views += 1;
+        self.founded = true;
+        if !view.data().any(|member| member.incarnation == incarnation) {
+            return; // a witness has no session
+        }
         let ranks = view.data().count();
         self.starts[at].session = Some(Session {
             lineage,
