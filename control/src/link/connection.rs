@@ -60,7 +60,6 @@ impl Connection {
         Self { dialled, key, preamble, hello, stage: Stage::Preamble, incoming: Incoming::default(), output }
     }
 
-    pub fn dialled(&mut self) { self.dialled = true; self.output = self.preamble.bytes().to_vec(); }
     /// Bytes came. Appends the messages after the proof to `heard`, hello first.
     ///
     /// # Errors
@@ -184,7 +183,7 @@ mod tests {
             incarnation: Incarnation(7),
             engaged: None,
             address: ([127, 0, 0, 1], 7101).into(),
-            standing: crate::link::message::Standing::Founding{members:vec![1,2]}, role: crate::view::Role::Data,
+            members: vec![1, 2],
             fabric: "sim".to_owned(),
             guarantee: "atomic".to_owned(),
             ring_bytes: 4096,

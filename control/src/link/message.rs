@@ -3,13 +3,12 @@
 
 use std::net::SocketAddr;
 
-use consort_dataplane::names::{MAX_NODES, NodeId, ViewId};
+use consort_dataplane::names::{MAX_NODES, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::frame::{PEER_LEN, STRANGER_LEN};
 use crate::config::{CLUSTER_LEN, FABRIC_LEN};
-use crate::change::Saying;
-use crate::view::{GroupId, Role, Incarnation, View, node_id, view_id};
+use crate::view::{Incarnation, View, node_id};
 
 /// The longest offer of a fabric, in bytes. A hello with it fits a stranger's frame.
 pub const OFFER_LEN: usize = 2048;
@@ -31,21 +30,7 @@ pub enum Message {
     Commit,
     /// The sender leaves, for good; nothing follows.
     Goodbye(Goodbye),
-    Alive,
-    Change { #[serde(with = "view_id")] view: ViewId, saying: Saying },
-    Retired(#[serde(with = "view_id")] ViewId),
-    Leaving,
-    Welcome { view: View },
-    Linked { #[serde(with = "view_id")] view: ViewId, to: Vec<Incarnation> },
-    Want(Want),
-    Part { want: Want, at: u64, bytes: Vec<u8>, last: bool },
 }
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Want { #[serde(with = "view_id")] pub view: ViewId, pub group: GroupId, pub rank: u32, pub from: u64, pub to: u64 }
-
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Standing { Founding { members: Vec<u32> }, Member { #[serde(with = "view_id")] view: ViewId }, Joining }
 
 /// Who a node is and what it takes the group to be.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -61,8 +46,8 @@ pub struct Hello {
     pub engaged: Option<Incarnation>,
     /// Where its control links are to be dialled.
     pub address: SocketAddr,
-    pub standing: Standing,
-    pub role: Role,
+    /// All members, in ascending order.
+    pub members: Vec<u32>,
     /// The fabric's name.
     pub fabric: String,
     /// When messages are delivered.
@@ -140,6 +125,7 @@ impl Message {
                 bound("a cluster's name", hello.cluster.len(), CLUSTER_LEN)?;
                 bound("a fabric's name", hello.fabric.len(), FABRIC_LEN)?;
                 bound("a guarantee's name", hello.guarantee.len(), FABRIC_LEN)?;
+                bound("a list of members", hello.members.len(), MAX_NODES)?;
                 bound("an offer", hello.offer.len(), OFFER_LEN)?;
             }
             Self::Propose(view) => bound("a view", view.members.len(), MAX_NODES)?,
@@ -147,7 +133,7 @@ impl Message {
                 Goodbye::Lost { reason, .. } | Goodbye::Misbehaved { reason, .. } | Goodbye::Broken(reason),
             ) => bound("a reason", reason.len(), STRANGER_LEN)?,
             Self::Goodbye(Goodbye::Ended | Goodbye::Left) => {}
-            _ => {}
+            Self::Proof | Self::Use | Self::Ready | Self::Commit => {}
         }
         Ok(message)
     }
@@ -160,3 +146,105 @@ const _: () = assert!(
     "the longest hello fits a stranger's frame"
 );
 
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::view::{Member, Role};
+    use consort_dataplane::names::ViewId;
+
+    fn text(most: usize) -> impl Strategy<Value = String> {
+        proptest::collection::vec(any::<char>(), 0..=most / 4).prop_map(|chars| chars.into_iter().collect())
+    }
+
+    fn address() -> impl Strategy<Value = SocketAddr> {
+        any::<(std::net::IpAddr, u16)>().prop_map(SocketAddr::from)
+    }
+
+    pub(crate) fn message() -> impl Strategy<Value = Message> {
+        let hello = (
+            (text(CLUSTER_LEN), any::<u32>(), any::<u64>(), any::<Option<u64>>(), address()),
+            (proptest::collection::vec(any::<u32>(), 0..=MAX_NODES), text(FABRIC_LEN), text(FABRIC_LEN)),
+            (any::<u64>(), proptest::collection::vec(any::<u8>(), 0..=OFFER_LEN)),
+        )
+            .prop_map(
+                |(
+                    (cluster, node, incarnation, engaged, address),
+                    (members, fabric, guarantee),
+                    (ring_bytes, offer),
+                )| {
+                    Message::Hello(Hello {
+                        cluster,
+                        node: NodeId(node),
+                        incarnation: Incarnation(incarnation),
+                        engaged: engaged.map(Incarnation),
+                        address,
+                        members,
+                        fabric,
+                        guarantee,
+                        ring_bytes,
+                        offer,
+                    })
+                },
+            );
+        let member =
+            (any::<u32>(), any::<u64>(), address(), any::<bool>()).prop_map(|(node, life, address, data)| {
+                let role = if data { Role::Data } else { Role::Witness };
+                Member { node: NodeId(node), incarnation: Incarnation(life), address, role }
+            });
+        let view = (any::<u64>(), proptest::collection::vec(member, 0..=MAX_NODES))
+            .prop_map(|(id, members)| Message::Propose(View { id: ViewId(id), members }));
+        prop_oneof![
+            Just(Message::Proof),
+            hello,
+            Just(Message::Use),
+            view,
+            Just(Message::Ready),
+            Just(Message::Commit),
+            Just(Message::Goodbye(Goodbye::Ended)),
+            Just(Message::Goodbye(Goodbye::Left)),
+            (any::<u32>(), any::<u32>(), text(400)).prop_map(|(node, by, reason)| {
+                Message::Goodbye(Goodbye::Lost { node: NodeId(node), by: NodeId(by), reason })
+            }),
+            text(400).prop_map(|why| Message::Goodbye(Goodbye::Broken(why))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_said_is_heard(message in message()) {
+            let bytes = message.encode();
+            let most = if matches!(message, Message::Hello(_)) { STRANGER_LEN } else { PEER_LEN };
+            prop_assert!(bytes.len() <= most - 40, "with kind and tag it fits a frame");
+            prop_assert_eq!(Message::decode(&bytes), Ok(message));
+        }
+
+        // S1: total, and what it accepts it would have said itself within the bounds.
+        #[test]
+        fn garbage_is_an_error_or_a_message(bytes: Vec<u8>) {
+            if let Ok(message) = Message::decode(&bytes) {
+                prop_assert_eq!(Message::decode(&message.encode()), Ok(message));
+            }
+        }
+
+        #[test]
+        fn a_message_that_was_cut_or_changed_never_panics(message in message(), at: prop::sample::Index, value: u8) {
+            let mut bytes = message.encode();
+            let at = at.index(bytes.len());
+            let _ = Message::decode(&bytes[..at]);
+            bytes[at] = value;
+            let _ = Message::decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_or_too_much_is_refused() {
+        let mut bytes = Message::Goodbye(Goodbye::Broken("x".repeat(STRANGER_LEN + 1))).encode();
+        assert!(Message::decode(&bytes).unwrap_err().to_string().contains("a reason of 4097"));
+        bytes = Message::Commit.encode();
+        bytes.push(0);
+        assert!(Message::decode(&bytes).unwrap_err().to_string().contains("1 bytes follow"));
+        assert!(Message::decode(&[]).is_err());
+    }
+}

@@ -43,7 +43,7 @@ pub enum LinkNews {
     /// The link to a peer is there.
     Up(Box<Hello>),
     /// It is gone.
-    Down { node: NodeId, incarnation: Incarnation, why: String },
+    Down(NodeId, String),
     /// A peer says something.
     Said(NodeId, Message),
     /// There is still no link to that peer, and this is why.
@@ -120,14 +120,16 @@ impl Links {
     pub fn new(
         me: NodeId,
         key: Option<SharedKey>,
+        peers: &BTreeMap<NodeId, SocketAddr>,
         random: Random,
     ) -> Self {
+        let peer = |&address| Peer { address, up: None, dial_at: Time(0), pause: FIRST_PAUSE };
         Self {
             me,
             key,
             random,
             hello: None,
-            peers: BTreeMap::new(),
+            peers: peers.iter().map(|(node, address)| (*node, peer(address))).collect(),
             connections: BTreeMap::new(),
             next: 0,
             requests: VecDeque::new(),
@@ -135,24 +137,6 @@ impl Links {
         }
     }
 
-    /// Dials this peer until there is a link, and again when it is lost.
-    pub fn know(&mut self, node: NodeId, address: SocketAddr, now: Time) {
-        if node == self.me { return; }
-        let fresh = || Peer { address, up: None, dial_at: now, pause: FIRST_PAUSE };
-        self.peers.entry(node).or_insert_with(fresh).address = address;
-        self.dial(now);
-    }
-    /// Closes.
-    pub fn forget(&mut self, node: NodeId) {
-        if let Some(peer) = self.peers.remove(&node) && let Some(up) = peer.up { self.close(up.connection); }
-        let of: Vec<_> = self.connections.iter().filter(|(_, e)| e.dialled == Some(node) || e.hello.as_ref().is_some_and(|h| h.node == node)).map(|(id, _)| *id).collect();
-        for id in of { self.close(id); }
-    }
-    /// Dials.
-    pub fn seed(&mut self, address: SocketAddr, now: Time) {
-        if self.peers.values().any(|p| p.address == address) { return; }
-        if let Some(id) = self.insert(None, now) { self.requests.push_back(Request::Dial(id, address)); self.connections.get_mut(&id).unwrap().connection.dialled(); }
-    }
     /// Cuts all links and begins anew, as whom `hello` says; without one, stays alone. Nothing of the old links is told
     /// any more.
     pub fn restart(&mut self, now: Time, hello: Option<&Hello>) {
@@ -205,7 +189,7 @@ impl Links {
     /// A connection is gone, or could not be made.
     pub fn on_closed(&mut self, id: ConnectionId, now: Time, why: &str) {
         if let Some(entry) = self.connections.remove(&id) {
-            self.forget_(id, &entry, now, why);
+            self.forget(id, &entry, now, why);
         }
     }
 
@@ -288,9 +272,7 @@ impl Links {
                     return false;
                 }
                 let node = hello.node;
-                let address = hello.address;
                 entry.hello = Some(Box::new(hello));
-                self.peers.entry(node).or_insert(Peer { address, up: None, dial_at: now, pause: FIRST_PAUSE });
                 // One decides which connection counts: the lower id.
                 if self.me < node { self.choose(id, node, now) } else { true }
             }
@@ -355,7 +337,7 @@ impl Links {
                 format!("node {node} was started again (as {}, it was {})", up.incarnation, old.incarnation)
             };
             self.close(old.connection);
-            self.news.push_back(LinkNews::Down { node, incarnation: old.incarnation, why });
+            self.news.push_back(LinkNews::Down(node, why));
         }
         self.news.push_back(LinkNews::Up(hello));
     }
@@ -369,7 +351,7 @@ impl Links {
     fn end_refusing(&mut self, id: ConnectionId, now: Time, who: Option<NodeId>, why: &str) {
         let Some(mut entry) = self.connections.remove(&id) else { return };
         entry.connection.refuse(why);
-        self.forget_(id, &entry, now, why);
+        self.forget(id, &entry, now, why);
         if let Some(who) = who.filter(|who| entry.dialled != Some(*who)) {
             self.trouble(who, format!("refused: {why}"));
         }
@@ -384,12 +366,12 @@ impl Links {
         }
     }
 
-    fn forget_(&mut self, id: ConnectionId, entry: &Entry, now: Time, why: &str) {
+    fn forget(&mut self, id: ConnectionId, entry: &Entry, now: Time, why: &str) {
         let linked = self.peers.iter_mut().find(|(_, peer)| peer.up.is_some_and(|up| up.connection == id));
         if let Some((node, peer)) = linked {
-            let incarnation = peer.up.map(|u| u.incarnation).unwrap_or(Incarnation(0)); peer.up = None;
+            peer.up = None;
             peer.dial_at = now;
-            self.news.push_back(LinkNews::Down{node:*node, incarnation, why: why.to_owned()});
+            self.news.push_back(LinkNews::Down(*node, why.to_owned()));
         } else if let Some(node) = entry.dialled
             && let Some(peer) = self.peers.get_mut(&node)
         {
