@@ -7,7 +7,7 @@ use consort_dataplane::fabric::LinkDown;
 use consort_dataplane::names::{NodeId, Slot, Time};
 
 use crate::config::NodeConfig;
-use crate::link::message::Hello;
+use crate::link::message::{Hello, Question};
 use crate::link::table::{ConnectionId, LinkNews, Links, Random, Request};
 use crate::membership::{Absent, Decision, Membership, Phase, Stopped};
 use crate::view::View;
@@ -71,12 +71,12 @@ impl Plane {
     /// As configured; `seed` must be 32 bytes that nobody can guess. Waits for the report of fabric number 0.
     pub fn new(config: &NodeConfig, seed: [u8; 32], now: Time) -> Self {
         let mut seeds = Random::new(seed);
-        Self {
-            membership: Membership::new(config, Random::new(seeds.bytes()), now),
-            links: Links::new(config.id, config.key.clone(), &config.peers, Random::new(seeds.bytes())),
-            fabric: 0,
-            orders: VecDeque::new(),
+        let membership = Membership::new(config, Random::new(seeds.bytes()), now);
+        let mut links = Links::new(config.id, config.key.clone(), Random::new(seeds.bytes()));
+        for (node, address) in &config.peers {
+            links.know(*node, *address, now);
         }
+        Self { membership, links, fabric: 0, orders: VecDeque::new() }
     }
 
     /// Where membership stands.
@@ -170,14 +170,24 @@ impl Plane {
                     tracing::debug!(node = %hello.node, incarnation = %hello.incarnation, "control link up");
                     self.membership.on_up(now, *hello);
                 }
-                LinkNews::Down(node, why) => {
-                    tracing::debug!(%node, why, "control link down");
+                LinkNews::Down { node, incarnation, why } => {
+                    tracing::debug!(%node, %incarnation, why, "control link down");
                     self.membership.on_down(now, node, &why);
                 }
                 LinkNews::Said(node, message) => self.membership.on_said(now, node, message),
                 LinkNews::Trouble(node, why) => {
                     tracing::debug!(%node, why, "no control link yet");
                     self.membership.on_trouble(now, node, why);
+                }
+                LinkNews::Unreached(address, why) => tracing::debug!(%address, why, "no seed there yet"),
+                LinkNews::Asked(id, Question::Status) => {
+                    let answer = format!("{{\"phase\":{}}}", quoted(&self.phase().to_string()));
+                    self.links.answer(id, &answer);
+                }
+                LinkNews::Asked(id, Question::Explain) => {
+                    let waiting: Vec<_> =
+                        self.absent().iter().map(|absent| quoted(&absent.to_string())).collect();
+                    self.links.answer(id, &format!("{{\"waiting\":[{}]}}", waiting.join(",")));
                 }
             }
         }
@@ -206,6 +216,16 @@ impl Plane {
             }
         }
     }
+}
+
+/// A text in JSON.
+fn quoted(text: &str) -> String {
+    let escaped = text.chars().map(|c| match c {
+        '"' | '\\' => format!("\\{c}"),
+        c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    });
+    format!("\"{}\"", escaped.collect::<String>())
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use consort_dataplane::names::NodeId;
 
 use crate::config::NodeConfig;
-use crate::link::message::Hello;
-use crate::view::Incarnation;
+use crate::link::message::{Hello, Standing};
+use crate::view::{Incarnation, Role};
 
 /// What this node takes the group to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,7 +57,8 @@ impl Terms {
             incarnation,
             engaged,
             address,
-            members: self.members.iter().map(|node| node.0).collect(),
+            standing: Standing::Founding { members: self.members.iter().map(|node| node.0).collect() },
+            role: Role::Data,
             fabric: self.fabric.clone(),
             guarantee: self.guarantee.clone(),
             ring_bytes: self.ring_bytes,
@@ -83,11 +84,12 @@ impl Terms {
         if you == me {
             return Err(format!("two nodes call themselves node {me}; give every node an id of its own"));
         }
-        if !self.members.contains(&you)
-            || !hello.members.iter().copied().eq(self.members.iter().map(|node| node.0))
+        let Standing::Founding { members } = &hello.standing else {
+            return Err(format!("node {you} is none of those who found a group"));
+        };
+        if !self.members.contains(&you) || !members.iter().copied().eq(self.members.iter().map(|node| node.0))
         {
-            let (mine, yours) =
-                (list(self.members.iter().map(|node| node.0)), list(hello.members.iter().copied()));
+            let (mine, yours) = (list(self.members.iter().map(|node| node.0)), list(members.iter().copied()));
             return differ("members", &mine, &yours, "list the same members at all nodes");
         }
         if hello.fabric != self.fabric {
