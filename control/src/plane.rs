@@ -134,6 +134,11 @@ impl Plane {
                     tracing::debug!(%node, why, "no control link yet");
                     self.membership.on_trouble(now, node, why);
                 }
+                LinkNews::Unreached(address, why) => tracing::debug!(%address, why, "no seed there yet"),
+                LinkNews::Asked(id, question) => {
+                    let answer = self.membership.answer(now, question);
+                    self.links.answer(id, &answer);
+                }
             }
         }
     }

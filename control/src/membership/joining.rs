@@ -48,14 +48,14 @@ impl Membership {
                 }
             }
         }
-        if let Phase::Joining(Some(_)) = self.phase
-            && now.since(self.joining_since) >= JOIN_WITHIN
-        {
+        let lonely = self.peers.values().all(|peer| peer.hello.is_none());
+        if lonely {
+            self.joining_since = now;
+        } else if now.since(self.joining_since) >= JOIN_WITHIN {
             // The group is gone, or something on the way to it is stuck: all links are made anew.
             return self.renew(now);
         }
         if now.since(self.sought) >= SEEK {
-            let lonely = self.peers.values().all(|peer| peer.hello.is_none());
             self.sought = now;
             let founder = !self.terms.joins && !self.others_go_on();
             if lonely && founder {

@@ -34,6 +34,7 @@ mod linking;
 mod installed;
 mod changing;
 mod joining;
+mod answer;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -298,6 +299,7 @@ impl Membership {
         self.detection.restart(now);
         if self.terms.joins || self.others_go_on() {
             self.phase = Phase::Joining(None);
+            self.joining_since = now;
             self.decide(Decision::Greet(self.hello(None)));
             self.seek(now);
         } else {
