@@ -222,17 +222,7 @@ impl Membership {
             if let Some(change) = &mut self.change {
                 change.on_patience();
             }
-            self.nudge();
             self.pump(now, self.terms.me);
-        }
-    }
-
-    /// Tells who leads that there is a reason for a change.
-    pub(super) fn nudge(&mut self) {
-        let (Some(change), Some(view)) = (&self.change, self.view()) else { return };
-        let (leader, view) = (change.leader(), view.id);
-        if leader != self.terms.me {
-            self.say(leader, Message::Change { view, saying: Saying::Nudge });
         }
     }
 

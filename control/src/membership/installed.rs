@@ -7,7 +7,7 @@ use consort_dataplane::names::{NodeId, Time};
 use super::{Decision, Membership, Peer, Phase, Stopped, changing::Changing};
 use crate::change::{Change, Next, Saying, Trimming, Wishes};
 use crate::config::SlowPolicy;
-use crate::link::message::{Goodbye, Message, Standing};
+use crate::link::message::{Goodbye, Hello, Message, Standing};
 use crate::orders::{Install, Order, Pulse};
 use crate::view::{Incarnation, Role, View};
 
@@ -66,8 +66,12 @@ impl Membership {
         }
         // Who came before there was a view to tell of.
         let strangers = self.peers.values().filter_map(|peer| peer.hello.clone());
+        let was_member = |hello: &Hello| {
+            let old = self.before.as_ref().and_then(|old| old.member(hello.node));
+            old.is_some_and(|old| old.incarnation == hello.incarnation)
+        };
         let strangers: Vec<_> = strangers
-            .filter(|hello| self.incarnation_of(hello.node) != Some(hello.incarnation))
+            .filter(|hello| self.incarnation_of(hello.node) != Some(hello.incarnation) && !was_member(hello))
             .filter(|hello| !self.joiners.contains_key(&hello.node))
             .filter(|hello| !matches!(hello.standing, Standing::Member { .. }))
             .collect();
@@ -125,7 +129,6 @@ impl Membership {
         if !change.suspects().contains(&node) {
             tracing::info!(%node, why, "a member is taken for gone");
             change.on_suspect(node);
-            self.nudge();
         }
         self.pump(now, node);
     }
@@ -170,6 +173,13 @@ impl Membership {
             if let Some(change) = self.change.as_mut().filter(|change| change.has_begun()) {
                 change.on_reachable(node);
                 self.pump(now, node);
+            }
+            return;
+        }
+        if let Standing::Member { view } = hello.standing {
+            // It was one, and may not have heard that the group went on without it.
+            if let Some(last) = self.last.clone() {
+                self.say(node, Message::Change { view, saying: Saying::Decided(last) });
             }
             return;
         }
@@ -240,7 +250,6 @@ impl Membership {
         if let Some(change) = &mut self.change {
             change.on_reason();
         }
-        self.nudge();
         self.pump(now, self.terms.me);
     }
 

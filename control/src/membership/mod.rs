@@ -626,5 +626,6 @@ impl Membership {
     }
 }
 
-// TESTS
+#[cfg(test)]
+mod tests;
 
