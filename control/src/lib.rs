@@ -44,8 +44,9 @@ pub mod view;
 pub mod config;
 pub mod change;
 pub mod link;
-pub mod membership;
+pub mod stop;
 pub mod orders;
+pub mod membership;
 pub mod plane;
 // pub mod shell;
 

@@ -8,7 +8,7 @@ use consort_dataplane::names::{NodeId, Slot, ViewId};
 use consort_dataplane::session::{Blocked, Frontiers};
 
 use crate::change::{Cut, Frozen};
-use crate::membership::{Absent, Stopped};
+use crate::stop::{Absent, Stopped};
 use crate::view::{GroupId, View};
 
 /// Names one link of this node's fabric. A slot is used again, a number never: so news of an old link can be told from news of the

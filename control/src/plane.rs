@@ -67,10 +67,10 @@ impl Plane {
             }
             Report::Prepared(..) => {}
             Report::Up(number) => self.membership.on_fabric_up(now, number),
-            Report::Down(number, why) => self.membership.on_fabric_down(now, number, why),
+            Report::Down(number, why) => self.membership.on_fabric_down(now, number, &why),
             Report::Fault(node, reason) => self.membership.on_fault(now, node, reason),
             Report::Wedged(view, frozen) => self.membership.on_wedged(now, view, frozen),
-            Report::Bytes(part, bytes) => self.membership.on_bytes(part, bytes),
+            Report::Bytes(part, bytes) => self.membership.on_bytes(part, bytes.as_deref()),
             Report::Supplied(part, sound) => self.membership.on_supplied(now, part, sound),
             Report::Retired(view) => self.membership.on_retired(now, view),
             Report::Pulse(pulse) => self.membership.on_pulse(now, pulse),

@@ -32,8 +32,8 @@
 //! # What a decision does not say
 //! That the others live. A member of the next view that is gone by then is the next change's business.
 
-mod ballot;
 mod value;
+mod ballot;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -266,7 +266,8 @@ impl Change {
     /// Whether this member has everything below the trims of a value. Whoever goes on has; who leaves may have been left behind.
     pub fn covers(&self, next: &Next) -> bool {
         let Some(report) = self.report.as_ref().filter(|_| !self.wedging) else { return false };
-        let covers = |(cut, frozen): (&Cut, &Frozen)| cut.trim.iter().zip(&frozen.received).all(|(to, at)| to <= at);
+        let covers =
+            |(cut, frozen): (&Cut, &Frozen)| cut.trim.iter().zip(&frozen.received).all(|(to, at)| to <= at);
         next.cuts.iter().zip(&report.frozen).all(covers)
     }
 

@@ -128,7 +128,8 @@ impl NodeConfig {
             config.slow = match value.get_ref().as_str() {
                 "wait" => SlowPolicy::Wait,
                 time => {
-                    let after = duration(time).map_err(|problem| source.fault("slow", &value.span(), problem))?;
+                    let after =
+                        duration(time).map_err(|problem| source.fault("slow", &value.span(), problem))?;
                     SlowPolicy::Evict(after)
                 }
             };

@@ -276,16 +276,31 @@ impl NodeConfig {
             return fault(if self.advertise.is_some() { "advertise" } else { "listen" }, problem);
         }
         if self.silence < LEAST_SILENCE {
-            return fault("silence", format!("{:?}; take {LEAST_SILENCE:?} or more: a busy machine is silent for as long", self.silence));
+            return fault(
+                "silence",
+                format!(
+                    "{:?}; take {LEAST_SILENCE:?} or more: a busy machine is silent for as long",
+                    self.silence
+                ),
+            );
         }
         if self.quorum_within < self.silence {
-            return fault("quorum_within", format!("{:?}; take at least `silence`, {:?}", self.quorum_within, self.silence));
+            return fault(
+                "quorum_within",
+                format!("{:?}; take at least `silence`, {:?}", self.quorum_within, self.silence),
+            );
         }
         if !self.join.is_empty() && !self.peers.is_empty() {
-            return fault("join", "a node joins a group or founds one: give `join` or `peers`, not both".to_owned());
+            return fault(
+                "join",
+                "a node joins a group or founds one: give `join` or `peers`, not both".to_owned(),
+            );
         }
         if let Some(address) = self.join.iter().find(|at| at.port() == 0 || unreachable(at.ip())) {
-            return fault("join", format!("{address} can't be dialled: write what some member has as `listen`"));
+            return fault(
+                "join",
+                format!("{address} can't be dialled: write what some member has as `listen`"),
+            );
         }
         if self.members().len() > MAX_NODES {
             return fault(

@@ -96,21 +96,34 @@ impl Membership {
                     let needed = view.majority();
                     reason(
                         "V1",
-                        format!("a majority is {needed} of {}, and nodes {unreached:?} can't be reached", view.members.len()),
+                        format!(
+                            "a majority is {needed} of {}, and nodes {unreached:?} can't be reached",
+                            view.members.len()
+                        ),
                     );
                 }
             }
-            Phase::Joining(_) | Phase::Renewing { .. } => reason("V7", format!("this node is {}", self.phase)),
+            Phase::Joining(_) | Phase::Renewing { .. } => {
+                reason("V7", format!("this node is {}", self.phase));
+            }
             Phase::Stopped(why) => reason("V5", why.to_string()),
             _ => {}
         }
         if let Some(still) = self.pulsed.map(|at| now.since(at)).filter(|still| *still >= STUCK) {
-            reason("V9", format!("this node's engine was last heard {still:?} ago: a callback that does not return?"));
+            reason(
+                "V9",
+                format!("this node's engine was last heard {still:?} ago: a callback that does not return?"),
+            );
         }
         for (node, beats) in self.detection.beats() {
             if beats.still >= STUCK {
                 let still = beats.still;
-                reason("V9", format!("the engine of node {node} has stood still for {still:?} although its process lives"));
+                reason(
+                    "V9",
+                    format!(
+                        "the engine of node {node} has stood still for {still:?} although its process lives"
+                    ),
+                );
             }
         }
         for session in &self.sessions {

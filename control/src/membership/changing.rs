@@ -146,12 +146,8 @@ impl Membership {
         if self.changing.wedging > 0 {
             return; // more is being fenced; the last report counts
         }
-        let report = Report {
-            frozen,
-            severed: self.severed(),
-            linked: self.joiners_linked(),
-            free: self.is_free(),
-        };
+        let report =
+            Report { frozen, severed: self.severed(), linked: self.joiners_linked(), free: self.is_free() };
         if let Some(change) = &mut self.change {
             change.on_wedged(report);
         }
@@ -258,7 +254,8 @@ impl Membership {
         if !self.rejoin {
             return self.stop(crate::link::message::Goodbye::Left, reason);
         }
-        let seeds: Vec<_> = self.view().into_iter().flat_map(|view| view.members.iter()).map(|it| it.address).collect();
+        let seeds: Vec<_> =
+            self.view().into_iter().flat_map(|view| view.members.iter()).map(|it| it.address).collect();
         self.seeds.extend(seeds);
         self.seeds.remove(&self.address);
         self.drive(Order::Over(reason));
@@ -310,12 +307,12 @@ impl Membership {
     }
 
     /// What was to be read for others.
-    pub(super) fn send_part(&mut self, part: Part, bytes: Option<Vec<u8>>) {
+    pub(super) fn send_part(&mut self, part: Part, bytes: Option<&[u8]>) {
         let (these, others): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.wanted).into_iter().partition(|(_, want)| part_of(want) == Some(part));
         self.wanted = others;
         for (node, want) in these {
-            let Some(bytes) = &bytes else { continue }; // it asks another, in time
+            let Some(bytes) = bytes else { continue }; // it asks another, in time
             let pieces = bytes.chunks(PIECE).count();
             for (piece, bytes) in bytes.chunks(PIECE).enumerate() {
                 let at = (piece * PIECE) as u64;
@@ -325,15 +322,17 @@ impl Membership {
         }
     }
 
-    pub(super) fn on_part(&mut self, from: NodeId, want: Want, at: u64, bytes: Vec<u8>, last: bool) {
-        let Some(place) = self.changing.fetches.iter().position(|fetching| fetching.want == want) else { return };
+    pub(super) fn on_part(&mut self, from: NodeId, want: Want, at: u64, bytes: &[u8], last: bool) {
+        let Some(place) = self.changing.fetches.iter().position(|fetching| fetching.want == want) else {
+            return;
+        };
         let fetching = &mut self.changing.fetches[place];
         let most = want.to.saturating_sub(want.from);
         let fits = fetching.bytes.len() as u64 == at && at + bytes.len() as u64 <= most;
         if fetching.asked.last() != Some(&from) || !fits {
             return;
         }
-        fetching.bytes.extend_from_slice(&bytes);
+        fetching.bytes.extend_from_slice(bytes);
         if last && fetching.bytes.len() as u64 == most {
             let bytes = self.changing.fetches.swap_remove(place).bytes;
             if let Some(part) = part_of(&want) {
@@ -364,5 +363,11 @@ impl Membership {
 
 fn part_of(want: &Want) -> Option<Part> {
     let rank = usize::try_from(want.rank).ok()?;
-    (want.from < want.to).then_some(Part { view: want.view, group: want.group, rank, from: want.from, to: want.to })
+    (want.from < want.to).then_some(Part {
+        view: want.view,
+        group: want.group,
+        rank,
+        from: want.from,
+        to: want.to,
+    })
 }

@@ -88,9 +88,9 @@ impl Membership {
         if met != Some(incarnation) {
             let known = met.is_some();
             let why = if known { "it was started again" } else { "its control link is down" };
-            self.gone(now, node, incarnation, why.to_owned());
+            self.gone(now, node, incarnation, why);
         } else if self.wants_link(node) && !self.links.is_up(node) {
-            self.gone(now, node, incarnation, "its fabric link is down".to_owned());
+            self.gone(now, node, incarnation, "its fabric link is down");
         }
     }
 
@@ -110,7 +110,7 @@ impl Membership {
     }
 
     /// That life of a node is gone, as far as this node knows (F5, V9).
-    pub(super) fn gone(&mut self, now: Time, node: NodeId, incarnation: Incarnation, why: String) {
+    pub(super) fn gone(&mut self, now: Time, node: NodeId, incarnation: Incarnation, why: &str) {
         if self.joiners.get(&node).is_some_and(|joiner| joiner.member.incarnation == incarnation) {
             self.joiners.remove(&node);
             self.unlink(node);
@@ -191,7 +191,9 @@ impl Membership {
         let why = match goodbye {
             Goodbye::Ended | Goodbye::Left => "it left without order".to_owned(),
             Goodbye::Broken(reason) => format!("it couldn't go on: {reason}"),
-            Goodbye::Lost { reason, .. } | Goodbye::Misbehaved { reason, .. } => format!("it stopped: {reason}"),
+            Goodbye::Lost { reason, .. } | Goodbye::Misbehaved { reason, .. } => {
+                format!("it stopped: {reason}")
+            }
         };
         let hello = self.peers.get(&node).and_then(|peer| peer.hello.as_ref());
         if let Some(incarnation) = hello.map(|hello| hello.incarnation) {
@@ -261,7 +263,7 @@ impl Membership {
             for node in self.detection.silent() {
                 self.detection.on_heard(node); // counted anew: it is suspected once
                 if let Some(incarnation) = self.incarnation_of(node) {
-                    self.gone(now, node, incarnation, "it is silent".to_owned());
+                    self.gone(now, node, incarnation, "it is silent");
                 } else {
                     self.joiners.remove(&node);
                     self.unlink(node);
@@ -276,7 +278,8 @@ impl Membership {
     }
 
     pub(super) fn watch_due(&self) -> Option<Time> {
-        let joiners = self.joiners.values().filter(|joiner| self.is_ready(joiner)).map(|joiner| joiner.try_at);
+        let joiners =
+            self.joiners.values().filter(|joiner| self.is_ready(joiner)).map(|joiner| joiner.try_at);
         let joiners = joiners.filter(|_| matches!(self.phase, Phase::Installed(_)));
         joiners.chain(self.changing.due()).chain([self.detection.due()]).min()
     }
@@ -290,7 +293,7 @@ impl Membership {
         for node in self.detection.blocked(after) {
             if let Some(incarnation) = self.incarnation_of(node) {
                 let why = format!("its engine has stood still for {after:?}: a callback that doesn't return");
-                self.gone(now, node, incarnation, why);
+                self.gone(now, node, incarnation, &why);
             }
         }
     }

@@ -70,9 +70,10 @@ impl Membership {
     }
 
     /// A member tells which view there is.
-    pub(super) fn on_welcome(&mut self, now: Time, from: NodeId, view: View) {
-        let sender = self.peers.get(&from).and_then(|peer| peer.hello.as_ref()).map(|hello| hello.incarnation);
-        if view.member(from).map(|member| member.incarnation) != sender || !Self::has_data(&view) {
+    pub(super) fn on_welcome(&mut self, now: Time, from: NodeId, view: &View) {
+        let sender =
+            self.peers.get(&from).and_then(|peer| peer.hello.as_ref()).map(|hello| hello.incarnation);
+        if view.member(from).map(|member| member.incarnation) != sender || !Self::has_data(view) {
             return;
         }
         if let Phase::Joining(Some(known)) = &self.phase
@@ -167,7 +168,7 @@ impl Membership {
         }
         // Another life of a member is proof that the old one is gone.
         if let Some(old) = self.incarnation_of(node) {
-            self.gone(now, node, old, "it was started again".to_owned());
+            self.gone(now, node, old, "it was started again");
         }
         self.forget_peer(node);
         let Some(view) = self.view().cloned() else { return };
@@ -201,7 +202,10 @@ impl Membership {
             || self.links.is_up(joiner.member.node)
                 && self.links.incarnation(joiner.member.node) == Some(joiner.member.incarnation);
         let others = view.members.iter().filter(|member| !goes(&member.node));
-        reached && others.filter(|member| member.role == Role::Data).all(|member| joiner.linked.contains(&member.incarnation))
+        reached
+            && others
+                .filter(|member| member.role == Role::Data)
+                .all(|member| joiner.linked.contains(&member.incarnation))
     }
 
     /// All that can be admitted.

@@ -31,8 +31,10 @@ impl Membership {
     /// Something changed: maybe this node is ready, maybe all are.
     pub(super) fn link(&mut self, now: Time) {
         let met = |node| self.peers.get(node).is_some_and(|peer| peer.hello.is_some());
-        let linked =
-            self.founders.keys().all(|node| met(node) && (self.links.is_up(*node) || !self.wants_link(*node)));
+        let linked = self
+            .founders
+            .keys()
+            .all(|node| met(node) && (self.links.is_up(*node) || !self.wants_link(*node)));
         let Phase::Linking { ready, .. } = &mut self.phase else { return };
         if !linked {
             return;

@@ -25,14 +25,13 @@
 //! Of past views one decision, the last: whoever still asks about an older one is answered with it. Everything else is
 //! of this view and the one before, whose memory the next one will use (V10).
 
-mod stop;
 mod terms;
 mod data_links;
 mod detection;
 mod gathering;
+mod changing;
 mod linking;
 mod installed;
-mod changing;
 mod joining;
 mod answer;
 
@@ -54,8 +53,8 @@ use crate::view::{Incarnation, Member, Role, View};
 use data_links::DataLinks;
 use detection::Detection;
 
+pub use crate::stop::{Absent, Stopped};
 pub use detection::Beats;
-pub use stop::{Absent, Stopped};
 pub use terms::Terms;
 
 /// Where membership stands (V11). Prints as a phrase.
@@ -285,7 +284,8 @@ impl Membership {
     /// # Errors
     /// The reason, for both sides.
     pub fn judge(&self, hello: &Hello) -> Result<(), String> {
-        let founding = matches!(self.phase, Phase::Renewing { .. } | Phase::Gathering | Phase::Linking { .. });
+        let founding =
+            matches!(self.phase, Phase::Renewing { .. } | Phase::Gathering | Phase::Linking { .. });
         self.terms.judge(hello, founding)
     }
 
@@ -348,7 +348,7 @@ impl Membership {
             Phase::Linking { .. } => self.fail(now, node, why),
             Phase::Joining(_) => self.missed(now, node, incarnation),
             Phase::Installed(_) | Phase::Changing(..) => {
-                self.gone(now, node, incarnation, format!("its control link broke ({why})"));
+                self.gone(now, node, incarnation, &format!("its control link broke ({why})"));
             }
             Phase::Renewing { .. } | Phase::Stopped(_) => {}
         }
@@ -368,7 +368,9 @@ impl Membership {
         self.detection.on_heard(node);
         match (&self.phase, message) {
             (Phase::Stopped(_), _) | (_, Message::Alive) => {}
-            (Phase::Gathering | Phase::Joining(_), Message::Welcome { view }) => self.on_welcome(now, node, view),
+            (Phase::Gathering | Phase::Joining(_), Message::Welcome { view }) => {
+                self.on_welcome(now, node, &view);
+            }
             (Phase::Gathering, Message::Propose(view)) => self.on_proposal(now, node, view),
             (Phase::Linking { .. }, Message::Ready) => self.on_ready(now, node),
             (Phase::Linking { ready: true, .. }, Message::Commit) => self.on_commit(now, node),
@@ -377,7 +379,7 @@ impl Membership {
             (_, Message::Leaving) => self.on_leaving(now, node),
             (_, Message::Linked { view, to }) => self.on_linked(now, node, view, to),
             (_, Message::Want(want)) => self.on_want(node, want),
-            (_, Message::Part { want, at, bytes, last }) => self.on_part(node, want, at, bytes, last),
+            (_, Message::Part { want, at, bytes, last }) => self.on_part(node, want, at, &bytes, last),
             (_, Message::Goodbye(goodbye)) => self.on_goodbye(now, node, &goodbye),
             // Founding's words that come late, or from who begins anew, say nothing any more.
             (_, Message::Propose(_) | Message::Ready | Message::Commit | Message::Welcome { .. }) => {}
@@ -402,7 +404,7 @@ impl Membership {
     }
 
     /// A link of the fabric is gone, or never came.
-    pub fn on_fabric_down(&mut self, now: Time, number: LinkNumber, why: LinkDown) {
+    pub fn on_fabric_down(&mut self, now: Time, number: LinkNumber, why: &LinkDown) {
         let Some((node, incarnation)) = self.links.node_of(number) else { return };
         let words = format!("fabric {}: {why}", self.terms.fabric);
         match self.phase {
@@ -413,7 +415,7 @@ impl Membership {
             }
             Phase::Installed(_) | Phase::Changing(..) => {
                 self.sever(node);
-                self.gone(now, node, incarnation, words);
+                self.gone(now, node, incarnation, &words);
             }
             _ => {}
         }
@@ -430,7 +432,7 @@ impl Membership {
     }
 
     /// A part of a ring that another member wants was read.
-    pub fn on_bytes(&mut self, part: Part, bytes: Option<Vec<u8>>) {
+    pub fn on_bytes(&mut self, part: Part, bytes: Option<&[u8]>) {
         self.send_part(part, bytes);
     }
 
@@ -509,7 +511,9 @@ impl Membership {
     /// For whom the start waits.
     pub fn absent(&self) -> Vec<Absent> {
         let view = match &self.phase {
-            Phase::Installed(_) | Phase::Changing(..) | Phase::Stopped(_) | Phase::Joining(_) => return Vec::new(),
+            Phase::Installed(_) | Phase::Changing(..) | Phase::Stopped(_) | Phase::Joining(_) => {
+                return Vec::new();
+            }
             Phase::Linking { view, .. } => Some(view),
             _ => None,
         };
@@ -598,7 +602,7 @@ impl Membership {
                 tracing::error!(%node, reason, "it breaks the protocol and is cut off");
                 self.sever(node);
                 if let Some(incarnation) = self.incarnation_of(node) {
-                    self.gone(now, node, incarnation, format!("it breaks the protocol: {reason}"));
+                    self.gone(now, node, incarnation, &format!("it breaks the protocol: {reason}"));
                 }
                 self.decide(Decision::Forget(node));
             }
@@ -628,4 +632,3 @@ impl Membership {
 
 #[cfg(test)]
 mod tests;
-

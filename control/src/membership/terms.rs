@@ -98,8 +98,7 @@ impl Terms {
             && (!self.members.contains(&you)
                 || !members.iter().copied().eq(self.members.iter().map(|node| node.0)))
         {
-            let (mine, yours) =
-                (list(self.members.iter().map(|node| node.0)), list(members.iter().copied()));
+            let (mine, yours) = (list(self.members.iter().map(|node| node.0)), list(members.iter().copied()));
             return differ("members", &mine, &yours, "list the same members at all nodes");
         }
         if hello.fabric != self.fabric {

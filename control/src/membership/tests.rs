@@ -96,8 +96,10 @@ impl World {
                     "corrupt" => LinkDown::Corrupt("a bad frame".to_owned()),
                     _ => LinkDown::Broken(why),
                 };
-                if let Some((number, ..)) = self.nodes.get_mut(&id(1)).and_then(|node| node.fabric.remove(&id(2))) {
-                    self.tell(id(1), |membership, now| membership.on_fabric_down(now, number, why));
+                if let Some((number, ..)) =
+                    self.nodes.get_mut(&id(1)).and_then(|node| node.fabric.remove(&id(2)))
+                {
+                    self.tell(id(1), |membership, now| membership.on_fabric_down(now, number, &why));
                 }
             }
             "wedged" => self.wedged(id(1)),
@@ -321,29 +323,19 @@ impl World {
         node.fabric.remove(&peer);
         if let Some((number, _, true)) = self.nodes.get_mut(&peer).and_then(|node| node.fabric.remove(&id)) {
             let why = LinkDown::Broken("cut off".to_owned());
-            self.tell(peer, |membership, now| membership.on_fabric_down(now, number, why));
+            self.tell(peer, |membership, now| membership.on_fabric_down(now, number, &why));
         }
     }
 
     /// The driver has wedged: everybody has received the same.
     fn wedged(&mut self, id: u32) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        for view in std::mem::take(&mut node.wedging) {
-            let ranks = node.session.filter(|(known, _)| *known == view).map_or(0, |(_, ranks)| ranks);
-            let frozen = Frozen { group: GroupId::MAIN, received: vec![64; ranks] };
-            self.tell(id, |membership, now| membership.on_wedged(now, view, vec![frozen]));
-            let Some(again) = self.nodes.get_mut(&id) else { return };
-            if again.session.is_none() {
-                return;
-            }
-            return self.wedged_rest(id);
-        }
-    }
-
-    fn wedged_rest(&mut self, id: u32) {
-        if self.nodes.get(&id).is_some_and(|node| !node.wedging.is_empty()) {
-            self.wedged(id);
-        }
+        let Some(view) = node.wedging.pop() else { return };
+        let ranks = node.session.filter(|(known, _)| *known == view).map_or(0, |(_, ranks)| ranks);
+        let frozen = Frozen { group: GroupId::MAIN, received: vec![64; ranks] };
+        let frozen = if ranks > 0 { vec![frozen] } else { Vec::new() };
+        self.tell(id, |membership, now| membership.on_wedged(now, view, frozen));
+        self.wedged(id);
     }
 
     fn prepared(&mut self, id: u32) {
@@ -420,7 +412,10 @@ impl World {
             return false;
         }
         for (id, peer) in [(one, other), (other, one)] {
-            let Some((number, _, up)) = self.nodes.get_mut(&id).and_then(|it| it.fabric.get_mut(&peer)) else { continue };
+            let Some((number, _, up)) = self.nodes.get_mut(&id).and_then(|it| it.fabric.get_mut(&peer))
+            else {
+                continue;
+            };
             *up = true;
             let number = *number;
             self.tell(id, |membership, now| membership.on_fabric_up(now, number));

@@ -295,7 +295,9 @@ impl World {
                 self.parted = (side, heal);
             }
             Happening::Leave(id) => {
-                if let Some(at) = self.alive(id).filter(|at| self.starts[*at].plane.membership.view().is_some()) {
+                if let Some(at) =
+                    self.alive(id).filter(|at| self.starts[*at].plane.membership.view().is_some())
+                {
                     self.trouble.leaves += 1;
                     let now = self.now;
                     self.starts[at].plane.on_report(now, Report::Leaving);
@@ -555,13 +557,18 @@ impl World {
     fn traffic(&mut self) {
         for at in 0..self.starts.len() {
             let alive = self.starts[at].alive && self.now >= self.starts[at].paused_until;
-            let Some(session) = self.starts[at].session.as_ref().filter(|it| alive && !it.wedged) else { continue };
+            let Some(session) = self.starts[at].session.as_ref().filter(|it| alive && !it.wedged) else {
+                continue;
+            };
             let (lineage, view, ranks) = (session.lineage, session.view.clone(), session.received.len());
             let me = view.data().position(|member| member.incarnation == session.incarnation);
             let rank = self.choices.below(ranks as u64) as usize;
             let Some(sender) = view.data().nth(rank).map(|member| member.incarnation) else { continue };
             let of = |start: &Node, incarnation| {
-                let it = start.session.as_ref().filter(|it| it.incarnation == incarnation && it.view.id == view.id)?;
+                let it = start
+                    .session
+                    .as_ref()
+                    .filter(|it| it.incarnation == incarnation && it.view.id == view.id)?;
                 Some(it.received.clone())
             };
             let sent = self.starts.iter().find_map(|start| of(start, sender)).map(|received| received[rank]);
@@ -579,7 +586,8 @@ impl World {
             }
             for rank in 0..ranks {
                 // Who is dead or a view behind or ahead acknowledges nothing new: what it has acknowledged is unknown here, so nothing.
-                let stable = received.iter().map(|all| all.as_ref().map_or(0, |all| all[rank])).min().unwrap_or(0);
+                let stable =
+                    received.iter().map(|all| all.as_ref().map_or(0, |all| all[rank])).min().unwrap_or(0);
                 let to = if atomic { stable.min(session.received[rank]) } else { session.received[rank] };
                 if to > session.delivered[rank] {
                     session.delivered[rank] = to;
@@ -628,7 +636,8 @@ impl World {
                 for slot in fence {
                     self.fence(at, slot);
                 }
-                let frozen = match self.starts[at].session.as_mut().filter(|session| session.view.id == view) {
+                let frozen = match self.starts[at].session.as_mut().filter(|session| session.view.id == view)
+                {
                     Some(session) => {
                         session.wedged = true;
                         vec![Frozen { group: GroupId::MAIN, received: session.received.clone() }]
@@ -648,7 +657,8 @@ impl World {
             Order::Supply { part, bytes } => {
                 let session = self.starts[at].session.as_mut().filter(|session| session.view.id == part.view);
                 let sound = session.is_some_and(|session| {
-                    let sound = bytes.len() as u64 == part.to - part.from && session.received[part.rank] == part.from;
+                    let sound =
+                        bytes.len() as u64 == part.to - part.from && session.received[part.rank] == part.from;
                     if sound {
                         session.received[part.rank] = part.to;
                     }
@@ -687,10 +697,11 @@ impl World {
         let lineage = match &old {
             Some(old) => old.lineage,
             None if view.id == ViewId(1) => self.found(&view),
-            None => self.views.iter().find(|((_, id), known)| *id == view.id && **known == view).map_or_else(
-                || self.lineage_of(&view),
-                |((lineage, _), _)| *lineage,
-            ),
+            None => self
+                .views
+                .iter()
+                .find(|((_, id), known)| *id == view.id && **known == view)
+                .map_or_else(|| self.lineage_of(&view), |((lineage, _), _)| *lineage),
         };
         let known = self.views.entry((lineage, view.id)).or_insert_with(|| view.clone());
         if *known != view {
@@ -714,7 +725,8 @@ impl World {
                 };
                 cut.trim.iter().zip(most).any(|(trim, most)| trim < most)
             });
-            let lacking = cut.first().is_some_and(|cut| cut.trim.iter().zip(&old.received).any(|(t, r)| t > r));
+            let lacking =
+                cut.first().is_some_and(|cut| cut.trim.iter().zip(&old.received).any(|(t, r)| t > r));
             if known != cut || lost || lacking {
                 self.failure = Some(format!(
                     "{} ends at {cut:?} at node {} and at {known:?} elsewhere; delivered {most:?}, received {:?}",
