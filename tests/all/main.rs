@@ -5,4 +5,5 @@ mod sim;
 mod corruption;
 mod story;
 mod driven;
+mod ask;
 mod conformance;

@@ -83,7 +83,7 @@ impl Preamble {
         Self::of(VERSIONS, key.is_some(), nonce)
     }
 
-    pub(super) fn of(versions: (u16, u16), keyed: bool, nonce: [u8; 32]) -> Self {
+    pub(crate) fn of(versions: (u16, u16), keyed: bool, nonce: [u8; 32]) -> Self {
         let mut bytes = [0; PREAMBLE];
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..10].copy_from_slice(&versions.0.to_le_bytes());

@@ -665,3 +665,6 @@ impl Links {
         id
     }
 }
+
+#[cfg(test)]
+mod tests;
