@@ -6,3 +6,4 @@ mod corruption;
 mod story;
 mod driven;
 mod conformance;
+mod model;

@@ -329,7 +329,7 @@ impl Change {
         self.wishes = wishes;
     }
 
-    /// There is a reason for a change: begins one, if this member leads and none is under way; else tells who leads.
+    /// There is a reason for a change: begins one, if this member leads and none is under way; else tells who may lead.
     pub fn on_reason(&mut self) {
         if self.decided.is_some() {
             return;
@@ -337,7 +337,15 @@ impl Change {
         if self.leader() == self.me {
             self.begin();
         } else if !self.has_begun() {
-            self.say(self.leader(), Saying::Nudge);
+            self.nudge();
+        }
+    }
+
+    /// Tells all who may lead. Whom this member suspects, the others may follow: it is told too, if it can be reached.
+    fn nudge(&mut self) {
+        let older = self.view.nodes().into_iter().take_while(|node| *node != self.me);
+        for node in older.collect::<Vec<_>>() {
+            self.say(node, Saying::Nudge);
         }
     }
 
@@ -378,7 +386,7 @@ impl Change {
             if self.leader() == self.me {
                 return self.propose();
             }
-            return self.say(self.leader(), Saying::Nudge);
+            return self.nudge();
         };
         let had_value = proposal.next.is_some();
         if !had_value {
