@@ -93,7 +93,7 @@ impl Model for World {
                 state.take(&envelope);
             }
             Step::Wedged(at) => state.wedged(self, at),
-            Step::Receive(at, rank) => state.at(at, |node| node.received[rank] += 1),
+            Step::Receive(at, rank) => state.receive(at, rank),
             Step::Supply(at, index) => state.supply(at, index),
             Step::Free(at) => state.free(at),
             Step::Suspect(at, other) => {
@@ -166,9 +166,17 @@ impl fmt::Display for Found {
 
 /// Takes every step in every order: all of them, or until a property is broken.
 pub fn explore(world: &World) -> Found {
+    look(world, HasDiscoveries::AnyFailures)
+}
+
+/// Takes every step in every order, until this property is broken.
+pub fn seek(world: &World, property: &'static str) -> Found {
+    look(world, HasDiscoveries::AllOf([property].into()))
+}
+
+fn look(world: &World, until: HasDiscoveries) -> Found {
     let began = Instant::now();
-    let checker = world.clone().checker().threads(2).finish_when(HasDiscoveries::AnyFailures);
-    let checker = checker.spawn_bfs().join();
+    let checker = world.clone().checker().threads(2).finish_when(until).spawn_bfs().join();
     let found = checker.discoveries();
     let broken = found.iter().filter(|(name, _)| **name != DECIDES).map(|(name, path)| {
         let steps = path.clone().into_actions().iter().map(|step| format!("{step:?}")).collect();

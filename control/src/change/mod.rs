@@ -444,13 +444,14 @@ impl Change {
     /// What was missing of a ring is here.
     pub fn on_supplied(&mut self, rank: usize, to: u64) {
         let Some(received) = self.report.as_mut().and_then(|report| report.received(rank)) else { return };
-        *received = (*received).max(to);
-        let received = *received;
-        if self.filling.get(&rank).is_some_and(|to| *to <= received) {
-            self.filling.remove(&rank);
-            if self.filling.is_empty() {
-                self.promise();
-            }
+        if to <= *received {
+            return;
+        }
+        *received = to;
+        self.filling.retain(|filling, most| *filling != rank || *most > to);
+        // It may have been asked for in a ballot before this one: whoever leads is told all the same.
+        if self.filling.is_empty() {
+            self.promise();
         }
     }
 
@@ -693,6 +694,9 @@ impl Change {
             proposal.asked.insert(node, missing.clone());
             if node == self.me {
                 self.fetch(&missing);
+                if self.filling.is_empty() {
+                    return self.promise(); // it came in the meantime
+                }
             } else {
                 self.say(node, Saying::Fill { ballot, missing });
             }

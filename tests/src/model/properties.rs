@@ -29,7 +29,7 @@ pub(super) fn is_one_view(_: &World, state: &State) -> bool {
 }
 
 /// What all have received, anyone may have delivered, and may be dead by now. Where delivery doesn't wait for that, each of
-/// those who go on may have delivered all that it received.
+/// those who go on may have delivered all that it received before it was wedged.
 pub(super) fn is_delivered_below(world: &World, state: &State) -> bool {
     let data: Vec<_> = (0..world.roles.len()).filter(|at| world.is_data(*at)).collect();
     let is_below = |next: &Next| {
@@ -42,7 +42,7 @@ pub(super) fn is_delivered_below(world: &World, state: &State) -> bool {
             Trimming::Greatest => data
                 .iter()
                 .filter(|at| next.view.member(node(**at)).is_some())
-                .all(|at| lies_below(&state.nodes[*at].received, trim)),
+                .all(|at| lies_below(&state.nodes[*at].delivered, trim)),
         }
     };
     state.decided().all(is_below)
@@ -81,7 +81,7 @@ pub(super) fn is_not_stuck(world: &World, state: &State) -> bool {
 }
 
 pub(super) fn all_decide(_: &World, state: &State) -> bool {
-    state.nodes.iter().all(|node| node.decided.is_some())
+    state.alive().all(|at| state.nodes[at].decided.is_some())
 }
 
 fn lies_below(these: &[u64], those: &[u64]) -> bool {

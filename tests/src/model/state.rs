@@ -71,6 +71,8 @@ pub struct Node {
     pub(super) change: Option<Change>,
     /// By rank: how much it has of each ring.
     pub(super) received: Vec<u64>,
+    /// What of it came before it was wedged: where delivery doesn't wait for others, it may have delivered that.
+    pub(super) delivered: Vec<u64>,
     /// It was asked to wedge and has not said that it did.
     pub(super) wedging: bool,
     /// Its sessions are wedged.
@@ -130,6 +132,7 @@ impl State {
             Shared::new(Node {
                 change: Some(change),
                 received: world.begun(at),
+                delivered: world.begun(at),
                 wedging: false,
                 frozen: false,
                 fenced: BTreeSet::new(),
@@ -150,7 +153,7 @@ impl State {
     }
 
     /// Changes a member and carries out what its change wants.
-    pub(super) fn at(&mut self, at: usize, step: impl FnOnce(&mut Node)) {
+    fn at(&mut self, at: usize, step: impl FnOnce(&mut Node)) {
         let mut node = Node::clone(&self.nodes[at]);
         step(&mut node);
         while let Some(effect) = node.change.as_mut().and_then(Change::poll_effect) {
@@ -204,6 +207,13 @@ impl State {
         if let Ok(place) = self.envelopes.binary_search_by_key(&envelope.key(), Shared::key) {
             self.envelopes.remove(place);
         }
+    }
+
+    pub(super) fn receive(&mut self, at: usize, rank: usize) {
+        self.at(at, |node| {
+            node.received[rank] += 1;
+            node.delivered[rank] += 1;
+        });
     }
 
     pub(super) fn change(&mut self, at: usize, event: impl FnOnce(&mut Change)) {

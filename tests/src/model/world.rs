@@ -1,5 +1,7 @@
 //! What a small world is like: who is in it, and what may go wrong.
 
+use std::fmt;
+
 use consort_control::change::{Candidate, Mutant, Trimming, Wishes};
 use consort_control::view::{Incarnation, Member, Role, View};
 use consort_dataplane::names::{NodeId, ViewId};
@@ -19,6 +21,22 @@ pub struct Bounds {
     pub reachable: u8,
     /// Reasons for a change that are nobody's failure.
     pub reasons: u8,
+}
+
+impl fmt::Display for Bounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { crashes, suspicions, patience, losses, reachable, reasons } = *self;
+        let all = [
+            (reasons, "reasons"),
+            (crashes, "crashes"),
+            (suspicions, "suspicions"),
+            (patience, "patience"),
+            (losses, "losses"),
+            (reachable, "reachable"),
+        ];
+        let some = all.iter().filter(|(bound, _)| *bound > 0).map(|(bound, of)| format!("{of} {bound}"));
+        f.write_str(&some.collect::<Vec<_>>().join(" "))
+    }
 }
 
 /// A world to look at.
