@@ -7,3 +7,4 @@ mod story;
 mod driven;
 mod ask;
 mod conformance;
+mod model;

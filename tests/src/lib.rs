@@ -1,4 +1,5 @@
-//! What the tests share: the simulation of whole sessions, and the checkers of recorded histories.
+//! What the tests share: the simulation of whole sessions, the checkers of recorded histories, and the model of a view change.
 
 pub mod history;
 pub mod world;
+pub mod model;

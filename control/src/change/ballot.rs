@@ -41,7 +41,7 @@ impl fmt::Display for Ballot {
 /// What members of a view say to each other about the next. Each may be said twice, late or never.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Saying {
-    /// To who leads: there is a reason for a change.
+    /// To all who may lead: there is a reason for a change.
     Nudge,
     /// From a proposer: stop, promise me this ballot and report (V2).
     Prepare {

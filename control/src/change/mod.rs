@@ -337,7 +337,7 @@ impl Change {
         self.wishes = wishes;
     }
 
-    /// There is a reason for a change: begins one, if this member leads and none is under way; else tells who leads.
+    /// There is a reason for a change: begins one, if this member leads and none is under way; else tells who may lead.
     pub fn on_reason(&mut self) {
         if self.decided.is_some() {
             return;
@@ -345,7 +345,15 @@ impl Change {
         if self.leader() == self.me {
             self.begin();
         } else if !self.has_begun() {
-            self.say(self.leader(), Saying::Nudge);
+            self.nudge();
+        }
+    }
+
+    /// Tells all who may lead. Whom this member suspects, the others may follow: it is told too, if it can be reached.
+    fn nudge(&mut self) {
+        let older = self.view.nodes().into_iter().take_while(|node| *node != self.me);
+        for node in older.collect::<Vec<_>>() {
+            self.say(node, Saying::Nudge);
         }
     }
 
@@ -386,7 +394,7 @@ impl Change {
             if self.leader() == self.me {
                 return self.propose();
             }
-            return self.say(self.leader(), Saying::Nudge);
+            return self.nudge();
         };
         let had_value = proposal.next.is_some();
         if !had_value {
@@ -444,13 +452,14 @@ impl Change {
     /// What was missing of a ring is here.
     pub fn on_supplied(&mut self, rank: usize, to: u64) {
         let Some(received) = self.report.as_mut().and_then(|report| report.received(rank)) else { return };
-        *received = (*received).max(to);
-        let received = *received;
-        if self.filling.get(&rank).is_some_and(|to| *to <= received) {
-            self.filling.remove(&rank);
-            if self.filling.is_empty() {
-                self.promise();
-            }
+        if to <= *received {
+            return;
+        }
+        *received = to;
+        self.filling.retain(|filling, most| *filling != rank || *most > to);
+        // It may have been asked for in a ballot before this one: whoever leads is told all the same.
+        if self.filling.is_empty() {
+            self.promise();
         }
     }
 
@@ -694,6 +703,9 @@ impl Change {
             proposal.asked.insert(node, missing.clone());
             if node == self.me {
                 self.fetch(&missing);
+                if self.filling.is_empty() {
+                    return self.promise(); // it came in the meantime
+                }
             } else {
                 self.say(node, Saying::Fill { ballot, missing });
             }

@@ -230,11 +230,13 @@ fn together(
         let severs = |a: NodeId, b: NodeId| reports.get(&a).is_some_and(|report| report.severed.contains(&b));
         severs(one, other) || severs(other, one)
     };
-    let mut order: Vec<_> = view
-        .nodes()
-        .into_iter()
-        .filter(|node| reports.contains_key(node) && !suspects.contains(node))
-        .collect();
+    let reported = |node: &NodeId| reports.contains_key(node);
+    let trusted = |node: &NodeId| !suspects.contains(node);
+    let mut order: Vec<_> = view.nodes().into_iter().filter(reported).collect();
+    // A witness may suspect all who have data. Those who have reported nevertheless are the only ones to go on (V6).
+    if view.data().any(|member| reported(&member.node) && trusted(&member.node)) {
+        order.retain(trusted);
+    }
     let all = order.clone();
     order.sort_by_key(|node| all.iter().filter(|other| **other != *node && apart(*node, **other)).count());
     let mut stay = BTreeSet::new();
