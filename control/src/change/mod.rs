@@ -556,7 +556,7 @@ impl Change {
         }
     }
 
-    /// V2: nothing is reported before everything is frozen, and all are fenced whom this member or the proposer suspects.
+    /// V2: nothing is reported before everything is frozen, and the suspects are fenced.
     ///
     /// Fenced are those whom this member suspects itself. A proposer's word is not enough: one that was left out, and takes
     /// everyone else for gone, would have members cut each other off who go on together. Nor is it needed: what is wedged reads nothing
