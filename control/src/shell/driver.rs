@@ -425,7 +425,8 @@ impl Driver {
             any = true;
             if let Some(Untold::View(view)) = self.untold.pop_front() {
                 // A node that comes again begins anew.
-                self.ended.retain(|(node, life)| view.member(*node).is_some_and(|it| it.incarnation == *life));
+                self.ended
+                    .retain(|(node, life)| view.member(*node).is_some_and(|it| it.incarnation == *life));
             }
         }
         any
@@ -634,7 +635,8 @@ impl Driver {
         }
         if self.now >= closing.until {
             let Closing { within, stage: waits_for, answer, .. } = closing;
-            let (late, answer) = (CloseError::Late { within: *within, waits_for: *waits_for }, answer.clone());
+            let (late, answer) =
+                (CloseError::Late { within: *within, waits_for: *waits_for }, answer.clone());
             self.leave();
             let _ = answer.send(Err(late));
             return true;
@@ -705,7 +707,9 @@ impl Driver {
             waiting,
             view: self.view.clone(),
             ended: self.ended.iter().map(|(node, _)| *node).collect(),
-            sessions: sessions.map(|(at, running)| running.status(unborn(&self.sessions[at..], &self.links).collect())).collect(),
+            sessions: sessions
+                .map(|(at, running)| running.status(unborn(&self.sessions[at..], &self.links)))
+                .collect(),
         }
     }
 }
@@ -723,15 +727,13 @@ impl Drop for Driver {
 
 /// Whether the oldest session is over and its memory not needed any more.
 fn is_retirable(sessions: &[Running], links: &BTreeMap<Slot, LinkNumber>) -> bool {
-    sessions.first().is_some_and(|first| first.is_free() && unborn(sessions, links).next().is_none())
+    sessions.first().is_some_and(|first| first.is_free() && unborn(sessions, links).is_empty())
 }
 
 /// The members of the session after the first that haven't begun it, and still may. Before they have, what they sent in
 /// the first may be under way to this node.
-fn unborn(sessions: &[Running], links: &BTreeMap<Slot, LinkNumber>) -> impl Iterator<Item = NodeId> {
-    let is_linked = |next: &Running, node| next.slot(node).is_some_and(|slot| links.contains_key(&slot));
-    let unborn = move |next: &Running| {
-        next.session.unborn().filter(move |node| is_linked(next, *node)).collect::<Vec<_>>()
-    };
-    sessions.get(1).map(unborn).into_iter().flatten()
+fn unborn(sessions: &[Running], links: &BTreeMap<Slot, LinkNumber>) -> Vec<NodeId> {
+    let Some(next) = sessions.get(1) else { return Vec::new() };
+    let is_linked = |node: &NodeId| next.slot(*node).is_some_and(|slot| links.contains_key(&slot));
+    next.session.unborn().filter(is_linked).collect()
 }

@@ -35,5 +35,6 @@ pub use node::{DrivenNode, Node};
 pub use outcome::{Delivered, Outcome, OutcomeError};
 pub use sender::{Reservation, SendError, Sender};
 pub use start::{
-    CloseError, Closed, Leaving, MadeFabric, MakeFabric, NodeStats, SessionStatus, Stage, Start, StartError, Status,
+    CloseError, Closed, Leaving, MadeFabric, MakeFabric, NodeStats, SessionStatus, Stage, Start, StartError,
+    Status,
 };

@@ -97,8 +97,7 @@ impl Running {
     ) -> Result<bool, Fault> {
         let Self { session, view, open, pending, again, trim, is_over, .. } = self;
         let before = session.delivered();
-        let mut sink =
-            |delivery: &mut Delivery<'_>| deliver(delivery, taker, view, open, pending, again);
+        let mut sink = |delivery: &mut Delivery<'_>| deliver(delivery, taker, view, open, pending, again);
         match trim {
             Some(trim) => {
                 *is_over = session.cut(trim, &mut sink)?;
@@ -160,7 +159,9 @@ impl Running {
                     assert!(ended.is_ok(), "{FITS}");
                     return;
                 }
-                let Ok(mut room) = next.open.ring().try_reserve(payload.len()) else { unreachable!("{FITS}") };
+                let Ok(mut room) = next.open.ring().try_reserve(payload.len()) else {
+                    unreachable!("{FITS}")
+                };
                 room.copy_from_slice(payload);
                 if let Some(moved) = pending.take(&open.registry, payload.as_ptr()) {
                     next.pending.put(room.as_ptr(), moved);

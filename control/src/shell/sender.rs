@@ -413,11 +413,6 @@ impl Outbox {
         before != 0
     }
 
-    /// Whether [`Sender::end`] was called, or the node is closing.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Relaxed)
-    }
-
     /// For closing: no more sends, and the members told so. Returns whether that is done, or can't be.
     pub(crate) fn try_end_for_good(&self) -> bool {
         self.ended.store(true, Ordering::Relaxed);
