@@ -341,10 +341,15 @@ impl Session {
     ///
     /// When there are none, whatever the members published in earlier sessions has arrived here, or never will: their births
     /// come behind it (F1). So a node that is done with an earlier session says so only then, and its members can write over
-    /// ring bytes that a fabric would otherwise still have to send.
+    /// ring bytes that a fabric would otherwise still have to send. A session that was wedged before it saw anything is asked too: so
+    /// this looks at the memory, and a peer that is in a later session by now counts as born.
     pub fn unborn(&self) -> impl Iterator<Item = NodeId> {
         let members = self.plan.members.iter().enumerate();
-        members.filter(|(rank, _)| self.unborn >> rank & 1 == 1).map(|(_, member)| member.node)
+        let is_unborn = move |(rank, member): &(usize, &crate::plan::Member)| {
+            let tag = || self.streams[*rank].memory.load(member.base + self.layout.tag());
+            self.unborn >> rank & 1 == 1 && tag() < self.plan.view.0
+        };
+        members.filter(is_unborn).map(|(_, member)| member.node)
     }
 
     /// One step: receive, send, acknowledge, deliver, release, and flush the fabric. Returns whether anything happened.

@@ -310,7 +310,9 @@ impl Driver {
         loop {
             busy |= self.tell(app);
             let Some(at) = self.sessions.iter().position(|running| !running.is_over()) else { break };
-            if !self.untold.is_empty() {
+            let view = self.sessions[at].view.id;
+            let comes_first = |untold: &Untold| matches!(untold, Untold::View(untold) if untold.id <= view);
+            if self.refused || self.untold.iter().any(comes_first) {
                 break;
             }
             busy |= self.deliver(at, app);
