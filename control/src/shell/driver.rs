@@ -28,7 +28,7 @@ use super::clock;
 use super::control::Reports;
 use super::event::Incoming;
 use super::outcome::OutcomeError;
-use super::running::{Application, Running, Taker};
+use super::running::{Application, Aside, Running, Taker};
 use super::shared::{Ask, Shared};
 use super::start::{CloseError, Leaving, MadeFabric, MakeFabric, NodeStats, Status};
 use super::wait::{Rest, Waiting};
@@ -71,6 +71,8 @@ pub(crate) struct Driver {
     newcomers: bool,
     /// The newest session's ring is open to senders.
     is_open: bool,
+    /// What is to be sent again, and had to leave the ring that it lay in (D13).
+    aside: Vec<Aside>,
     /// Where the next session's tickets begin.
     tickets: u64,
     shared: Arc<Shared>,
@@ -132,6 +134,7 @@ impl Driver {
             view: None,
             newcomers: false,
             is_open: false,
+            aside: Vec::new(),
             tickets: 0,
             shared,
             orders,
@@ -378,11 +381,25 @@ impl Driver {
     /// Sends again what the old views left (D13), and opens the newest ring when that is done.
     fn resend(&mut self) {
         let Some((newest, older)) = self.sessions.split_last_mut() else { return };
-        if self.is_open || !newest.is_live() {
+        if self.is_open {
+            return;
+        }
+        if !newest.is_live() {
+            // The view ended before it could be sent in. The next one needs the memory of the one before (V10), so what is left there
+            // can't stay. What lies in a later ring comes first.
+            let mut aside = Vec::new();
+            for running in older.iter_mut().rev() {
+                running.put_aside(&mut aside);
+            }
+            aside.append(&mut self.aside);
+            self.aside = aside;
             return;
         }
         // What lies in a later ring that never was open came from an earlier one, and before what is left there.
         if older.iter_mut().rev().all(|running| running.resend(newest)) {
+            for aside in self.aside.drain(..) {
+                newest.send_aside(aside);
+            }
             if self.newcomers && self.shared.outbox.is_end_sent() {
                 // The others know already; a member that is new would wait for ever.
                 let _ = newest.open.ring().try_end();
@@ -522,6 +539,9 @@ impl Driver {
         }
         self.sessions.clear();
         self.past.clear();
+        for aside in self.aside.drain(..) {
+            aside.fail(reason);
+        }
     }
 
     /// Fences a link and gives its slot up (F4).
@@ -681,6 +701,9 @@ impl Driver {
         for at in 0..self.sessions.len() {
             self.wedge(at);
             self.sessions[at].end(&OutcomeError::Stopped(reason.clone()));
+        }
+        for aside in self.aside.drain(..) {
+            aside.fail(&OutcomeError::Stopped(reason.clone()));
         }
         self.shared.outbox.stop(&reason);
         if let Some(closing) = self.closing.take()

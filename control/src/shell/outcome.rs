@@ -217,6 +217,13 @@ pub(crate) struct Pending {
 /// A send that is to be made again elsewhere.
 pub(crate) struct Moved(Arc<Cell>);
 
+impl Moved {
+    /// Nothing comes of it.
+    pub(crate) fn fail(self, reason: &OutcomeError) {
+        fail(&self.0, reason);
+    }
+}
+
 impl Pending {
     /// This node delivered its own message that lies at `place`.
     pub(crate) fn delivered(&mut self, registry: &Registry, place: *const u8, delivered: Delivered) {

@@ -20,7 +20,7 @@ use consort_dataplane::ring::Ticket;
 use consort_dataplane::session::{Delivery, Fault, Needed, Session, Verdict};
 
 use super::event::Incoming;
-use super::outcome::{Delivered, OutcomeError, Pending};
+use super::outcome::{Delivered, Moved, OutcomeError, Pending};
 use super::sender::Open;
 use super::shared::Shared;
 use super::start::{SessionStatus, Stage};
@@ -45,6 +45,23 @@ pub(crate) struct Running {
     trim: Option<Vec<Position>>,
     is_over: bool,
     is_resent: bool,
+}
+
+/// A message that is to be sent again, between two views: the ring that it lay in is needed, and there is no other yet.
+pub(crate) struct Aside {
+    ticket: Ticket,
+    kind: Kind,
+    payload: Vec<u8>,
+    moved: Option<Moved>,
+}
+
+impl Aside {
+    /// It won't be sent.
+    pub(crate) fn fail(self, reason: &OutcomeError) {
+        if let Some(moved) = self.moved {
+            moved.fail(reason);
+        }
+    }
 }
 
 /// Where deliveries go.
@@ -146,30 +163,49 @@ impl Running {
         self.is_over
     }
 
-    /// Sends in `next` what this node sent here beyond the trim (D13). Returns whether that is all; if not, some
+    /// Gives `send` what this node sent here beyond the trim, in order and each once (D13). Returns whether that is all; if not, some
     /// reservation is neither committed nor dropped.
-    pub(crate) fn resend(&mut self, next: &mut Self) -> bool {
+    fn leftovers(&mut self, mut send: impl FnMut(Ticket, Kind, &[u8], Option<Moved>)) -> bool {
         let Self { session, open, pending, again, trim, is_resent, .. } = self;
         let Some(trim) = trim else { return false };
         *is_resent = *is_resent
             || session.resend(trim, |Ticket(end), kind, payload| {
                 let ticket = again.remove(&end).unwrap_or_else(|| open.ticket(end));
-                if kind != Kind::Data {
-                    let ended = next.open.ring().try_end();
-                    assert!(ended.is_ok(), "{FITS}");
-                    return;
-                }
-                let Ok(mut room) = next.open.ring().try_reserve(payload.len()) else {
-                    unreachable!("{FITS}")
-                };
-                room.copy_from_slice(payload);
-                if let Some(moved) = pending.take(&open.registry, payload.as_ptr()) {
-                    next.pending.put(room.as_ptr(), moved);
-                }
-                let Ticket(end) = room.send();
-                next.again.insert(end, ticket);
+                send(ticket, kind, payload, pending.take(&open.registry, payload.as_ptr()));
             });
         *is_resent
+    }
+
+    /// Sends what is left of it in `next`, whose ring takes nothing else before.
+    pub(crate) fn resend(&mut self, next: &mut Self) -> bool {
+        self.leftovers(|ticket, kind, payload, moved| next.send_again(ticket, kind, payload, moved))
+    }
+
+    /// Puts aside what is left of it, while there is no session to send it in.
+    pub(crate) fn put_aside(&mut self, aside: &mut Vec<Aside>) -> bool {
+        self.leftovers(|ticket, kind, payload, moved| {
+            aside.push(Aside { ticket, kind, payload: payload.to_vec(), moved });
+        })
+    }
+
+    /// Sends what was put aside.
+    pub(crate) fn send_aside(&mut self, aside: Aside) {
+        self.send_again(aside.ticket, aside.kind, &aside.payload, aside.moved);
+    }
+
+    fn send_again(&mut self, ticket: Ticket, kind: Kind, payload: &[u8], moved: Option<Moved>) {
+        if kind != Kind::Data {
+            let ended = self.open.ring().try_end();
+            assert!(ended.is_ok(), "{FITS}");
+            return;
+        }
+        let Ok(mut room) = self.open.ring().try_reserve(payload.len()) else { unreachable!("{FITS}") };
+        room.copy_from_slice(payload);
+        if let Some(moved) = moved {
+            self.pending.put(room.as_ptr(), moved);
+        }
+        let Ticket(end) = room.send();
+        self.again.insert(end, ticket);
     }
 
     /// Whether there is something to do here that nobody will wake this node for; `next` is there to send in again.
