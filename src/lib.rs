@@ -84,7 +84,7 @@ mod builder;
 
 pub use builder::{FabricChoice, NodeBuilder, UnknownFabric};
 pub use consort_control::config;
-pub use consort_control::config::{ConfigError, SharedKey, WaitStrategy};
+pub use consort_control::config::{ConfigError, KeyError, SharedKey, SlowPolicy, WaitStrategy};
 pub use consort_control::link::message::Question;
 pub use consort_control::membership::{Absent, Stopped};
 pub use consort_control::shell::{
