@@ -62,9 +62,10 @@ fn model_patience_ends() {
 #[test]
 fn model_what_is_said_gets_lost() {
     let tiny = Bounds { reasons: 1, losses: 1, ..NOTHING };
-    let small = Bounds { patience: 1, reachable: 1, ..tiny };
-    let large = Bounds { patience: 2, losses: 2, reachable: 1, ..tiny };
-    holds(least("losses"), tiny, small, large);
+    let large = Bounds { patience: 2, losses: 2, ..tiny };
+    holds(least("losses, patience ends"), tiny, Bounds { patience: 1, ..tiny }, large);
+    let large = Bounds { patience: 1, reachable: 1, losses: 1, suspicions: 1, ..NOTHING };
+    holds(least("losses, links come back"), tiny, Bounds { reachable: 1, ..tiny }, large);
 }
 
 #[test]
