@@ -77,10 +77,11 @@ mod builder;
 pub use builder::{FabricChoice, NodeBuilder, UnknownFabric};
 pub use consort_control::config;
 pub use consort_control::config::{ConfigError, SharedKey, WaitStrategy};
+pub use consort_control::link::message::Question;
 pub use consort_control::membership::{Absent, Stopped};
 pub use consort_control::shell::{
-    CloseError, Closed, Delivered, DrivenNode, Event, Incoming, Message, Node, NodeStats, Outcome,
-    OutcomeError, Reservation, SendError, Sender, StartError, Status,
+    AskError, CloseError, Closed, Delivered, DrivenNode, Event, Incoming, Message, Node, NodeStats, Outcome,
+    OutcomeError, Reservation, SendError, Sender, StartError, Status, ask,
 };
 pub use consort_control::view::{Incarnation, Member, Role, View};
 pub use consort_dataplane::fabric::FabricStats;

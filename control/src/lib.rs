@@ -20,11 +20,17 @@
 //!    flow. None of them touches a control link: these only tell, from here on, who is still there.
 //! 4. If anyone is lost before that, everyone who took part begins anew as another incarnation, with another fabric. So
 //!    nobody is ever in two minds about which view 1 it said yes to.
-//! 5. The view **ends** when every member has said that it sends nothing more and everything is delivered: then each closes
-//!    its fabric and says goodbye. Or it ends because a member is lost, or breaks the protocol: the session is
-//!    **wedged**, senders and outcomes are told, and the application reads who it was and what to do. (For now the members are
-//!    fixed, so there is no view 2. What decides views is [`membership`] alone; its events and decisions are made so that
-//!    view changes replace nothing else.)
+//! 5. Node 3's process is killed. The kernel resets its links, nodes 1 and 2 **suspect** it at once (F5; had it only fallen silent, it
+//!    would take as long as the configuration says, V9). Node 1 leads, being the lowest, and **prepares**: both wedge their session and
+//!    report up to where they have received each member's ring (V2). From the reports follows the next view, of 1 and 2,
+//!    and the *trim*: what both have (V3). Both accept it, which makes a majority of view 1, and it is **decided** ([`change`], V1).
+//! 6. Each driver **cuts** its session at the trim: it delivers what lies below, tells the application the new view, and starts the
+//!    view's session in the other half of the segment, which has been there all the time (V4, V10). Its own messages beyond the trim, which
+//!    nobody has delivered, are sent again (D13). Senders that were waiting go on.
+//! 7. Node 3 is started again. It asks who is there, is told the view, links to all its members while they go on, and a view **admits** it
+//!    ([`membership`], V7). Node 2 wants to **leave**: when all that it sent is delivered, a view goes on without it (V8).
+//! 8. A node that the others went on without, or that can't reach a majority, **stops**: it delivers nothing more and says why. If it is
+//!    set to, it joins again as another incarnation (V5).
 //!
 //! # Modules, in reading order
 //! A module leans only on those above it.
@@ -35,7 +41,8 @@
 //! | [`config`] | what a node is told, as a value or a TOML file |
 //! | [`change`] | how a view ends and the next is decided, whatever fails on the way. Pure |
 //! | [`link`] | control links: frames, seals, messages, one link for a pair. Pure |
-//! | [`membership`] | which view is installed: a state machine. Pure |
+//! | [`stop`] | why a node waits, and why it stopped |
+//! | [`membership`] | which view is installed, who is gone, who comes and goes: a state machine. Pure |
 //! | [`orders`] | what control thread and driver say to each other |
 //! | [`plane`] | both joined: the control plane of a node. Pure |
 //! | [`shell`] | threads, sockets, the clock: the driver, [`shell::Node`], [`shell::DrivenNode`] |
@@ -44,9 +51,10 @@ pub mod view;
 pub mod config;
 pub mod change;
 pub mod link;
-pub mod membership;
+pub mod stop;
 pub mod orders;
+pub mod membership;
 pub mod plane;
-pub mod shell;
+// pub mod shell;
 
-pub use shell::{DrivenNode, Event, Node};
+// pub use shell::{DrivenNode, Event, Node};

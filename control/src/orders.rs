@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use consort_dataplane::fabric::LinkDown;
 use consort_dataplane::names::{NodeId, Slot, ViewId};
+use consort_dataplane::session::{Blocked, Frontiers};
 
 use crate::change::{Cut, Frozen};
-use crate::membership::{Absent, Stopped};
+use crate::stop::{Absent, Stopped};
 use crate::view::{GroupId, View};
 
 /// Names one link of this node's fabric. A slot is used again, a number never: so news of an old link can be told from news of the
@@ -68,6 +69,8 @@ pub enum Order {
     Install(Install),
     /// Tell the application for whom the start waits.
     Wait(Vec<Absent>),
+    /// This incarnation is over, and another will begin with [`Order::Prepare`]: nothing of the view's sessions is delivered any more.
+    Over(Stopped),
     /// Stop, for good.
     Stop(Stopped),
 }
@@ -85,6 +88,28 @@ pub struct Part {
     pub from: u64,
     /// to here.
     pub to: u64,
+}
+
+/// How the data plane of this node is, and sees the others'.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Pulse {
+    /// How often every other member's data plane has beaten (V9).
+    pub beats: Vec<(NodeId, u64)>,
+    /// Its sessions, oldest first.
+    pub sessions: Vec<SessionState>,
+}
+
+/// How far a session is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionState {
+    /// Its view.
+    pub view: ViewId,
+    /// It is stopped for good (V2).
+    pub wedged: bool,
+    /// Its counters.
+    pub frontiers: Frontiers,
+    /// What keeps its next message from being delivered (V11).
+    pub blocked: Option<Blocked>,
 }
 
 /// Something that the driver tells. What is about a fabric or a link carries its number: news of an old one is thrown away.
@@ -107,8 +132,8 @@ pub enum Report {
     /// The sessions of this view are over here: delivered up to the trim, own messages beyond it sent again, no memory of them lent
     /// to anyone (V10).
     Retired(ViewId),
-    /// With each heartbeat of this node's data plane: how often every other member's has beaten (V9).
-    Pulse(Vec<(NodeId, u64)>),
+    /// With each heartbeat of this node's data plane.
+    Pulse(Pulse),
     /// The application wants to leave, and all that this node sent is delivered (V8).
     Leaving,
     /// The application left without order.

@@ -1,63 +1,15 @@
 //! The control plane of a node, whole and still pure: links and membership joined. The shell gives it bytes, times and
 //! the driver's [`Report`]s, and carries out [`Request`]s (sockets) and [`Order`]s (driver).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-use consort_dataplane::fabric::LinkDown;
-use consort_dataplane::names::{NodeId, Slot, Time};
+use consort_dataplane::names::Time;
 
 use crate::config::NodeConfig;
 use crate::link::message::Hello;
 use crate::link::table::{ConnectionId, LinkNews, Links, Random, Request};
-use crate::membership::{Absent, Decision, Membership, Phase, Stopped};
-use crate::view::View;
-
-/// Something that the driver has to do.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Order {
-    /// Make a fabric instead of the one there is, and report its offer under this number.
-    Prepare(u64),
-    /// Link the fabric to a peer.
-    Link {
-        /// Where.
-        slot: Slot,
-        /// To whom.
-        node: NodeId,
-        /// Its offer.
-        offer: Vec<u8>,
-    },
-    /// Start the session of this view.
-    Install {
-        /// The view.
-        view: View,
-        /// The links to its other members.
-        slots: BTreeMap<NodeId, Slot>,
-    },
-    /// Tell the application for whom the start waits.
-    Wait(Vec<Absent>),
-    /// Stop, for good.
-    Stop(Stopped),
-}
-
-/// Something that the driver tells. What is about a fabric carries the number under which it was ordered: news of an
-/// old one is thrown away.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Report {
-    /// The fabric is there, with this offer.
-    Prepared(u64, Vec<u8>),
-    /// A link of it is up.
-    Up(u64, Slot),
-    /// A link of it is gone.
-    Down(u64, Slot, LinkDown),
-    /// A peer broke the data plane's protocol.
-    Fault(NodeId, String),
-    /// This node can't go on.
-    Broken(String),
-    /// Everything is delivered and the fabric is closed.
-    Ended,
-    /// The application leaves otherwise.
-    Left,
-}
+use crate::membership::{Absent, Decision, Membership, Phase};
+use crate::orders::{Order, Report};
 
 /// The control plane of one node.
 pub struct Plane {
@@ -73,7 +25,7 @@ impl Plane {
         let mut seeds = Random::new(seed);
         Self {
             membership: Membership::new(config, Random::new(seeds.bytes()), now),
-            links: Links::new(config.id, config.key.clone(), &config.peers, Random::new(seeds.bytes())),
+            links: Links::new(config.id, config.key.clone(), Random::new(seeds.bytes())),
             fabric: 0,
             orders: VecDeque::new(),
         }
@@ -113,15 +65,18 @@ impl Plane {
             Report::Prepared(fabric, offer) if fabric == self.fabric => {
                 self.membership.on_prepared(now, offer);
             }
-            Report::Up(fabric, slot) if fabric == self.fabric => self.membership.on_fabric_up(slot),
-            Report::Down(fabric, slot, why) if fabric == self.fabric => {
-                self.membership.on_fabric_down(now, slot, why);
-            }
-            Report::Prepared(..) | Report::Up(..) | Report::Down(..) => {}
-            Report::Fault(node, reason) => self.membership.on_fault(node, reason),
-            Report::Broken(reason) => self.membership.on_broken(reason),
-            Report::Ended => self.membership.on_ended(),
+            Report::Prepared(..) => {}
+            Report::Up(number) => self.membership.on_fabric_up(now, number),
+            Report::Down(number, why) => self.membership.on_fabric_down(now, number, &why),
+            Report::Fault(node, reason) => self.membership.on_fault(now, node, reason),
+            Report::Wedged(view, frozen) => self.membership.on_wedged(now, view, frozen),
+            Report::Bytes(part, bytes) => self.membership.on_bytes(part, bytes.as_deref()),
+            Report::Supplied(part, sound) => self.membership.on_supplied(now, part, sound),
+            Report::Retired(view) => self.membership.on_retired(now, view),
+            Report::Pulse(pulse) => self.membership.on_pulse(now, pulse),
+            Report::Leaving => self.membership.on_leave(now),
             Report::Left => self.membership.on_left(),
+            Report::Broken(reason) => self.membership.on_broken(reason),
         }
         self.go_on(now);
     }
@@ -170,14 +125,19 @@ impl Plane {
                     tracing::debug!(node = %hello.node, incarnation = %hello.incarnation, "control link up");
                     self.membership.on_up(now, *hello);
                 }
-                LinkNews::Down(node, why) => {
-                    tracing::debug!(%node, why, "control link down");
-                    self.membership.on_down(now, node, &why);
+                LinkNews::Down { node, incarnation, why } => {
+                    tracing::debug!(%node, %incarnation, why, "control link down");
+                    self.membership.on_down(now, node, incarnation, &why);
                 }
                 LinkNews::Said(node, message) => self.membership.on_said(now, node, message),
                 LinkNews::Trouble(node, why) => {
                     tracing::debug!(%node, why, "no control link yet");
                     self.membership.on_trouble(now, node, why);
+                }
+                LinkNews::Unreached(address, why) => tracing::debug!(%address, why, "no seed there yet"),
+                LinkNews::Asked(id, question) => {
+                    let answer = self.membership.answer(now, question);
+                    self.links.answer(id, &answer);
                 }
             }
         }
@@ -193,16 +153,17 @@ impl Plane {
             Decision::Prepare => self.orders.push_back(Order::Prepare(self.fabric)),
             Decision::Greet(hello) => self.links.restart(now, Some(&hello)),
             Decision::Reword(hello) => self.links.reword(&hello),
+            Decision::Know(node, address) => self.links.know(node, address, now),
+            Decision::Seek(address) => self.links.seed(address, now),
+            Decision::Forget(node) => self.links.forget(node),
             Decision::Say(node, message) => self.links.send(node, &message),
-            Decision::Link { slot, node, offer } => self.orders.push_back(Order::Link { slot, node, offer }),
-            Decision::Install { view, slots } => {
-                tracing::info!(%view, "the group runs");
-                self.orders.push_back(Order::Install { view, slots });
-            }
-            Decision::Wait(absent) => self.orders.push_back(Order::Wait(absent)),
-            Decision::Stop(reason) => {
-                self.links.restart(now, None);
-                self.orders.push_back(Order::Stop(reason));
+            Decision::Drive(order) => {
+                match &order {
+                    Order::Install(install) => tracing::info!(view = %install.view, "the group runs"),
+                    Order::Stop(_) => self.links.restart(now, None),
+                    _ => {}
+                }
+                self.orders.push_back(order);
             }
         }
     }

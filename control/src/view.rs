@@ -47,6 +47,23 @@ pub enum Role {
     Witness,
 }
 
+/// No role is called that.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("no role is called {0:?}; take data or witness")]
+pub struct UnknownRole(String);
+
+impl std::str::FromStr for Role {
+    type Err = UnknownRole;
+
+    fn from_str(name: &str) -> Result<Self, UnknownRole> {
+        match name {
+            "data" => Ok(Self::Data),
+            "witness" => Ok(Self::Witness),
+            _ => Err(UnknownRole(name.to_owned())),
+        }
+    }
+}
+
 /// A member of a view.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Member {

@@ -5,5 +5,6 @@ mod sim;
 mod corruption;
 mod story;
 mod driven;
+mod ask;
 mod conformance;
 mod model;

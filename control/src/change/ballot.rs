@@ -43,11 +43,11 @@ impl fmt::Display for Ballot {
 pub enum Saying {
     /// To all who may lead: there is a reason for a change.
     Nudge,
-    /// From a proposer: stop, fence these, promise me this ballot and report (V2).
+    /// From a proposer: stop, promise me this ballot and report (V2).
     Prepare {
         /// The attempt.
         ballot: Ballot,
-        /// Whom the proposer takes for gone.
+        /// Whom the proposer takes for gone: for people to read (V11).
         #[serde(with = "node_ids")]
         suspects: Vec<NodeId>,
     },

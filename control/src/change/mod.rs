@@ -32,8 +32,8 @@
 //! # What a decision does not say
 //! That the others live. A member of the next view that is gone by then is the next change's business.
 
-mod ballot;
 mod value;
+mod ballot;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -263,6 +263,14 @@ impl Change {
         self.decided.as_ref()
     }
 
+    /// Whether this member has everything below the trims of a value. Whoever goes on has; who leaves may have been left behind.
+    pub fn covers(&self, next: &Next) -> bool {
+        let Some(report) = self.report.as_ref().filter(|_| !self.wedging) else { return false };
+        let covers =
+            |(cut, frozen): (&Cut, &Frozen)| cut.trim.iter().zip(&frozen.received).all(|(to, at)| to <= at);
+        next.cuts.iter().zip(&report.frozen).all(covers)
+    }
+
     /// Whether the sessions are wedged, or about to be: there is no way back to the view.
     pub fn has_begun(&self) -> bool {
         self.promised != Ballot::NONE
@@ -363,7 +371,7 @@ impl Change {
         let before = self.promised;
         self.on_reason();
         if self.has_begun() && self.promised == before {
-            self.wedge(&[]);
+            self.wedge();
         }
     }
 
@@ -482,7 +490,7 @@ impl Change {
         }
         match saying {
             Saying::Nudge => self.begin(),
-            Saying::Prepare { ballot, suspects } => self.on_prepare(from, ballot, &suspects),
+            Saying::Prepare { ballot, .. } => self.on_prepare(from, ballot),
             Saying::Promise { ballot, report, accepted } => {
                 let sane =
                     accepted.as_ref().is_none_or(|it| it.0.is_sane() && value::is_next(&self.view, &it.1));
@@ -532,7 +540,7 @@ impl Change {
         for node in self.view.nodes() {
             self.ask(node);
         }
-        self.wedge(&[]);
+        self.wedge();
     }
 
     /// The proposer's: says to a member what it is to answer next.
@@ -548,14 +556,16 @@ impl Change {
         }
     }
 
-    /// V2: nothing is reported before everything is frozen, and all are fenced whom this member or the proposer suspects.
-    fn wedge(&mut self, fence: &[NodeId]) {
-        let is_other = |node: &NodeId| *node != self.me && self.view.member(*node).is_some();
-        let mut fence: BTreeSet<_> = fence.iter().copied().filter(is_other).collect();
+    /// V2: nothing is reported before everything is frozen, and the suspects are fenced.
+    ///
+    /// Fenced are those whom this member suspects itself. A proposer's word is not enough: one that was left out, and takes
+    /// everyone else for gone, would have members cut each other off who go on together. Nor is it needed: what is wedged reads nothing
+    /// any more, and whom the value leaves out is fenced by the decision.
+    fn wedge(&mut self) {
         // Whoever leads, and is heard, is not gone. If the link to it is, the reports say so.
-        fence.extend(self.suspects.iter().copied().filter(|node| *node != self.promised.node));
+        let fence = self.suspects.iter().copied().filter(|node| *node != self.promised.node).collect();
         self.wedging = true;
-        self.effects.push_back(Effect::Wedge { fence: fence.into_iter().collect() });
+        self.effects.push_back(Effect::Wedge { fence });
         #[cfg(any(test, feature = "mutants"))]
         if self.mutant == Some(Mutant::NotFrozen) && self.report.is_none() {
             let group = GroupId::MAIN;
@@ -567,11 +577,11 @@ impl Change {
         }
     }
 
-    fn on_prepare(&mut self, from: NodeId, ballot: Ballot, suspects: &[NodeId]) {
+    fn on_prepare(&mut self, from: NodeId, ballot: Ballot) {
         if self.is_current(from, ballot) {
             self.promise(); // it was said twice, or the answer got lost
         } else if ballot > self.promised && self.is_proposal(from, ballot) {
-            self.follow(ballot, suspects);
+            self.follow(ballot);
         }
     }
 
@@ -593,12 +603,11 @@ impl Change {
     }
 
     /// Promises a ballot of another member, as soon as there is something to report.
-    fn follow(&mut self, ballot: Ballot, suspects: &[NodeId]) {
+    fn follow(&mut self, ballot: Ballot) {
         self.promised = ballot;
         self.proposal = None;
         self.filling.clear();
-        let fence: Vec<_> = suspects.iter().copied().filter(|node| *node != ballot.node).collect();
-        self.wedge(&fence);
+        self.wedge();
     }
 
     /// Answers the ballot that is promised, once there is something to report, and again when there is more.
@@ -777,7 +786,7 @@ impl Change {
             if ballot < self.promised || !self.is_proposal(from, ballot) {
                 return;
             }
-            self.follow(ballot, &[]); // its prepare got lost
+            self.follow(ballot); // its prepare got lost
         }
         self.accept(ballot, next);
     }

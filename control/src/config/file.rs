@@ -11,7 +11,7 @@ use consort_dataplane::names::NodeId;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{ConfigError, NodeConfig, Place, SharedKey};
+use super::{ConfigError, NodeConfig, Place, SharedKey, SlowPolicy};
 
 /// The file's shape. Values that aren't plain numbers come as text, so that what is wrong with them is said here.
 #[derive(Deserialize)]
@@ -27,6 +27,13 @@ struct Raw {
     ring: Option<Spanned<Size>>,
     start_within: Option<Spanned<String>>,
     key_file: Option<Spanned<String>>,
+    #[serde(default)]
+    join: Vec<Spanned<String>>,
+    rejoin: Option<bool>,
+    role: Option<Spanned<String>>,
+    silence: Option<Spanned<String>>,
+    quorum_within: Option<Spanned<String>>,
+    slow: Option<Spanned<String>>,
     #[serde(default)]
     peers: BTreeMap<Spanned<String>, Spanned<String>>,
 }
@@ -99,6 +106,33 @@ impl NodeConfig {
             let within = duration(value.get_ref());
             config.start_within =
                 Some(within.map_err(|problem| source.fault("start_within", &value.span(), problem))?);
+        }
+        for value in &raw.join {
+            spans.insert("join".to_owned(), value.span());
+            let address = source.parse("join", value, "some member's `listen`, such as \"10.0.0.2:7101\"")?;
+            config.join.push(address);
+        }
+        config.rejoin = raw.rejoin.unwrap_or(false);
+        if let Some(value) = &raw.role {
+            config.role = source.named("role", value)?;
+        }
+        let times = [("silence", &raw.silence), ("quorum_within", &raw.quorum_within)];
+        for (key, value) in times {
+            let Some(value) = value else { continue };
+            spans.insert(key.to_owned(), value.span());
+            let time = duration(value.get_ref());
+            let time = time.map_err(|problem| source.fault(key, &value.span(), problem))?;
+            if key == "silence" { config.silence = time } else { config.quorum_within = time }
+        }
+        if let Some(value) = &raw.slow {
+            config.slow = match value.get_ref().as_str() {
+                "wait" => SlowPolicy::Wait,
+                time => {
+                    let after =
+                        duration(time).map_err(|problem| source.fault("slow", &value.span(), problem))?;
+                    SlowPolicy::Evict(after)
+                }
+            };
         }
         if let Some(value) = &raw.key_file {
             let beside = file.parent().unwrap_or(Path::new("")).join(value.get_ref());

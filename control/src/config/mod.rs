@@ -13,6 +13,12 @@
 //! ring = "4 MiB"                # memory for messages under way, per member: a power of two; the same at all nodes
 //!
 //! # start_within = "1m"         # give up if the group hasn't started by then; default: wait for ever
+//! # join = ["10.0.0.2:7101"]    # join the group that runs at one of these, instead of founding one with `[peers]`
+//! # rejoin = true               # join again, as a new incarnation, when the others went on without this node
+//! # role = "witness"            # data | witness: a witness votes and holds no data
+//! # silence = "1s"              # how long a member may say nothing before it is taken for gone
+//! # quorum_within = "10s"       # how long to look for a majority before this node gives up
+//! # slow = "wait"               # wait | a time such as "5s": how long a member's engine may stand still before it is left out
 //! # key_file = "cluster.key"    # a secret that all nodes share, beside this file; without one, no authentication
 //!
 //! [peers]                       # everyone else; at every node the same members
@@ -42,12 +48,15 @@ use consort_dataplane::fabric::FABRIC_PAGE;
 use consort_dataplane::names::{MAX_NODES, NodeId, Rank, Slot, ViewId};
 use consort_dataplane::plan::{Guarantee, Member, PlanError, SessionPlan};
 
-use crate::view::SessionShape;
+use crate::view::{Role, SessionShape};
 
 pub use key::{KeyError, SharedKey};
 
 /// The longest name of a cluster, in bytes.
 pub const CLUSTER_LEN: usize = 64;
+
+/// The shortest bound on silence: shorter ones take scheduling for death.
+pub const LEAST_SILENCE: Duration = Duration::from_millis(20);
 
 /// The longest name of a fabric, in bytes.
 pub const FABRIC_LEN: usize = 16;
@@ -79,6 +88,29 @@ pub struct NodeConfig {
     pub start_within: Option<Duration>,
     /// The secret that all nodes share.
     pub key: Option<SharedKey>,
+    /// Where a group runs that this node joins (V7). Empty: it founds one with its peers, or joins the one that they are in.
+    pub join: Vec<SocketAddr>,
+    /// When the others went on without this node, or it can't reach a majority: join again as a new incarnation (V5).
+    pub rejoin: bool,
+    /// What it does in a view (V6).
+    pub role: Role,
+    /// How long a member may be silent before it is taken for gone (V9).
+    pub silence: Duration,
+    /// How long a node that is cut off from the majority tries before it stops (V5).
+    pub quorum_within: Duration,
+    /// What becomes of a member whose engine stands still although its process lives (V9).
+    pub slow: SlowPolicy,
+}
+
+/// What becomes of a member whose engine stands still: in a callback that doesn't return, or for want of a processor.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
+pub enum SlowPolicy {
+    /// The group waits for it (D11).
+    #[default]
+    Wait,
+    /// After so long the next view goes without it.
+    Evict(Duration),
 }
 
 /// What the engine does while nothing happens.
@@ -187,6 +219,12 @@ impl NodeConfig {
             ring_bytes: 4 << 20,
             start_within: None,
             key: None,
+            join: Vec::new(),
+            rejoin: false,
+            role: Role::Data,
+            silence: Duration::from_secs(1),
+            quorum_within: Duration::from_secs(10),
+            slow: SlowPolicy::Wait,
         }
     }
 
@@ -236,6 +274,33 @@ impl NodeConfig {
                 self.address()
             );
             return fault(if self.advertise.is_some() { "advertise" } else { "listen" }, problem);
+        }
+        if self.silence < LEAST_SILENCE {
+            return fault(
+                "silence",
+                format!(
+                    "{:?}; take {LEAST_SILENCE:?} or more: a busy machine is silent for as long",
+                    self.silence
+                ),
+            );
+        }
+        if self.quorum_within < self.silence {
+            return fault(
+                "quorum_within",
+                format!("{:?}; take at least `silence`, {:?}", self.quorum_within, self.silence),
+            );
+        }
+        if !self.join.is_empty() && !self.peers.is_empty() {
+            return fault(
+                "join",
+                "a node joins a group or founds one: give `join` or `peers`, not both".to_owned(),
+            );
+        }
+        if let Some(address) = self.join.iter().find(|at| at.port() == 0 || unreachable(at.ip())) {
+            return fault(
+                "join",
+                format!("{address} can't be dialled: write what some member has as `listen`"),
+            );
         }
         if self.members().len() > MAX_NODES {
             return fault(

@@ -7,15 +7,16 @@ use crate::config::SharedKey;
 /// The longest frame of a peer that has not yet proved itself and said hello, in bytes after the length.
 pub const STRANGER_LEN: usize = 4096;
 
-/// The longest frame of a peer that has.
-pub const PEER_LEN: usize = 64 << 10;
+/// The longest frame of a peer that has. What is said in a view change is said whole: a value with the trims of 64 sessions of 64
+/// members, and a report of as many, are some 120 KB.
+pub const PEER_LEN: usize = 128 << 10;
 
 /// Bytes of a preamble.
 pub const PREAMBLE: usize = 48;
 
 /// The protocol versions that this release speaks, least and greatest. One number for the control messages and for the layout
 /// of segments, rows and records: nodes must agree on both.
-pub const VERSIONS: (u16, u16) = (1, 1);
+pub const VERSIONS: (u16, u16) = (2, 2);
 
 const MAGIC: [u8; 8] = *b"CONSORT\0";
 const KEYED: u32 = 1;
@@ -82,7 +83,7 @@ impl Preamble {
         Self::of(VERSIONS, key.is_some(), nonce)
     }
 
-    fn of(versions: (u16, u16), keyed: bool, nonce: [u8; 32]) -> Self {
+    pub(crate) fn of(versions: (u16, u16), keyed: bool, nonce: [u8; 32]) -> Self {
         let mut bytes = [0; PREAMBLE];
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..10].copy_from_slice(&versions.0.to_le_bytes());

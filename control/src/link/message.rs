@@ -3,26 +3,33 @@
 
 use std::net::SocketAddr;
 
-use consort_dataplane::names::{MAX_NODES, NodeId};
+use consort_dataplane::names::{MAX_NODES, NodeId, ViewId};
 use serde::{Deserialize, Serialize};
 
 use super::frame::{PEER_LEN, STRANGER_LEN};
+use crate::change::{Next, Report, Saying};
 use crate::config::{CLUSTER_LEN, FABRIC_LEN};
-use crate::view::{Incarnation, View, node_id};
+use crate::view::{GroupId, Incarnation, Role, View, node_id, view_id};
 
 /// The longest offer of a fabric, in bytes. A hello with it fits a stranger's frame.
 pub const OFFER_LEN: usize = 2048;
+
+/// The most bytes of a ring, or of an answer, in one message: what is longer goes in pieces.
+pub const PIECE_LEN: usize = 64 << 10;
+
+/// The longest reason that a node gives, in bytes.
+const REASON_LEN: usize = STRANGER_LEN;
 
 /// Something that one node says to another.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Message {
     /// First on every connection, both ways: the seal shows that the sender may speak.
     Proof,
-    /// Who the sender is and what it takes the group to be. Second on every connection, both ways.
+    /// Who the sender is and what it takes the group to be. Second on every connection between nodes, both ways.
     Hello(Hello),
     /// From the lower id: of the connections between us, this one counts.
     Use,
-    /// From the proposer: shall this be the view?
+    /// From the proposer: shall this be the first view?
     Propose(View),
     /// To the proposer: I am linked to all members of your view, and will install it when you say so.
     Ready,
@@ -30,6 +37,55 @@ pub enum Message {
     Commit,
     /// The sender leaves, for good; nothing follows.
     Goodbye(Goodbye),
+    /// I live (V9).
+    Alive,
+    /// About the change that ends this view (V1 to V4).
+    Change {
+        /// The view that ends.
+        #[serde(with = "view_id")]
+        view: ViewId,
+        /// What is said about it.
+        saying: Saying,
+    },
+    /// The sessions of this view are over at the sender, and nothing of their memory is lent to anyone there (V10).
+    Retired(#[serde(with = "view_id")] ViewId),
+    /// From a member to all: it leaves, and nothing that it sent is under way any more (V8).
+    Leaving,
+    /// From a member to a joiner: this is the view; link to its members.
+    Welcome {
+        /// The view.
+        view: View,
+    },
+    /// From a joiner to all members: it is linked to these, and caught up (V7).
+    Linked {
+        /// The view whose members it means.
+        #[serde(with = "view_id")]
+        view: ViewId,
+        /// To whom.
+        to: Vec<Incarnation>,
+    },
+    /// To a member that has it: give me this part of a ring (V3).
+    Want(Want),
+    /// A piece of what was wanted.
+    Part {
+        /// What was wanted.
+        want: Want,
+        /// Where in the part the piece begins, in bytes.
+        at: u64,
+        /// The piece; at most [`PIECE_LEN`].
+        bytes: Vec<u8>,
+        /// Nothing of the part follows.
+        last: bool,
+    },
+    /// From who is no node, instead of a hello: an operator's question.
+    Ask(Question),
+    /// The answer, or a piece of it.
+    Answer {
+        /// Nothing of the answer follows.
+        last: bool,
+        /// JSON, or a piece of it; at most [`PIECE_LEN`] bytes.
+        text: String,
+    },
 }
 
 /// Who a node is and what it takes the group to be.
@@ -46,8 +102,10 @@ pub struct Hello {
     pub engaged: Option<Incarnation>,
     /// Where its control links are to be dialled.
     pub address: SocketAddr,
-    /// All members, in ascending order.
-    pub members: Vec<u32>,
+    /// How it belongs to the group.
+    pub standing: Standing,
+    /// What it does, or will.
+    pub role: Role,
     /// The fabric's name.
     pub fabric: String,
     /// When messages are delivered.
@@ -56,6 +114,49 @@ pub struct Hello {
     pub ring_bytes: u64,
     /// What the fabric must know to link to this node.
     pub offer: Vec<u8>,
+}
+
+/// How a node belongs to its group.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Standing {
+    /// It is one of those who make the first view.
+    Founding {
+        /// All of these, in ascending order.
+        members: Vec<u32>,
+    },
+    /// It is a member of this view, the last that it knows of.
+    Member {
+        /// The view.
+        #[serde(with = "view_id")]
+        view: ViewId,
+    },
+    /// It wants to become one (V7).
+    Joining,
+}
+
+/// A part of a ring that a member lacks (V3).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Want {
+    /// The view of the session.
+    #[serde(with = "view_id")]
+    pub view: ViewId,
+    /// Its group.
+    pub group: GroupId,
+    /// The rank of the ring's owner.
+    pub rank: u32,
+    /// From here, in bytes since the session began,
+    pub from: u64,
+    /// to here.
+    pub to: u64,
+}
+
+/// What an operator may ask a node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum Question {
+    /// Where it stands.
+    Status,
+    /// What it waits for: which member, which counter, which rule (V11).
+    Explain,
 }
 
 /// How a node leaves.
@@ -113,101 +214,344 @@ impl Message {
         if !rest.is_empty() {
             return Err(MessageError(format!("{} bytes follow it", rest.len())));
         }
-        let bound = |what: &str, len: usize, most: usize| {
-            if len <= most {
-                Ok(())
-            } else {
-                Err(MessageError(format!("{what} of {len}, at most {most} may be")))
-            }
-        };
-        match &message {
+        message.is_bounded()?;
+        Ok(message)
+    }
+
+    /// Whether every list and text in it has a length that may be.
+    fn is_bounded(&self) -> Result<(), MessageError> {
+        match self {
             Self::Hello(hello) => {
                 bound("a cluster's name", hello.cluster.len(), CLUSTER_LEN)?;
                 bound("a fabric's name", hello.fabric.len(), FABRIC_LEN)?;
                 bound("a guarantee's name", hello.guarantee.len(), FABRIC_LEN)?;
-                bound("a list of members", hello.members.len(), MAX_NODES)?;
-                bound("an offer", hello.offer.len(), OFFER_LEN)?;
+                if let Standing::Founding { members } = &hello.standing {
+                    bound("a list of members", members.len(), MAX_NODES)?;
+                }
+                bound("an offer", hello.offer.len(), OFFER_LEN)
             }
-            Self::Propose(view) => bound("a view", view.members.len(), MAX_NODES)?,
+            Self::Propose(view) | Self::Welcome { view } => is_bounded_view(view),
             Self::Goodbye(
                 Goodbye::Lost { reason, .. } | Goodbye::Misbehaved { reason, .. } | Goodbye::Broken(reason),
-            ) => bound("a reason", reason.len(), STRANGER_LEN)?,
-            Self::Goodbye(Goodbye::Ended | Goodbye::Left) => {}
-            Self::Proof | Self::Use | Self::Ready | Self::Commit => {}
+            ) => bound("a reason", reason.len(), REASON_LEN),
+            Self::Change { saying, .. } => is_bounded_saying(saying),
+            Self::Linked { to, .. } => bound("a list of links", to.len(), MAX_NODES),
+            Self::Part { bytes, .. } => bound("a piece", bytes.len(), PIECE_LEN),
+            Self::Answer { text, .. } => bound("a piece of an answer", text.len(), PIECE_LEN),
+            Self::Goodbye(Goodbye::Ended | Goodbye::Left)
+            | Self::Proof
+            | Self::Use
+            | Self::Ready
+            | Self::Commit
+            | Self::Alive
+            | Self::Retired(_)
+            | Self::Leaving
+            | Self::Want(_)
+            | Self::Ask(_) => Ok(()),
         }
-        Ok(message)
     }
 }
 
-// A member on the wire: node and address at most 25 bytes, incarnation 10, role 1.
-const _: () = assert!(10 + MAX_NODES * 48 + 64 < PEER_LEN, "the largest view fits a frame");
-const _: () = assert!(
-    OFFER_LEN + CLUSTER_LEN + 2 * FABRIC_LEN + 5 * MAX_NODES + 128 < STRANGER_LEN,
-    "the longest hello fits a stranger's frame"
-);
+fn bound(what: &str, len: usize, most: usize) -> Result<(), MessageError> {
+    if len <= most { Ok(()) } else { Err(MessageError(format!("{what} of {len}, at most {most} may be"))) }
+}
+
+fn is_bounded_view(view: &View) -> Result<(), MessageError> {
+    bound("a view", view.members.len(), MAX_NODES)
+}
+
+fn is_bounded_saying(saying: &Saying) -> Result<(), MessageError> {
+    match saying {
+        Saying::Prepare { suspects, .. } => bound("a list of suspects", suspects.len(), MAX_NODES),
+        Saying::Promise { report, accepted, .. } => {
+            is_bounded_report(report)?;
+            accepted.as_ref().map_or(Ok(()), |(_, next)| is_bounded_next(next))
+        }
+        Saying::Accept { next, .. } | Saying::Decided(next) => is_bounded_next(next),
+        Saying::Fill { missing, .. } => bound("a list of what is missing", missing.len(), GROUPS * MAX_NODES),
+        Saying::Nudge | Saying::Outbid { .. } | Saying::Accepted { .. } => Ok(()),
+    }
+}
+
+fn is_bounded_report(report: &Report) -> Result<(), MessageError> {
+    bound("a list of sessions", report.frozen.len(), GROUPS)?;
+    for frozen in &report.frozen {
+        bound("a list of counters", frozen.received.len(), MAX_NODES)?;
+    }
+    bound("a list of lost links", report.severed.len(), MAX_NODES)?;
+    bound("a list of links", report.linked.len(), MAX_NODES)
+}
+
+fn is_bounded_next(next: &Next) -> Result<(), MessageError> {
+    is_bounded_view(&next.view)?;
+    bound("a list of cuts", next.cuts.len(), GROUPS)?;
+    for cut in &next.cuts {
+        bound("a list of trims", cut.trim.len(), MAX_NODES)?;
+    }
+    Ok(())
+}
+
+/// The most sessions that one view change ends.
+const GROUPS: usize = 64;
+
+/// Lengths on the wire at most, in bytes: postcard's numbers take seven bits a byte.
+mod wire {
+    use super::{CLUSTER_LEN, FABRIC_LEN, GROUPS, MAX_NODES, OFFER_LEN, PIECE_LEN, REASON_LEN};
+
+    pub(super) const U16: usize = 3;
+    pub(super) const U32: usize = 5;
+    pub(super) const U64: usize = 10;
+    /// Which of several; the length of a list within its bounds.
+    pub(super) const VARIANT: usize = 1;
+    pub(super) const LEN: usize = 3;
+
+    const ADDRESS: usize = VARIANT + 16 + U16;
+    const NODES: usize = LEN + MAX_NODES * U32;
+    const INCARNATIONS: usize = LEN + MAX_NODES * U64;
+    const MEMBER: usize = U32 + U64 + ADDRESS + VARIANT;
+    pub(super) const VIEW: usize = U64 + LEN + MAX_NODES * MEMBER;
+    const COUNTERS: usize = LEN + MAX_NODES * U64;
+    const CUT: usize = U32 + COUNTERS;
+    const NEXT: usize = VIEW + LEN + GROUPS * CUT;
+    const BALLOT: usize = U64 + U32;
+    const REPORT: usize = LEN + GROUPS * (U32 + COUNTERS) + NODES + INCARNATIONS + VARIANT;
+    const WANT: usize = U64 + U32 + U32 + U64 + U64;
+
+    pub(super) const HELLO: usize = VARIANT
+        + LEN
+        + CLUSTER_LEN
+        + U32
+        + U64
+        + VARIANT
+        + U64
+        + ADDRESS
+        + VARIANT
+        + NODES
+        + VARIANT
+        + 2 * (LEN + FABRIC_LEN)
+        + U64
+        + LEN
+        + OFFER_LEN;
+    /// A promise with a value that was accepted: the longest that is said about a change.
+    pub(super) const PROMISE: usize = VARIANT + U64 + VARIANT + BALLOT + REPORT + VARIANT + BALLOT + NEXT;
+    const MISSING: usize = U32 + U64 + U64 + U32;
+    pub(super) const FILL: usize = VARIANT + U64 + VARIANT + BALLOT + LEN + GROUPS * MAX_NODES * MISSING;
+    pub(super) const PART: usize = VARIANT + WANT + U64 + LEN + PIECE_LEN + VARIANT;
+    pub(super) const GOODBYE: usize = 2 * VARIANT + 2 * U32 + LEN + REASON_LEN;
+}
+
+/// What a frame needs beside its message: kind and tag.
+const FRAME: usize = 40;
+const _: () = assert!(wire::HELLO + FRAME <= STRANGER_LEN, "the longest hello fits a stranger's frame");
+const _: () = assert!(wire::VARIANT + wire::VIEW + FRAME <= PEER_LEN, "the largest view fits a frame");
+const _: () = assert!(wire::PROMISE + FRAME <= PEER_LEN, "the largest promise fits a frame");
+const _: () = assert!(wire::FILL + FRAME <= PEER_LEN, "the longest list of what is missing fits a frame");
+const _: () = assert!(wire::PART + FRAME <= PEER_LEN, "a piece fits a frame");
+const _: () = assert!(wire::GOODBYE + FRAME <= PEER_LEN, "the longest goodbye fits a frame");
+// A list's length takes three bytes.
+const _: () = assert!(PIECE_LEN < 1 << 21 && OFFER_LEN < 1 << 21 && MAX_NODES < 1 << 21 && GROUPS < 1 << 21);
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::view::{Member, Role};
-    use consort_dataplane::names::ViewId;
+    use crate::change::{Ballot, Cut, Frozen, Missing};
+    use crate::view::Member;
 
     fn text(most: usize) -> impl Strategy<Value = String> {
-        proptest::collection::vec(any::<char>(), 0..=most / 4).prop_map(|chars| chars.into_iter().collect())
+        vec(any::<char>(), 0..=most / 4).prop_map(|chars| chars.into_iter().collect())
     }
 
     fn address() -> impl Strategy<Value = SocketAddr> {
         any::<(std::net::IpAddr, u16)>().prop_map(SocketAddr::from)
     }
 
-    pub(crate) fn message() -> impl Strategy<Value = Message> {
-        let hello = (
+    fn role() -> impl Strategy<Value = Role> {
+        prop_oneof![Just(Role::Data), Just(Role::Witness)]
+    }
+
+    fn view_number() -> impl Strategy<Value = ViewId> {
+        any::<u64>().prop_map(ViewId)
+    }
+
+    fn nodes() -> impl Strategy<Value = Vec<NodeId>> {
+        vec(any::<u32>().prop_map(NodeId), 0..=MAX_NODES)
+    }
+
+    fn incarnations() -> impl Strategy<Value = Vec<Incarnation>> {
+        vec(any::<u64>().prop_map(Incarnation), 0..=MAX_NODES)
+    }
+
+    fn standing() -> impl Strategy<Value = Standing> {
+        prop_oneof![
+            vec(any::<u32>(), 0..=MAX_NODES).prop_map(|members| Standing::Founding { members }),
+            view_number().prop_map(|view| Standing::Member { view }),
+            Just(Standing::Joining),
+        ]
+    }
+
+    fn hello() -> impl Strategy<Value = Hello> {
+        (
             (text(CLUSTER_LEN), any::<u32>(), any::<u64>(), any::<Option<u64>>(), address()),
-            (proptest::collection::vec(any::<u32>(), 0..=MAX_NODES), text(FABRIC_LEN), text(FABRIC_LEN)),
-            (any::<u64>(), proptest::collection::vec(any::<u8>(), 0..=OFFER_LEN)),
+            (standing(), role(), text(FABRIC_LEN), text(FABRIC_LEN)),
+            (any::<u64>(), vec(any::<u8>(), 0..=OFFER_LEN)),
         )
             .prop_map(
                 |(
                     (cluster, node, incarnation, engaged, address),
-                    (members, fabric, guarantee),
+                    (standing, role, fabric, guarantee),
                     (ring_bytes, offer),
-                )| {
-                    Message::Hello(Hello {
-                        cluster,
-                        node: NodeId(node),
-                        incarnation: Incarnation(incarnation),
-                        engaged: engaged.map(Incarnation),
-                        address,
-                        members,
-                        fabric,
-                        guarantee,
-                        ring_bytes,
-                        offer,
-                    })
+                )| Hello {
+                    cluster,
+                    node: NodeId(node),
+                    incarnation: Incarnation(incarnation),
+                    engaged: engaged.map(Incarnation),
+                    address,
+                    standing,
+                    role,
+                    fabric,
+                    guarantee,
+                    ring_bytes,
+                    offer,
                 },
-            );
+            )
+    }
+
+    fn view() -> impl Strategy<Value = View> {
         let member =
-            (any::<u32>(), any::<u64>(), address(), any::<bool>()).prop_map(|(node, life, address, data)| {
-                let role = if data { Role::Data } else { Role::Witness };
-                Member { node: NodeId(node), incarnation: Incarnation(life), address, role }
+            (any::<u32>(), any::<u64>(), address(), role()).prop_map(|(node, life, address, role)| Member {
+                node: NodeId(node),
+                incarnation: Incarnation(life),
+                address,
+                role,
             });
-        let view = (any::<u64>(), proptest::collection::vec(member, 0..=MAX_NODES))
-            .prop_map(|(id, members)| Message::Propose(View { id: ViewId(id), members }));
+        (view_number(), vec(member, 0..=MAX_NODES)).prop_map(|(id, members)| View { id, members })
+    }
+
+    fn ballot() -> impl Strategy<Value = Ballot> {
+        any::<(u64, u32)>().prop_map(|(round, node)| Ballot { round, node: NodeId(node) })
+    }
+
+    fn next() -> impl Strategy<Value = Next> {
+        let cut = (any::<u32>(), vec(any::<u64>(), 0..8))
+            .prop_map(|(group, trim)| Cut { group: GroupId(group), trim });
+        (view(), vec(cut, 0..8)).prop_map(|(view, cuts)| Next { view, cuts })
+    }
+
+    fn missing() -> impl Strategy<Value = Missing> {
+        any::<(u32, u8, u64, u32)>().prop_map(|(group, rank, to, holder)| Missing {
+            group: GroupId(group),
+            rank: usize::from(rank),
+            to,
+            holder: NodeId(holder),
+        })
+    }
+
+    fn report() -> impl Strategy<Value = Report> {
+        let frozen = (any::<u32>(), vec(any::<u64>(), 0..8))
+            .prop_map(|(group, received)| Frozen { group: GroupId(group), received });
+        (vec(frozen, 0..8), nodes(), incarnations(), any::<bool>())
+            .prop_map(|(frozen, severed, linked, free)| Report { frozen, severed, linked, free })
+    }
+
+    fn saying() -> impl Strategy<Value = Saying> {
+        prop_oneof![
+            Just(Saying::Nudge),
+            (ballot(), nodes()).prop_map(|(ballot, suspects)| Saying::Prepare { ballot, suspects }),
+            (ballot(), report(), proptest::option::of((ballot(), next())))
+                .prop_map(|(ballot, report, accepted)| Saying::Promise { ballot, report, accepted }),
+            (ballot(), ballot()).prop_map(|(ballot, by)| Saying::Outbid { ballot, by }),
+            (ballot(), vec(missing(), 0..8)).prop_map(|(ballot, missing)| Saying::Fill { ballot, missing }),
+            (ballot(), next()).prop_map(|(ballot, next)| Saying::Accept { ballot, next }),
+            ballot().prop_map(|ballot| Saying::Accepted { ballot }),
+            next().prop_map(Saying::Decided),
+        ]
+    }
+
+    fn goodbye() -> impl Strategy<Value = Goodbye> {
+        let named = || (any::<u32>().prop_map(NodeId), any::<u32>().prop_map(NodeId), text(400));
+        prop_oneof![
+            Just(Goodbye::Ended),
+            Just(Goodbye::Left),
+            named().prop_map(|(node, by, reason)| Goodbye::Lost { node, by, reason }),
+            named().prop_map(|(node, by, reason)| Goodbye::Misbehaved { node, by, reason }),
+            text(400).prop_map(Goodbye::Broken),
+        ]
+    }
+
+    fn want() -> impl Strategy<Value = Want> {
+        (view_number(), any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>())
+            .prop_map(|(view, group, rank, from, to)| Want { view, group: GroupId(group), rank, from, to })
+    }
+
+    pub(crate) fn message() -> impl Strategy<Value = Message> {
         prop_oneof![
             Just(Message::Proof),
-            hello,
+            hello().prop_map(Message::Hello),
             Just(Message::Use),
-            view,
+            view().prop_map(Message::Propose),
             Just(Message::Ready),
             Just(Message::Commit),
-            Just(Message::Goodbye(Goodbye::Ended)),
-            Just(Message::Goodbye(Goodbye::Left)),
-            (any::<u32>(), any::<u32>(), text(400)).prop_map(|(node, by, reason)| {
-                Message::Goodbye(Goodbye::Lost { node: NodeId(node), by: NodeId(by), reason })
-            }),
-            text(400).prop_map(|why| Message::Goodbye(Goodbye::Broken(why))),
+            goodbye().prop_map(Message::Goodbye),
+            Just(Message::Alive),
+            (view_number(), saying()).prop_map(|(view, saying)| Message::Change { view, saying }),
+            view_number().prop_map(Message::Retired),
+            Just(Message::Leaving),
+            view().prop_map(|view| Message::Welcome { view }),
+            (view_number(), incarnations()).prop_map(|(view, to)| Message::Linked { view, to }),
+            want().prop_map(Message::Want),
+            (want(), any::<u64>(), vec(any::<u8>(), 0..400), any::<bool>())
+                .prop_map(|(want, at, bytes, last)| Message::Part { want, at, bytes, last }),
+            Just(Message::Ask(Question::Status)),
+            Just(Message::Ask(Question::Explain)),
+            (any::<bool>(), text(400)).prop_map(|(last, text)| Message::Answer { last, text }),
+        ]
+    }
+
+    /// As long as can be.
+    fn longest() -> Vec<(Message, usize)> {
+        let address = SocketAddr::from(([0xffff; 8], u16::MAX));
+        let member = Member {
+            node: NodeId(u32::MAX),
+            incarnation: Incarnation(u64::MAX),
+            address,
+            role: Role::Witness,
+        };
+        let view = View { id: ViewId(u64::MAX), members: vec![member; MAX_NODES] };
+        let ballot = Ballot { round: u64::MAX, node: NodeId(u32::MAX) };
+        let (group, counters) = (GroupId(u32::MAX), vec![u64::MAX; MAX_NODES]);
+        let cut = Cut { group, trim: counters.clone() };
+        let next = Next { view: view.clone(), cuts: vec![cut; GROUPS] };
+        let report = Report {
+            frozen: vec![Frozen { group, received: counters }; GROUPS],
+            severed: vec![NodeId(u32::MAX); MAX_NODES],
+            linked: vec![Incarnation(u64::MAX); MAX_NODES],
+            free: true,
+        };
+        let saying = Saying::Promise { ballot, report, accepted: Some((ballot, next)) };
+        let want = Want { view: view.id, group, rank: u32::MAX, from: u64::MAX, to: u64::MAX };
+        let hello = Hello {
+            cluster: "x".repeat(CLUSTER_LEN),
+            node: member.node,
+            incarnation: member.incarnation,
+            engaged: Some(member.incarnation),
+            address,
+            standing: Standing::Founding { members: vec![u32::MAX; MAX_NODES] },
+            role: member.role,
+            fabric: "x".repeat(FABRIC_LEN),
+            guarantee: "x".repeat(FABRIC_LEN),
+            ring_bytes: u64::MAX,
+            offer: vec![0xff; OFFER_LEN],
+        };
+        vec![
+            (Message::Hello(hello), wire::HELLO),
+            (Message::Change { view: view.id, saying }, wire::PROMISE),
+            (Message::Welcome { view }, wire::VARIANT + wire::VIEW),
+            (Message::Part { want, at: u64::MAX, bytes: vec![0xff; PIECE_LEN], last: true }, wire::PART),
+            (Message::Answer { last: true, text: "x".repeat(PIECE_LEN) }, wire::PART),
+            (Message::Goodbye(Goodbye::Broken("x".repeat(REASON_LEN))), wire::GOODBYE),
         ]
     }
 
@@ -235,6 +579,60 @@ pub(crate) mod tests {
             let _ = Message::decode(&bytes[..at]);
             bytes[at] = value;
             let _ = Message::decode(&bytes);
+        }
+    }
+
+    // What the compiler proved of the sizes on paper holds on the wire.
+    #[test]
+    fn the_longest_is_as_long_as_was_reckoned() {
+        for (message, most) in longest() {
+            let bytes = message.encode();
+            assert!(bytes.len() <= most, "{} of {most}: {message:?}", bytes.len());
+            assert_eq!(Message::decode(&bytes).as_ref(), Ok(&message));
+        }
+    }
+
+    // S1
+    #[test]
+    fn no_list_is_longer_than_it_may_be() {
+        let view = |members| {
+            let address = SocketAddr::from(([127, 0, 0, 1], 1));
+            let member = Member { node: NodeId(1), incarnation: Incarnation(1), address, role: Role::Data };
+            View { id: ViewId(1), members: vec![member; members] }
+        };
+        let (ballot, group) = (Ballot::NONE, GroupId::MAIN);
+        let next = |cuts: usize, trims: usize| Next {
+            view: view(1),
+            cuts: vec![Cut { group, trim: vec![0; trims] }; cuts],
+        };
+        let report = |frozen: usize, received: usize, severed: usize, linked: usize| Report {
+            frozen: vec![Frozen { group, received: vec![0; received] }; frozen],
+            severed: vec![NodeId(1); severed],
+            linked: vec![Incarnation(1); linked],
+            free: false,
+        };
+        let promise = |report, next| Saying::Promise { ballot, report, accepted: Some((ballot, next)) };
+        let sayings = [
+            ("suspects", Saying::Prepare { ballot, suspects: vec![NodeId(1); 65] }),
+            ("sessions", promise(report(65, 1, 0, 0), next(1, 1))),
+            ("counters", promise(report(1, 65, 0, 0), next(1, 1))),
+            ("lost links", promise(report(1, 1, 65, 0), next(1, 1))),
+            ("links", promise(report(1, 1, 0, 65), next(1, 1))),
+            ("cuts", promise(report(1, 1, 0, 0), next(65, 1))),
+            ("trims", Saying::Accept { ballot, next: next(1, 65) }),
+            ("view", Saying::Decided(Next { view: view(65), cuts: Vec::new() })),
+        ];
+        let said = sayings.map(|(what, saying)| (what, Message::Change { view: ViewId(1), saying }));
+        let want = Want { view: ViewId(1), group, rank: 0, from: 0, to: 1 };
+        let others = [
+            ("view", Message::Welcome { view: view(65) }),
+            ("links", Message::Linked { view: ViewId(1), to: vec![Incarnation(1); 65] }),
+            ("piece", Message::Part { want, at: 0, bytes: vec![0; PIECE_LEN + 1], last: true }),
+            ("answer", Message::Answer { last: true, text: "x".repeat(PIECE_LEN + 1) }),
+        ];
+        for (what, message) in said.into_iter().chain(others) {
+            let error = Message::decode(&message.encode()).unwrap_err().to_string();
+            assert!(error.contains(what) && error.contains("may be"), "{what}: {error}");
         }
     }
 

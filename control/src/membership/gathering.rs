@@ -1,10 +1,26 @@
-//! Gathering: until everyone's hello is here, and somebody proposes.
+//! Founding, first part: until everyone's hello is here, and somebody proposes.
+//!
+//! - Control links come up in any order, each with a hello: who the peer is, which
+//!   [incarnation](crate::view::Incarnation), what it takes the group to be, and its fabric's offer. A hello that doesn't
+//!   agree with this node's configuration is refused, and the difference is named on both sides
+//!   ([`Terms::judge`](super::Terms::judge)). A peer that was started again replaces its old incarnation.
+//! - The member with the lowest id *proposes* view 1 as soon as it has everyone's hello: all members, by incarnation.
+//! - *Linking*: everyone links its fabric to exactly these incarnations, says *ready* when all links are up, and
+//!   the proposer, when all have, *commits*: the view is installed.
+//! - If anyone is lost on the way, nobody can tell who knows what. So whoever took part *renews* itself: it cuts its links,
+//!   takes a new incarnation and a new fabric (fresh memory, new offer), and gathers again.
+//!
+//! # Why no two different views 1 can be installed
+//! An incarnation takes part in one proposal, ever: it leaves *Linking* only by installing that view or by ceasing to be.
+//! A view is installed, by anyone, only if every incarnation in it said ready (the proposer's own word included). So if two
+//! different views were installed, no incarnation would be in both: their members are different lives of the
+//! nodes, and the first view's were all gone, or never delivered an Atomic message together with the second's.
 
 use consort_dataplane::names::{NodeId, Time, ViewId};
 
 use super::{Membership, PATIENCE, Phase};
 use crate::link::message::Message;
-use crate::view::{Member, Role, View};
+use crate::view::{Member, View};
 
 impl Membership {
     /// Something changed: maybe all are here, maybe the reasons for waiting are others.
@@ -26,17 +42,13 @@ impl Membership {
 
     /// Everyone as they have said hello, this node included, in ascending order: the first view's ranks.
     fn members(&self) -> Vec<Member> {
-        let me = Member {
-            node: self.terms.me,
-            incarnation: self.incarnation,
-            address: self.address,
-            role: Role::Data,
-        };
-        let others = self.peers.values().filter_map(|peer| peer.hello.as_ref()).map(|hello| Member {
+        let me = self.me();
+        let hellos = self.founders.keys().filter_map(|node| self.peers.get(node)?.hello.as_ref());
+        let others = hellos.map(|hello| Member {
             node: hello.node,
             incarnation: hello.incarnation,
             address: hello.address,
-            role: Role::Data,
+            role: hello.role,
         });
         let mut members: Vec<_> = others.chain([me]).collect();
         members.sort_unstable_by_key(|member| member.node);
@@ -50,14 +62,13 @@ impl Membership {
         let sound = from == self.terms.proposer()
             && view.id == ViewId(1)
             && view.nodes() == self.terms.members
-            && view.members.iter().all(|member| member.role == Role::Data)
             && view.member(self.terms.me).is_some_and(|me| me.incarnation == self.incarnation)
             && view.member(from).is_some_and(|member| Some(member.incarnation) == proposer);
         if sound {
             self.engage(now, view);
         } else {
             let reason = format!("it proposed {view}, which isn't its to propose");
-            self.misbehaved(from, reason);
+            self.misbehaved(now, from, reason);
         }
     }
 
@@ -71,6 +82,6 @@ impl Membership {
         for node in members {
             self.link_to(now, node);
         }
-        self.link();
+        self.link(now);
     }
 }

@@ -1,76 +1,312 @@
-//! Installed: the view stands until a member is lost.
+//! Installed: the view stands until there is a reason for another: somebody is gone, leaves, or wants to come.
 
 use std::time::Duration;
 
-use consort_dataplane::fabric::LinkDown;
 use consort_dataplane::names::{NodeId, Time};
 
-use super::{Membership, Stopped};
-use crate::link::message::Goodbye;
+use super::{Decision, Membership, Peer, Phase, Stopped, changing::Changing};
+use crate::change::{Change, Next, Saying, Trimming, Wishes};
+use crate::config::SlowPolicy;
+use crate::link::message::{Goodbye, Hello, Message, Standing};
+use crate::orders::{Install, Order, Pulse};
+use crate::view::{Incarnation, Role, View};
 
-/// A fabric's link ends in an orderly goodbye too, and which of the two is heard of first is chance. So long the
-/// control link has to say which it was.
-const LAST_WORD: Duration = Duration::from_secs(1);
+/// How long a joiner that could not be admitted waits for the next attempt.
+pub(super) const AGAIN: Duration = Duration::from_millis(200);
 
 impl Membership {
-    /// A member is gone (F5): unless it left in order, the group can't go on.
-    pub(super) fn lost(&mut self, node: NodeId, reason: String) {
-        if self.peers.get(&node).is_some_and(|peer| !peer.gone) {
-            let goodbye = Goodbye::Lost { node, by: self.terms.me, reason: reason.clone() };
-            self.stop(goodbye, Stopped::PeerLost { node, reason });
+    /// Installs a decided view, which ends `old` (V4). If this node isn't in it, the sessions of `old` are ended and no more.
+    pub(super) fn install(&mut self, now: Time, next: Next, old: Option<View>) {
+        let view = next.view.clone();
+        self.tell_at = None;
+        // Whoever is not in it is told, then cut off (F4, V9).
+        for member in old.iter().flat_map(|old| old.members.iter()) {
+            if member.node != self.terms.me && view.member(member.node).is_none() {
+                self.unlink(member.node);
+                self.detection.forget(member.node);
+                self.leaving.remove(&member.node);
+            }
+        }
+        for member in &view.members {
+            if let (Some(old), None) = (&old, old.as_ref().and_then(|old| old.member(member.node))) {
+                let decided = Message::Change { view: old.id, saying: Saying::Decided(next.clone()) };
+                self.say(member.node, decided);
+            }
+            self.joiners.remove(&member.node);
+        }
+        let renew = self.must_renew(&view);
+        let cut = old.as_ref().map(|_| next.cuts.clone());
+        let slots = self.links.slots();
+        let slots = slots.into_iter().filter(|(node, _)| view.member(*node).is_some()).collect();
+        self.drive(Order::Install(Install { view: view.clone(), slots, cut, renew }));
+        self.before = old;
+        self.last = Some(next);
+        self.changing = Changing::default();
+        let stable = self.terms.stable;
+        let trimming = if stable { Trimming::Least } else { Trimming::Greatest };
+        self.change = Some(Change::new(self.terms.me, view.clone(), trimming));
+        #[cfg(test)]
+        if let (Some(mutant), Some(change)) = (self.mutant, &mut self.change) {
+            change.mutate(mutant);
+        }
+        self.phase = Phase::Installed(view.clone());
+        self.detection.on_view(now);
+        self.failures = 0;
+        self.decide(Decision::Reword(self.hello(None)));
+        for node in self.joiners.keys().copied().collect::<Vec<_>>() {
+            self.link_data(node); // if an older life of it was in the way
+            self.say(node, Message::Welcome { view: view.clone() });
+        }
+        for member in view.members {
+            if member.node != self.terms.me {
+                self.seeds.insert(member.address);
+                self.decide(Decision::Know(member.node, member.address));
+                self.check_member(now, member.node, member.incarnation);
+            }
+        }
+        // Who came before there was a view to tell of.
+        let strangers = self.peers.values().filter_map(|peer| peer.hello.clone());
+        let was_member = |hello: &Hello| {
+            let old = self.before.as_ref().and_then(|old| old.member(hello.node));
+            old.is_some_and(|old| old.incarnation == hello.incarnation)
+        };
+        let strangers: Vec<_> = strangers
+            .filter(|hello| self.incarnation_of(hello.node) != Some(hello.incarnation) && !was_member(hello))
+            .filter(|hello| !self.joiners.contains_key(&hello.node))
+            .filter(|hello| !matches!(hello.standing, Standing::Member { .. }))
+            .collect();
+        for hello in strangers {
+            self.welcome(now, &hello);
+        }
+        self.catch_up(now);
+        self.look_for_reasons(now);
+    }
+
+    /// A member that is gone already when the view begins.
+    fn check_member(&mut self, now: Time, node: NodeId, incarnation: Incarnation) {
+        let met = self.peers.get(&node).and_then(|peer| peer.hello.as_ref()).map(|hello| hello.incarnation);
+        if met != Some(incarnation) {
+            let known = met.is_some();
+            let why = if known { "it was started again" } else { "its control link is down" };
+            self.gone(now, node, incarnation, why);
+        } else if self.wants_link(node) && !self.links.is_up(node) {
+            self.gone(now, node, incarnation, "its fabric link is down");
         }
     }
 
-    /// A member leaves. If not in order, everyone stops for the same cause, whoever they heard it from.
-    pub(super) fn on_goodbye(&mut self, from: NodeId, goodbye: Goodbye) {
-        let me = self.terms.me;
-        let lost = |reason: &str| Stopped::PeerLost { node: from, reason: reason.to_owned() };
-        let reason = match &goodbye {
-            Goodbye::Ended => {
-                if let Some(peer) = self.peers.get_mut(&from) {
-                    peer.gone = true;
-                }
-                return;
+    /// V10: whether someone who is no member any more may still read the memory that the view's sessions use: a member of the view
+    /// before the one that ends, which never said that it is done with it.
+    fn must_renew(&self, view: &View) -> bool {
+        let Some(before) = &self.before else { return false };
+        before.data().any(|member| {
+            let done = self.peers.get(&member.node).is_some_and(|peer| peer.retired >= before.id);
+            member.node != self.terms.me && view.member(member.node).is_none() && !done
+        })
+    }
+
+    /// The incarnation of a member of the installed view.
+    pub(super) fn incarnation_of(&self, node: NodeId) -> Option<Incarnation> {
+        self.view()?.member(node).map(|member| member.incarnation)
+    }
+
+    /// That life of a node is gone, as far as this node knows (F5, V9).
+    pub(super) fn gone(&mut self, now: Time, node: NodeId, incarnation: Incarnation, why: &str) {
+        if self.joiners.get(&node).is_some_and(|joiner| joiner.member.incarnation == incarnation) {
+            self.joiners.remove(&node);
+            self.unlink(node);
+            self.wish();
+            if self.incarnation_of(node).is_none() {
+                return self.begin_again(node);
             }
-            Goodbye::Left => return self.lost(from, "it left before all members had ended".to_owned()),
-            Goodbye::Broken(reason) => return self.lost(from, format!("it couldn't go on: {reason}")),
-            Goodbye::Lost { node, by, reason } if *node == me => {
-                lost(&format!("node {by} has lost the link to this node ({reason}) and stopped"))
+        }
+        if self.incarnation_of(node) != Some(incarnation) {
+            if self.incarnation_of(node).is_none() && !self.joiners.contains_key(&node) {
+                self.decide(Decision::Forget(node));
             }
-            Goodbye::Lost { node, by, reason } => {
-                Stopped::PeerLost { node: *node, reason: format!("{reason}, as node {by} says") }
+            return;
+        }
+        let Some(change) = &mut self.change else { return };
+        if !change.suspects().contains(&node) {
+            tracing::info!(%node, why, "a member is taken for gone");
+            change.on_suspect(node);
+        }
+        self.pump(now, node);
+    }
+
+    /// The fabric's link to a member is of no use any more.
+    pub(super) fn sever(&mut self, node: NodeId) {
+        self.unlink(node);
+    }
+
+    /// Gives up the fabric's link to a node (F4).
+    pub(super) fn unlink(&mut self, node: NodeId) {
+        if let Some(slot) = self.links.end(node) {
+            self.drive(Order::Unlink(slot));
+        }
+    }
+
+    /// Links the fabric to a node that said hello, if both hold data and there is no link to this life of it.
+    pub(super) fn link_data(&mut self, node: NodeId) {
+        let Some(hello) = self.peers.get(&node).and_then(|peer| peer.hello.clone()) else { return };
+        if !self.wants_link(node) {
+            return;
+        }
+        if self.links.incarnation(node).is_some_and(|incarnation| incarnation != hello.incarnation) {
+            self.unlink(node);
+        }
+        if let Some((slot, number)) = self.links.begin(node, hello.incarnation) {
+            self.drive(Order::Link { slot, number, node, offer: hello.offer });
+        }
+    }
+
+    /// A control link is up while the group runs: a member's came back, or somebody wants to join.
+    pub(super) fn greeted(&mut self, now: Time, node: NodeId) {
+        let Some(hello) = self.peers.get(&node).and_then(|peer| peer.hello.clone()) else { return };
+        if self.incarnation_of(node) == Some(hello.incarnation) {
+            // What was said while there was no link is lost: said again.
+            if self.retired > consort_dataplane::names::ViewId(0) {
+                self.say(node, Message::Retired(self.retired));
             }
-            Goodbye::Misbehaved { node, by, reason } if *node == me => {
-                lost(&format!("node {by} says that this node broke the protocol ({reason}) and stopped"))
+            if self.leaving.contains(&self.terms.me) {
+                self.say(node, Message::Leaving);
             }
-            Goodbye::Misbehaved { node, by, reason } => {
-                Stopped::PeerMisbehaved { node: *node, reason: format!("{reason}, as node {by} says") }
+            if let Some(change) = self.change.as_mut().filter(|change| change.has_begun()) {
+                change.on_reachable(node);
+                self.pump(now, node);
+            }
+            return;
+        }
+        if let Standing::Member { view } = hello.standing {
+            // It was one, and may not have heard that the group went on without it.
+            if let Some(last) = self.last.clone() {
+                self.say(node, Message::Change { view, saying: Saying::Decided(last) });
+            }
+            return;
+        }
+        self.welcome(now, &hello);
+    }
+
+    /// A member says goodbye, or a node that wanted to be one.
+    pub(super) fn on_goodbye(&mut self, now: Time, node: NodeId, goodbye: &Goodbye) {
+        let why = match goodbye {
+            Goodbye::Ended | Goodbye::Left => "it left without order".to_owned(),
+            Goodbye::Broken(reason) => format!("it couldn't go on: {reason}"),
+            Goodbye::Lost { reason, .. } | Goodbye::Misbehaved { reason, .. } => {
+                format!("it stopped: {reason}")
             }
         };
-        self.stop(goodbye, reason);
-    }
-
-    pub(super) fn severed(&mut self, now: Time, node: NodeId, why: LinkDown) {
-        let Some(peer) = self.peers.get_mut(&node) else { return };
-        match why {
-            LinkDown::Corrupt(reason) => self.misbehaved(node, reason),
-            why => peer.severed = Some((now, why)),
+        let hello = self.peers.get(&node).and_then(|peer| peer.hello.as_ref());
+        if let Some(incarnation) = hello.map(|hello| hello.incarnation) {
+            self.on_down(now, node, incarnation, &why);
         }
     }
 
-    pub(super) fn severed_due(&self) -> Option<Time> {
-        let severed = self.peers.values().filter(|peer| !peer.gone).filter_map(|peer| peer.severed.as_ref());
-        severed.map(|(since, _)| since.plus(LAST_WORD)).min()
+    /// Wants to leave in order (V8): all that this node sent is delivered.
+    pub(super) fn leave(&mut self, now: Time) {
+        if self.view().is_none() {
+            return self.stop(Goodbye::Left, Stopped::Closed);
+        }
+        self.leaving.insert(self.terms.me);
+        self.say_all(&Message::Leaving);
+        self.wish();
+        self.look_for_reasons(now);
     }
 
-    pub(super) fn judge_severed(&mut self, now: Time) {
-        let due = |since: Time| since.plus(LAST_WORD) <= now;
-        let lost = self.peers.iter().find_map(|(node, peer)| match &peer.severed {
-            Some((since, why)) if !peer.gone && due(*since) => Some((*node, why.to_string())),
-            _ => None,
-        });
-        if let Some((node, why)) = lost {
-            self.lost(node, format!("fabric {}: {why}", self.terms.fabric));
+    pub(super) fn on_leaving(&mut self, now: Time, node: NodeId) {
+        if self.incarnation_of(node).is_some() {
+            self.leaving.insert(node);
+            self.wish();
+            self.look_for_reasons(now);
         }
+    }
+
+    /// Tells the change who wants to come and go.
+    pub(super) fn wish(&mut self) {
+        let wishes = Wishes { joining: self.candidates(), leaving: self.leaving.clone() };
+        if let Some(change) = &mut self.change {
+            change.on_wishes(wishes);
+        }
+    }
+
+    /// Begins a change, or asks who leads to, if there is a reason for one.
+    pub(super) fn look_for_reasons(&mut self, now: Time) {
+        let Phase::Installed(view) = &self.phase else { return };
+        let leavers = self.leaving.iter().any(|node| view.member(*node).is_some());
+        let joiners = self.joiners.values().any(|joiner| joiner.try_at <= now && self.is_ready(joiner));
+        let suspects = self.change.as_ref().is_some_and(|change| !change.suspects().is_empty());
+        if !leavers && !joiners && !suspects {
+            return;
+        }
+        let members: Vec<_> = view.members.iter().map(|member| member.node).collect();
+        if joiners {
+            for joiner in self.joiners.values_mut().filter(|joiner| joiner.try_at <= now) {
+                joiner.try_at = now.plus(joiner.pause);
+                joiner.pause *= 2;
+            }
+        }
+        if members == [self.terms.me] && leavers {
+            // The last one: there is nobody to agree with.
+            return self.stop(Goodbye::Left, Stopped::Closed);
+        }
+        self.wish();
+        if let Some(change) = &mut self.change {
+            change.on_reason();
+        }
+        self.pump(now, self.terms.me);
+    }
+
+    /// Looks who is silent, says that this node lives, and gives a change that is under way its time.
+    pub(super) fn watch(&mut self, now: Time) {
+        if self.detection.due() <= now {
+            let awake = self.detection.pass(now);
+            self.say_all(&Message::Alive);
+            for node in self.detection.silent() {
+                self.detection.on_heard(node); // counted anew: it is suspected once
+                if let Some(incarnation) = self.incarnation_of(node) {
+                    self.gone(now, node, incarnation, "it is silent");
+                } else {
+                    self.joiners.remove(&node);
+                    self.unlink(node);
+                    self.decide(Decision::Forget(node));
+                }
+            }
+            self.be_patient(now, awake);
+        } else {
+            self.be_patient(now, Duration::ZERO);
+        }
+        self.look_for_reasons(now);
+    }
+
+    pub(super) fn watch_due(&self) -> Option<Time> {
+        let joiners =
+            self.joiners.values().filter(|joiner| self.is_ready(joiner)).map(|joiner| joiner.try_at);
+        let joiners = joiners.filter(|_| matches!(self.phase, Phase::Installed(_)));
+        joiners.chain(self.changing.due()).chain([self.detection.due()]).min()
+    }
+
+    /// V9: a member whose engine stands still while its process lives is slow, not dead; the policy decides.
+    pub(super) fn pulse(&mut self, now: Time, pulse: Pulse) {
+        self.detection.on_pulse(now, &pulse.beats);
+        self.sessions = pulse.sessions;
+        self.pulsed = Some(now);
+        let SlowPolicy::Evict(after) = self.slow else { return };
+        for node in self.detection.blocked(after) {
+            if let Some(incarnation) = self.incarnation_of(node) {
+                let why = format!("its engine has stood still for {after:?}: a callback that doesn't return");
+                self.gone(now, node, incarnation, &why);
+            }
+        }
+    }
+
+    /// Forgets what was known of a node's link when another life of it comes.
+    pub(super) fn forget_peer(&mut self, node: NodeId) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            *peer = Peer { hello: peer.hello.take(), ..Peer::default() };
+        }
+    }
+
+    /// Whether there is a member with data among those who go on.
+    pub(super) fn has_data(view: &View) -> bool {
+        view.members.iter().any(|member| member.role == Role::Data)
     }
 }

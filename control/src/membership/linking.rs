@@ -1,10 +1,11 @@
-//! Linking: a view is proposed; every member links to every other, the proposer counts who is ready.
+//! Founding, second part: a view is proposed; every member links to every other, the proposer counts who is ready.
 
 use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Time};
 
-use super::{Absent, Decision, Membership, Peer, Phase};
+use super::{Absent, Decision, Membership, Phase};
+use crate::change::Next;
 use crate::link::message::Message;
 
 /// How long all of it may take.
@@ -23,14 +24,17 @@ impl Membership {
         if hello.incarnation != member.incarnation {
             return self.fail(now, node, "it was started again");
         }
-        let Some(slot) = self.slots().get(&node).copied() else { return };
-        self.decide(Decision::Link { slot, node, offer: hello.offer.clone() });
-        self.link();
+        self.link_data(node);
+        self.link(now);
     }
 
     /// Something changed: maybe this node is ready, maybe all are.
-    pub(super) fn link(&mut self) {
-        let linked = self.peers.values().all(|peer| peer.linked && peer.hello.is_some());
+    pub(super) fn link(&mut self, now: Time) {
+        let met = |node| self.peers.get(node).is_some_and(|peer| peer.hello.is_some());
+        let linked = self
+            .founders
+            .keys()
+            .all(|node| met(node) && (self.links.is_up(*node) || !self.wants_link(*node)));
         let Phase::Linking { ready, .. } = &mut self.phase else { return };
         if !linked {
             return;
@@ -41,35 +45,33 @@ impl Membership {
             if !before {
                 self.decide(Decision::Say(proposer, Message::Ready));
             }
-        } else if self.peers.values().all(|peer| peer.ready) {
+        } else if self.founders.keys().all(|node| self.peers.get(node).is_some_and(|peer| peer.ready)) {
             self.say_all(&Message::Commit);
-            self.install();
+            self.found(now);
         }
     }
 
     /// To the proposer: that member is ready.
-    pub(super) fn on_ready(&mut self, from: NodeId) {
+    pub(super) fn on_ready(&mut self, now: Time, from: NodeId) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         peer.ready = true;
-        self.link();
+        self.link(now);
     }
 
     /// From the proposer: all are ready.
-    pub(super) fn on_commit(&mut self, from: NodeId) {
+    pub(super) fn on_commit(&mut self, now: Time, from: NodeId) {
         if from == self.terms.proposer() {
-            self.install();
+            self.found(now);
         } else {
             let reason = "it committed what another proposed".to_owned();
-            self.misbehaved(from, reason);
+            self.misbehaved(now, from, reason);
         }
     }
 
-    fn install(&mut self) {
+    fn found(&mut self, now: Time) {
         let Phase::Linking { view, .. } = &self.phase else { return };
-        let view = view.clone();
-        self.tell_at = None;
-        self.phase = Phase::Installed(view.clone());
-        self.decide(Decision::Install { view, slots: self.slots() });
+        let next = Next { view: view.clone(), cuts: Vec::new() };
+        self.install(now, next, None);
     }
 
     pub(super) fn too_slow(&mut self, now: Time) {
@@ -91,12 +93,18 @@ impl Membership {
     }
 
     /// This incarnation is spent, another begins.
-    fn renew(&mut self, now: Time) {
+    pub(super) fn renew(&mut self, now: Time) {
         let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(20)).min(LONGEST_PAUSE);
         self.failures += 1;
-        for peer in self.peers.values_mut() {
-            *peer = Peer::default();
-        }
+        self.peers = self.founders.keys().map(|node| (*node, super::Peer::default())).collect();
+        self.links.clear();
+        self.joiners.clear();
+        self.leaving.clear();
+        self.early.clear();
+        self.change = None;
+        self.changing = super::changing::Changing::default();
+        self.before = None;
+        self.retired = consort_dataplane::names::ViewId(0);
         self.phase = Phase::Renewing { at: now.plus(pause), asked: false };
         self.decide(Decision::Isolate);
     }

@@ -1,60 +1,60 @@
-//! Membership: which view is installed, as a state machine. Events go in (`on_*`, with the time), decisions come out
-//! ([`Membership::poll_decision`]); it opens no socket, reads no clock and draws its random numbers from a seed.
+//! Membership: who belongs to the group, view after view, as a state machine. Events go in (`on_*`, with the time), decisions come
+//! out ([`Membership::poll_decision`]); it opens no socket, reads no clock and draws its random numbers from a seed.
 //!
-//! For now the members are fixed by the configuration, so there is one view, view 1, of all of them, and no view follows: a
-//! member that is lost stops the group. What view changes will replace is in this directory; who feeds the
-//! events and carries out the decisions stays as it is.
-//!
-//! # How view 1 comes about
+//! # Phases
 //! ```text
+//!                 ┌──────────────── founding ────────────────┐
 //!            all hellos are here              linked to all,       all are ready
-//!            (or: proposed to)                told the proposer    (or: told so)
-//! Gathering ────────────────────► Linking ──────────────────────► Linking ──────► Installed
-//!     ▲                             │ a member is lost, or too slow │
-//!     └──────── Renewing ◄──────────┴───────────────────────────────┘
+//!            (or: proposed to)                told the proposer    (or: told so)      a member is lost, leaves, joins
+//! Gathering ────────────────────► Linking ──────────────────────► Linking ──────► Installed ◄───────────────► Changing
+//!   ▲   │                           │ a member is lost, or too slow │                 ▲                         │
+//!   │   └──── the group runs ────┐  │                               │                 │ admitted                │ left out, or
+//!   │                            ▼  │                               │                 │                         │ no majority
+//!   │                          Joining ───────────────────────────────────────────────┘                         ▼
+//!   └──────── Renewing ◄────────────┴───────────────────────────────┘ ◄──────── rejoin ──────────────────── Stopped
 //! ```
-//! - *Gathering*: control links come up in any order, each with a hello: who the peer is, which
-//!   [incarnation](crate::view::Incarnation), what it takes the group to be, and its fabric's offer. A hello that doesn't
-//!   agree with this node's configuration is refused, and the difference is named on both sides ([`Terms::judge`]). A peer that
-//!   was started again replaces its old incarnation.
-//! - The member with the lowest id *proposes* view 1 as soon as it has everyone's hello: all members, by incarnation.
-//! - *Linking*: everyone links its fabric to exactly these incarnations, says *ready* when all links are up, and
-//!   the proposer, when all have, *commits*: the view is installed.
-//! - If anyone is lost on the way, nobody can tell who knows what. So whoever took part *renews* itself: it cuts its links,
-//!   takes a new incarnation and a new fabric (fresh memory, new offer), and gathers again.
+//! - *Founding*: view 1 is of all members that the configuration names; [`gathering`] and [`linking`] tell how it comes about and why
+//!   no two can be. A node that finds the group running joins it instead.
+//! - *Installed*: the view stands ([`installed`]). Whoever is lost (F5), silent (V9), misbehaves or wants to come or go is a reason for a
+//!   change.
+//! - *Changing*: [`crate::change`] decides the next view; [`changing`] carries out what it wants and gives it patience.
+//! - *Joining*: [`joining`]: dial who is known, link to all members, be admitted by a view (V7).
+//! - *Stopped*, or, if the node is to repair itself, *Renewing* and joining as a new incarnation (V5).
 //!
-//! # Why no two different views 1 can be installed
-//! An incarnation takes part in one proposal, ever: it leaves *Linking* only by installing that view or by ceasing to be.
-//! A view is installed, by anyone, only if every incarnation in it said ready (the proposer's own word included). So if two
-//! different views were installed, no incarnation would be in both: their members are different lives of the
-//! nodes, and the first view's were all gone, or never delivered an Atomic message together with the second's.
-//! The stories in `golden/` show what happens when a node dies at each step, and the simulation of whole planes looks for a
-//! counterexample.
-//!
-//! # After that
-//! A control link that breaks, or a fabric link, is proof that the peer is gone (F5), unless it said goodbye after everything was
-//! delivered. What a peer can't have done in good faith names it: [`Stopped::PeerMisbehaved`].
+//! # What is remembered
+//! Of past views one decision, the last: whoever still asks about an older one is answered with it. Everything else is
+//! of this view and the one before, whose memory the next one will use (V10).
 
-mod stop;
 mod terms;
+mod data_links;
+mod detection;
 mod gathering;
+mod changing;
 mod linking;
 mod installed;
+mod joining;
+mod answer;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use consort_dataplane::fabric::LinkDown;
-use consort_dataplane::names::{NodeId, Slot, Time};
+use consort_dataplane::names::{NodeId, Time, ViewId};
 
-use crate::config::NodeConfig;
-use crate::link::message::{Goodbye, Hello, Message};
+use crate::change::{self, Change, Frozen, Next};
+use crate::config::{NodeConfig, SlowPolicy};
+use crate::link::message::{Goodbye, Hello, Message, Standing, Want};
 use crate::link::table::Random;
-use crate::view::{Incarnation, View};
+use crate::orders::{LinkNumber, Order, Part, Pulse, SessionState};
+use crate::view::{Incarnation, Member, Role, View};
 
-pub use stop::{Absent, Stopped};
+use data_links::DataLinks;
+use detection::Detection;
+
+pub use crate::stop::{Absent, Stopped};
+pub use detection::Beats;
 pub use terms::Terms;
 
 /// Where membership stands (V11). Prints as a phrase.
@@ -67,9 +67,9 @@ pub enum Phase {
         /// It is being made.
         asked: bool,
     },
-    /// Waiting for all hellos.
+    /// Founding: waiting for all hellos.
     Gathering,
-    /// A view was proposed; linking to its members and waiting for the proposer's word.
+    /// Founding: a view was proposed; linking to its members and waiting for the proposer's word.
     Linking {
         /// The view.
         view: View,
@@ -78,8 +78,12 @@ pub enum Phase {
         /// This node has said ready.
         ready: bool,
     },
+    /// Looking for the group, or linking to its members until a view admits this node; `None` until a member has answered.
+    Joining(Option<View>),
     /// The view is installed.
     Installed(View),
+    /// The view ends, and the next is being decided.
+    Changing(View, change::Phase),
     /// The end.
     Stopped(Stopped),
 }
@@ -93,7 +97,10 @@ impl fmt::Display for Phase {
             Self::Linking { view, ready: true, .. } => {
                 write!(f, "linked, waiting for the others, for {view}")
             }
+            Self::Joining(None) => f.write_str("looking for the group"),
+            Self::Joining(Some(view)) => write!(f, "joining after {view}"),
             Self::Installed(view) => write!(f, "installed {view}"),
+            Self::Changing(view, phase) => write!(f, "leaving {view}: {phase}"),
             Self::Stopped(reason) => write!(f, "stopped: {reason}"),
         }
     }
@@ -111,28 +118,16 @@ pub enum Decision {
     Greet(Hello),
     /// Say this hello from now on; links stay.
     Reword(Hello),
+    /// Dial this node until there is a control link, and again when it is lost.
+    Know(NodeId, SocketAddr),
+    /// Dial who is at this address, whoever it is.
+    Seek(SocketAddr),
+    /// Close the control link to a node, and dial it no more.
+    Forget(NodeId),
     /// Say something to a peer.
     Say(NodeId, Message),
-    /// Link the fabric to a peer.
-    Link {
-        /// Where.
-        slot: Slot,
-        /// To whom.
-        node: NodeId,
-        /// Its offer.
-        offer: Vec<u8>,
-    },
-    /// The view is agreed: start its session.
-    Install {
-        /// The view.
-        view: View,
-        /// The links to its other members.
-        slots: BTreeMap<NodeId, Slot>,
-    },
-    /// Tell the application for whom the start waits.
-    Wait(Vec<Absent>),
-    /// Stop, for good.
-    Stop(Stopped),
+    /// The driver is to do this.
+    Drive(Order),
 }
 
 /// How long the first word about missing members is held back, and how far apart later ones are: nobody wants to
@@ -143,13 +138,46 @@ const PATIENCE: Duration = Duration::from_millis(300);
 pub struct Membership {
     terms: Terms,
     address: SocketAddr,
+    role: Role,
     start_within: Option<Duration>,
+    quorum_within: Duration,
+    slow: SlowPolicy,
+    rejoin: bool,
+    /// Where the group may be found: what the configuration says, and the members of views since.
+    seeds: BTreeSet<SocketAddr>,
+    founders: BTreeMap<NodeId, SocketAddr>,
     started: Time,
     incarnation: Incarnation,
     offer: Vec<u8>,
     phase: Phase,
     peers: BTreeMap<NodeId, Peer>,
-    /// Proposals that came to nothing, since the start.
+    links: DataLinks,
+    detection: Detection,
+    /// The change that ends the installed view, begun or not.
+    change: Option<Change>,
+    changing: changing::Changing,
+    /// The decision that made the installed view.
+    last: Option<Next>,
+    /// The view before the installed one.
+    before: Option<View>,
+    /// The last view whose sessions are over here.
+    retired: ViewId,
+    /// Joiners, by node.
+    joiners: BTreeMap<NodeId, Joiner>,
+    /// Since when this node tries to join.
+    joining_since: Time,
+    /// Members that want to leave, this node perhaps among them.
+    leaving: BTreeSet<NodeId>,
+    /// Parts of rings that others want and the driver reads.
+    wanted: Vec<(NodeId, Want)>,
+    /// The data plane's last word, and when that was.
+    sessions: Vec<SessionState>,
+    pulsed: Option<Time>,
+    /// When a joiner last dialled its seeds.
+    sought: Time,
+    /// What was said about views that this node has not come to yet.
+    early: VecDeque<(NodeId, Message)>,
+    /// Attempts that came to nothing, since the start.
     failures: u32,
     told: Vec<Absent>,
     tell_at: Option<Time>,
@@ -158,44 +186,77 @@ pub struct Membership {
     /// as it is.
     #[cfg(test)]
     pub(crate) keeps_incarnation: bool,
+    /// Another.
+    #[cfg(test)]
+    pub(crate) mutant: Option<change::Mutant>,
     decisions: VecDeque<Decision>,
 }
 
-/// Another member.
+/// Another node.
 #[derive(Default)]
 struct Peer {
     /// What it said, while there is a control link.
     hello: Option<Hello>,
     /// Why there is none, as far as is known.
     trouble: Option<String>,
-    /// The fabric's link is up.
-    linked: bool,
-    /// To the proposer: it is ready.
+    /// Founding, to the proposer: it is ready.
     ready: bool,
-    /// It has left in order.
-    gone: bool,
-    /// The fabric's link is down, since when and why; the control link has the last word.
-    severed: Option<(Time, LinkDown)>,
+    /// The last view whose sessions are over there.
+    retired: ViewId,
+}
+
+/// A node that wants to become a member.
+struct Joiner {
+    member: Member,
+    /// Whom it is linked to, of which view.
+    linked: BTreeSet<Incarnation>,
+    /// When to try (again) to admit it, and how long to wait for the time after.
+    try_at: Time,
+    pause: Duration,
 }
 
 impl Membership {
     /// Membership as configured. Begins with [`Phase::Renewing`]: tell [`Membership::on_prepared`] of the first fabric.
     pub fn new(config: &NodeConfig, random: Random, now: Time) -> Self {
+        let seeds = config.join.iter().chain(config.peers.values()).copied().collect();
         Self {
             terms: Terms::new(config),
             address: config.address(),
+            role: config.role,
             start_within: config.start_within,
+            quorum_within: config.quorum_within,
+            slow: config.slow,
+            rejoin: config.rejoin,
+            seeds,
+            founders: config.peers.clone(),
             started: now,
             incarnation: Incarnation(0),
             offer: Vec::new(),
             phase: Phase::Renewing { at: now, asked: true },
             peers: config.peers.keys().map(|node| (*node, Peer::default())).collect(),
+            links: DataLinks::default(),
+            detection: Detection::new(config.silence, now),
+            change: None,
+            changing: changing::Changing::default(),
+            last: None,
+            before: None,
+            retired: ViewId(0),
+            joiners: BTreeMap::new(),
+            joining_since: now,
+            leaving: BTreeSet::new(),
+            wanted: Vec::new(),
+            sessions: Vec::new(),
+            pulsed: None,
+            sought: now,
+            early: VecDeque::new(),
             failures: 0,
             told: Vec::new(),
             tell_at: Some(now.plus(PATIENCE)),
             random,
             #[cfg(test)]
             keeps_incarnation: false,
+            #[cfg(test)]
+            mutant: None,
             decisions: VecDeque::new(),
         }
     }
@@ -210,60 +271,86 @@ impl Membership {
         self.incarnation
     }
 
+    /// The view that is installed, or ends.
+    pub fn view(&self) -> Option<&View> {
+        match &self.phase {
+            Phase::Installed(view) | Phase::Changing(view, _) => Some(view),
+            _ => None,
+        }
+    }
+
     /// Why this node won't have a link with who said this, if so.
     ///
     /// # Errors
     /// The reason, for both sides.
     pub fn judge(&self, hello: &Hello) -> Result<(), String> {
-        self.terms.judge(hello)?;
-        match &self.phase {
-            Phase::Installed(view)
-                if view.member(hello.node).is_none_or(|m| m.incarnation != hello.incarnation) =>
-            {
-                Err(format!(
-                    "{view} runs already, with another start of node {}; its members are fixed: to begin anew start \
-                     all of them again",
-                    hello.node
-                ))
-            }
-            _ => Ok(()),
-        }
+        let founding =
+            matches!(self.phase, Phase::Renewing { .. } | Phase::Gathering | Phase::Linking { .. });
+        self.terms.judge(hello, founding)
     }
 
     /// The fabric was made; this is its offer.
     pub fn on_prepared(&mut self, now: Time, offer: Vec<u8>) {
-        if matches!(self.phase, Phase::Renewing { .. }) {
-            self.offer = offer;
-            self.renew_incarnation();
+        if !matches!(self.phase, Phase::Renewing { .. }) {
+            return;
+        }
+        self.offer = offer;
+        self.renew_incarnation();
+        self.detection.restart(now);
+        if self.terms.joins || self.others_go_on() {
+            self.phase = Phase::Joining(None);
+            self.joining_since = now;
+            self.decide(Decision::Greet(self.hello(None)));
+            self.seek(now);
+        } else {
             self.phase = Phase::Gathering;
             self.decide(Decision::Greet(self.hello(None)));
+            for (node, address) in self.founders.clone() {
+                self.decide(Decision::Know(node, address));
+            }
+            self.seek(now);
             self.gather(now);
         }
     }
 
+    /// Whether the group can go on without any founder: then it may run although no founder knows of it, and none may found another.
+    fn others_go_on(&self) -> bool {
+        let view = self.last.iter().flat_map(|last| &last.view.members);
+        view.clone().any(|it| it.node != self.terms.me && !self.founders.contains_key(&it.node))
+    }
+
     /// The control link to a peer is up; this is its hello, which [`Membership::judge`] found right.
     pub fn on_up(&mut self, now: Time, hello: Hello) {
-        let Some(peer) = self.peers.get_mut(&hello.node) else { return };
-        peer.trouble = None;
         let node = hello.node;
+        self.detection.on_heard(node);
+        let peer = self.peers.entry(node).or_default();
+        peer.trouble = None;
+        peer.retired = ViewId(0);
         peer.hello = Some(hello);
         match self.phase {
             Phase::Gathering => self.gather(now),
             Phase::Linking { .. } => self.link_to(now, node),
-            _ => {}
+            Phase::Joining(_) => self.meet(now, node),
+            Phase::Installed(_) | Phase::Changing(..) => self.greeted(now, node),
+            Phase::Renewing { .. } | Phase::Stopped(_) => {}
         }
     }
 
     /// The control link to a peer is gone.
-    pub fn on_down(&mut self, now: Time, node: NodeId, why: &str) {
+    pub fn on_down(&mut self, now: Time, node: NodeId, incarnation: Incarnation, why: &str) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        peer.hello = None;
-        peer.trouble = Some(why.to_owned());
+        if peer.hello.as_ref().is_some_and(|hello| hello.incarnation == incarnation) {
+            peer.hello = None;
+            peer.trouble = Some(why.to_owned());
+        }
         match self.phase {
             Phase::Gathering => self.gather(now),
             Phase::Linking { .. } => self.fail(now, node, why),
-            Phase::Installed(_) => self.lost(node, format!("its control link broke ({why})")),
-            _ => {}
+            Phase::Joining(_) => self.missed(now, node, incarnation),
+            Phase::Installed(_) | Phase::Changing(..) => {
+                self.gone(now, node, incarnation, &format!("its control link broke ({why})"));
+            }
+            Phase::Renewing { .. } | Phase::Stopped(_) => {}
         }
     }
 
@@ -278,44 +365,95 @@ impl Membership {
 
     /// A peer says something.
     pub fn on_said(&mut self, now: Time, node: NodeId, message: Message) {
+        self.detection.on_heard(node);
         match (&self.phase, message) {
-            (Phase::Stopped(_), _) => {}
+            (Phase::Stopped(_), _) | (_, Message::Alive) => {}
+            (Phase::Gathering | Phase::Joining(_), Message::Welcome { view }) => {
+                self.on_welcome(now, node, &view);
+            }
             (Phase::Gathering, Message::Propose(view)) => self.on_proposal(now, node, view),
-            (Phase::Linking { .. }, Message::Ready) => self.on_ready(node),
-            (Phase::Linking { ready: true, .. }, Message::Commit) => self.on_commit(node),
-            (Phase::Installed(_), Message::Goodbye(goodbye)) => self.on_goodbye(node, goodbye),
-            (_, Message::Goodbye(_)) => self.on_down(now, node, "it left"),
+            (Phase::Linking { .. }, Message::Ready) => self.on_ready(now, node),
+            (Phase::Linking { ready: true, .. }, Message::Commit) => self.on_commit(now, node),
+            (_, Message::Change { view, saying }) => self.on_change(now, node, view, saying),
+            (_, Message::Retired(view)) => self.on_peer_retired(now, node, view),
+            (_, Message::Leaving) => self.on_leaving(now, node),
+            (_, Message::Linked { view, to }) => self.on_linked(now, node, view, to),
+            (_, Message::Want(want)) => self.on_want(node, want),
+            (_, Message::Part { want, at, bytes, last }) => self.on_part(node, want, at, &bytes, last),
+            (_, Message::Goodbye(goodbye)) => self.on_goodbye(now, node, &goodbye),
+            // Founding's words that come late, or from who begins anew, say nothing any more.
+            (_, Message::Propose(_) | Message::Ready | Message::Commit | Message::Welcome { .. }) => {}
             (phase, message) => {
                 let reason = format!("it said {message:?} while this node was {phase}");
-                self.misbehaved(node, reason);
+                self.misbehaved(now, node, reason);
             }
         }
     }
 
-    /// The fabric's link to a peer is up.
-    pub fn on_fabric_up(&mut self, slot: Slot) {
-        if matches!(self.phase, Phase::Linking { .. })
-            && let Some(node) = self.behind(slot)
-            && let Some(peer) = self.peers.get_mut(&node)
-        {
-            peer.linked = true;
-            self.link();
+    /// A link of the fabric is up.
+    pub fn on_fabric_up(&mut self, now: Time, number: LinkNumber) {
+        if self.links.on_up(number).is_none() {
+            return;
         }
-    }
-
-    /// The fabric's link to a peer is gone, or never came.
-    pub fn on_fabric_down(&mut self, now: Time, slot: Slot, why: LinkDown) {
-        let Some(node) = self.behind(slot) else { return };
         match self.phase {
-            Phase::Linking { .. } => self.fail(now, node, &format!("fabric {}: {why}", self.terms.fabric)),
-            Phase::Installed(_) => self.severed(now, node, why),
+            Phase::Linking { .. } => self.link(now),
+            Phase::Joining(_) => self.linked(now),
+            Phase::Installed(_) | Phase::Changing(..) => self.look_for_reasons(now),
             _ => {}
         }
     }
 
-    /// A peer broke the data plane's protocol.
-    pub fn on_fault(&mut self, node: NodeId, reason: String) {
-        self.misbehaved(node, reason);
+    /// A link of the fabric is gone, or never came.
+    pub fn on_fabric_down(&mut self, now: Time, number: LinkNumber, why: &LinkDown) {
+        let Some((node, incarnation)) = self.links.node_of(number) else { return };
+        let words = format!("fabric {}: {why}", self.terms.fabric);
+        match self.phase {
+            Phase::Linking { .. } => self.fail(now, node, &words),
+            Phase::Joining(_) => {
+                self.missed(now, node, incarnation);
+                self.begin_again(node);
+            }
+            Phase::Installed(_) | Phase::Changing(..) => {
+                self.sever(node);
+                self.gone(now, node, incarnation, &words);
+            }
+            _ => {}
+        }
+    }
+
+    /// A peer broke the data plane's protocol (S1).
+    pub fn on_fault(&mut self, now: Time, node: NodeId, reason: String) {
+        self.misbehaved(now, node, reason);
+    }
+
+    /// The sessions of a view are wedged.
+    pub fn on_wedged(&mut self, now: Time, view: ViewId, frozen: Vec<Frozen>) {
+        self.wedged(now, view, frozen);
+    }
+
+    /// A part of a ring that another member wants was read.
+    pub fn on_bytes(&mut self, part: Part, bytes: Option<&[u8]>) {
+        self.send_part(part, bytes);
+    }
+
+    /// A part of a ring that was missing is there, or can't be.
+    pub fn on_supplied(&mut self, now: Time, part: Part, sound: bool) {
+        self.supplied(now, part, sound);
+    }
+
+    /// The sessions of a view are over here (V10).
+    pub fn on_retired(&mut self, now: Time, view: ViewId) {
+        self.retire(now, view);
+    }
+
+    /// The data plane's heartbeat, and how it sees the others' (V9).
+    pub fn on_pulse(&mut self, now: Time, pulse: Pulse) {
+        self.pulse(now, pulse);
+    }
+
+    /// The application wants to leave in order (V8).
+    pub fn on_leave(&mut self, now: Time) {
+        self.leave(now);
     }
 
     /// This node itself can't go on.
@@ -323,12 +461,7 @@ impl Membership {
         self.stop(Goodbye::Broken(reason.clone()), Stopped::Machine(reason));
     }
 
-    /// Everything that any member sent is delivered here, and the fabric is closed: leave in order.
-    pub fn on_ended(&mut self) {
-        self.stop(Goodbye::Ended, Stopped::Closed);
-    }
-
-    /// The application leaves, in order or not.
+    /// The application left without order.
     pub fn on_left(&mut self) {
         self.stop(Goodbye::Left, Stopped::Closed);
     }
@@ -346,14 +479,15 @@ impl Membership {
                 self.decide(Decision::Prepare);
             }
             Phase::Linking { since, .. } if since.plus(linking::WITHIN) <= now => self.too_slow(now),
-            Phase::Installed(_) => self.judge_severed(now),
+            Phase::Joining(_) => self.seek_again(now),
+            Phase::Installed(_) | Phase::Changing(..) => self.watch(now),
             _ => {}
         }
         if self.tell_at.is_some_and(|at| at <= now) {
             self.tell_at = None;
             self.told = self.absent();
-            if !self.told.is_empty() && !self.is_over() {
-                self.decide(Decision::Wait(self.told.clone()));
+            if !self.told.is_empty() && !self.has_started() {
+                self.decide(Decision::Drive(Order::Wait(self.told.clone())));
             }
         }
     }
@@ -363,7 +497,7 @@ impl Membership {
         let phase = match &self.phase {
             Phase::Renewing { at, asked: false } => Some(*at),
             Phase::Linking { since, .. } => Some(since.plus(linking::WITHIN)),
-            Phase::Installed(_) => self.severed_due(),
+            Phase::Joining(_) | Phase::Installed(_) | Phase::Changing(..) => self.watch_due(),
             _ => None,
         };
         [phase, self.start_deadline(), self.tell_at].into_iter().flatten().min()
@@ -377,18 +511,26 @@ impl Membership {
     /// For whom the start waits.
     pub fn absent(&self) -> Vec<Absent> {
         let view = match &self.phase {
-            Phase::Installed(_) | Phase::Stopped(_) => return Vec::new(),
+            Phase::Installed(_) | Phase::Changing(..) | Phase::Stopped(_) | Phase::Joining(_) => {
+                return Vec::new();
+            }
             Phase::Linking { view, .. } => Some(view),
             _ => None,
         };
-        let absent = self.peers.iter().filter_map(|(node, peer)| {
+        let absent = self.founders.keys().filter_map(|node| {
             let fabric = &self.terms.fabric;
+            let peer = self.peers.get(node)?;
             let why = match (&peer.hello, view) {
                 (None, _) => peer.trouble.clone().unwrap_or_else(|| "not reached yet".to_owned()),
+                (Some(hello), None) if !matches!(hello.standing, Standing::Founding { .. }) => {
+                    "its group runs already, and lets this node in".to_owned()
+                }
                 (Some(hello), None) if hello.engaged.is_some() => {
                     "it is still bound to an attempt that failed".to_owned()
                 }
-                (Some(_), Some(_)) if !peer.linked => format!("its {fabric} link isn't up yet"),
+                (Some(_), Some(_)) if self.wants_link(*node) && !self.links.is_up(*node) => {
+                    format!("its {fabric} link isn't up yet")
+                }
                 // Only the proposer hears who is ready.
                 (Some(_), Some(_)) if self.terms.me == self.terms.proposer() && !peer.ready => {
                     "it isn't linked to everyone yet".to_owned()
@@ -401,7 +543,16 @@ impl Membership {
     }
 
     fn hello(&self, engaged: Option<Incarnation>) -> Hello {
-        self.terms.hello(self.incarnation, engaged, self.address, self.offer.clone())
+        let standing = match &self.phase {
+            Phase::Installed(view) | Phase::Changing(view, _) => Standing::Member { view: view.id },
+            Phase::Joining(_) => Standing::Joining,
+            _ => Standing::Founding { members: self.terms.members.iter().map(|node| node.0).collect() },
+        };
+        self.terms.hello(self.incarnation, engaged, standing, self.role, self.address, self.offer.clone())
+    }
+
+    fn me(&self) -> Member {
+        Member { node: self.terms.me, incarnation: self.incarnation, address: self.address, role: self.role }
     }
 
     fn renew_incarnation(&mut self) {
@@ -416,6 +567,16 @@ impl Membership {
         self.decisions.push_back(decision);
     }
 
+    fn drive(&mut self, order: Order) {
+        self.decide(Decision::Drive(order));
+    }
+
+    fn say(&mut self, to: NodeId, message: Message) {
+        if self.peers.get(&to).is_some_and(|peer| peer.hello.is_some()) {
+            self.decide(Decision::Say(to, message));
+        }
+    }
+
     fn say_all(&mut self, message: &Message) {
         let linked: Vec<_> =
             self.peers.iter().filter(|(_, p)| p.hello.is_some()).map(|(node, _)| *node).collect();
@@ -425,16 +586,32 @@ impl Membership {
     }
 
     fn start_deadline(&self) -> Option<Time> {
-        self.start_within.filter(|_| !self.is_over()).map(|within| self.started.plus(within))
+        self.start_within.filter(|_| !self.has_started()).map(|within| self.started.plus(within))
     }
 
-    fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Installed(_) | Phase::Stopped(_))
+    /// Whether there is a view, was one, or won't be any.
+    fn has_started(&self) -> bool {
+        self.last.is_some()
+            || matches!(self.phase, Phase::Installed(_) | Phase::Changing(..) | Phase::Stopped(_))
     }
 
-    fn misbehaved(&mut self, node: NodeId, reason: String) {
-        let goodbye = Goodbye::Misbehaved { node, by: self.terms.me, reason: reason.clone() };
-        self.stop(goodbye, Stopped::PeerMisbehaved { node, reason });
+    /// A node did what no sound node does (S1).
+    fn misbehaved(&mut self, now: Time, node: NodeId, reason: String) {
+        match self.phase {
+            Phase::Installed(_) | Phase::Changing(..) => {
+                tracing::error!(%node, reason, "it breaks the protocol and is cut off");
+                self.sever(node);
+                if let Some(incarnation) = self.incarnation_of(node) {
+                    self.gone(now, node, incarnation, &format!("it breaks the protocol: {reason}"));
+                }
+                self.decide(Decision::Forget(node));
+            }
+            Phase::Joining(_) => self.decide(Decision::Forget(node)),
+            _ => {
+                let goodbye = Goodbye::Misbehaved { node, by: self.terms.me, reason: reason.clone() };
+                self.stop(goodbye, Stopped::PeerMisbehaved { node, reason });
+            }
+        }
     }
 
     fn stop(&mut self, goodbye: Goodbye, reason: Stopped) {
@@ -442,17 +619,14 @@ impl Membership {
             self.say_all(&Message::Goodbye(goodbye));
             self.tell_at = None;
             self.phase = Phase::Stopped(reason.clone());
-            self.decide(Decision::Stop(reason));
+            self.drive(Order::Stop(reason));
         }
     }
 
-    /// The peer whose link is in `slot`: peers have slots in ascending order.
-    fn behind(&self, slot: Slot) -> Option<NodeId> {
-        self.peers.keys().nth(usize::from(slot.0)).copied()
-    }
-
-    fn slots(&self) -> BTreeMap<NodeId, Slot> {
-        self.peers.keys().copied().zip((0..).map(Slot)).collect()
+    /// Whether this node's fabric is to be linked to that member's: both hold data.
+    fn wants_link(&self, node: NodeId) -> bool {
+        let data = |hello: &Hello| hello.role == Role::Data;
+        self.role == Role::Data && self.peers.get(&node).and_then(|it| it.hello.as_ref()).is_some_and(data)
     }
 }
 

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use consort_dataplane::names::NodeId;
 
 use crate::config::NodeConfig;
-use crate::link::message::Hello;
-use crate::view::Incarnation;
+use crate::link::message::{Hello, Standing};
+use crate::view::{Incarnation, Role};
 
 /// What this node takes the group to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -15,12 +15,16 @@ pub struct Terms {
     pub me: NodeId,
     /// The cluster's name.
     pub cluster: String,
-    /// All members, in ascending order.
+    /// It joins a group that runs, rather than found one.
+    pub joins: bool,
+    /// All founders, in ascending order.
     pub members: Vec<NodeId>,
     /// The fabric's name.
     pub fabric: String,
     /// When messages are delivered.
     pub guarantee: String,
+    /// Whether delivery waits until every member has received (D7).
+    pub stable: bool,
     /// Bytes of every member's ring.
     pub ring_bytes: u64,
 }
@@ -31,9 +35,11 @@ impl Terms {
         Self {
             me: config.id,
             cluster: config.cluster.clone(),
+            joins: !config.join.is_empty(),
             members: config.members(),
             fabric: config.fabric.clone(),
             guarantee: config.guarantee.to_string(),
+            stable: config.guarantee.stable(),
             ring_bytes: config.ring_bytes as u64,
         }
     }
@@ -48,6 +54,8 @@ impl Terms {
         &self,
         incarnation: Incarnation,
         engaged: Option<Incarnation>,
+        standing: Standing,
+        role: Role,
         address: SocketAddr,
         offer: Vec<u8>,
     ) -> Hello {
@@ -57,7 +65,8 @@ impl Terms {
             incarnation,
             engaged,
             address,
-            members: self.members.iter().map(|node| node.0).collect(),
+            standing,
+            role,
             fabric: self.fabric.clone(),
             guarantee: self.guarantee.clone(),
             ring_bytes: self.ring_bytes,
@@ -66,11 +75,11 @@ impl Terms {
     }
 
     /// Names the first difference between this node and who said `hello`, and what to do, in words that fit both
-    /// sides.
+    /// sides. Founders must name the same members; who joins takes the group as it is.
     ///
     /// # Errors
     /// There is one.
-    pub fn judge(&self, hello: &Hello) -> Result<(), String> {
+    pub fn judge(&self, hello: &Hello, founding: bool) -> Result<(), String> {
         let (me, you) = (self.me, hello.node);
         let differ =
             |what: &str, mine: &dyn std::fmt::Display, yours: &dyn std::fmt::Display, remedy: &str| {
@@ -83,11 +92,13 @@ impl Terms {
         if you == me {
             return Err(format!("two nodes call themselves node {me}; give every node an id of its own"));
         }
-        if !self.members.contains(&you)
-            || !hello.members.iter().copied().eq(self.members.iter().map(|node| node.0))
+        if let Standing::Founding { members } = &hello.standing
+            && founding
+            && !self.joins
+            && (!self.members.contains(&you)
+                || !members.iter().copied().eq(self.members.iter().map(|node| node.0)))
         {
-            let (mine, yours) =
-                (list(self.members.iter().map(|node| node.0)), list(hello.members.iter().copied()));
+            let (mine, yours) = (list(self.members.iter().map(|node| node.0)), list(members.iter().copied()));
             return differ("members", &mine, &yours, "list the same members at all nodes");
         }
         if hello.fabric != self.fabric {

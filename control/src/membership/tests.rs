@@ -11,8 +11,12 @@
 //! crash 2                              it dies; its links break
 //! new                                  everything from the beginning
 //! later 500ms                          time passes
+//! patience                             two seconds pass, and everybody does what is left to do
 //! settle                               everybody meets, everything arrives, until nothing is left to do
-//! ended 1 | left 1 | fault 1 2 WHY     what the driver of 1 reports
+//! wedged 1                             the driver of 1 has wedged the view's sessions
+//! retired 1 2                          the sessions of view 2 are over at 1
+//! leaving 1 | left 1 | fault 1 2 WHY   what else the driver of 1 reports
+//! join 4                               start a node that joins where 1 to 3 are; `key=value` as for start
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
@@ -21,12 +25,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use consort_dataplane::fabric::LinkDown;
-use consort_dataplane::names::{NodeId, Slot, Time};
+use consort_dataplane::names::{NodeId, Slot, Time, ViewId};
 
 use super::{Decision, Membership, Phase};
+use crate::change::{Frozen, Saying};
 use crate::config::NodeConfig;
 use crate::link::message::{Hello, Message};
 use crate::link::table::Random;
+use crate::orders::{LinkNumber, Order};
+use crate::view::{GroupId, Incarnation};
 
 struct World {
     now: Time,
@@ -44,10 +51,15 @@ struct Node {
     hello: Option<Hello>,
     /// The peers to which there is a control link.
     met: Vec<u32>,
-    /// The peers to which the fabric was told to link, and whether it is.
-    fabric: BTreeMap<u32, bool>,
-    /// Its peers, by slot.
-    peers: Vec<u32>,
+    /// As whom they said hello.
+    said: BTreeMap<u32, Incarnation>,
+    /// The peers to which the fabric was told to link, under which number, and whether it is.
+    fabric: BTreeMap<u32, (LinkNumber, Slot, bool)>,
+    /// Views whose sessions are to be wedged, and how many ranks they have.
+    wedging: Vec<ViewId>,
+    /// The view that is installed, and its ranks; the one that ended with it.
+    session: Option<(ViewId, usize)>,
+    over: Vec<ViewId>,
     phase: String,
 }
 
@@ -67,7 +79,8 @@ impl World {
         let words: Vec<_> = command.split_whitespace().collect();
         let id = |at: usize| -> u32 { words[at].parse().unwrap_or_else(|_| panic!("a node in {command:?}")) };
         match words[0] {
-            "start" => self.start(&words[1..]),
+            "start" => self.start(&words[1..], false),
+            "join" => self.start(&words[1..], true),
             "meet" => {
                 self.meet(id(1), id(2));
             }
@@ -77,14 +90,22 @@ impl World {
                 self.fabric(id(1), id(2));
             }
             "fabric-down" => {
-                let slot = self.slot(id(1), id(2));
                 let why = words[3..].join(" ");
                 let why = match why.as_str() {
                     "closed" => LinkDown::Closed,
                     "corrupt" => LinkDown::Corrupt("a bad frame".to_owned()),
                     _ => LinkDown::Broken(why),
                 };
-                self.tell(id(1), |membership, now| membership.on_fabric_down(now, slot, why));
+                if let Some((number, ..)) =
+                    self.nodes.get_mut(&id(1)).and_then(|node| node.fabric.remove(&id(2)))
+                {
+                    self.tell(id(1), |membership, now| membership.on_fabric_down(now, number, &why));
+                }
+            }
+            "wedged" => self.wedged(id(1)),
+            "retired" => {
+                let view = ViewId(u64::from(id(2)));
+                self.tell(id(1), |membership, now| membership.on_retired(now, view));
             }
             "crash" => self.crash(id(1)),
             "later" => {
@@ -95,15 +116,25 @@ impl World {
                 }
             }
             "settle" => self.settle(),
+            "patience" => {
+                // Until those who wait for others wait no longer.
+                for _ in 0..8 {
+                    self.now = self.now.plus(Duration::from_millis(250));
+                    for id in self.ids() {
+                        self.tell(id, Membership::on_time);
+                    }
+                    self.settle();
+                }
+            }
             "new" => {
                 let starts = std::mem::take(&mut self.starts);
                 *self = Self { starts, ..Self::new() };
             }
-            "ended" => self.tell(id(1), |membership, _| membership.on_ended()),
+            "leaving" => self.tell(id(1), Membership::on_leave),
             "left" => self.tell(id(1), |membership, _| membership.on_left()),
             "fault" => {
                 let (peer, why) = (NodeId(id(2)), words[3..].join(" "));
-                self.tell(id(1), |membership, _| membership.on_fault(peer, why));
+                self.tell(id(1), |membership, now| membership.on_fault(now, peer, why));
             }
             _ => panic!("no command {command:?}"),
         }
@@ -118,7 +149,7 @@ impl World {
         self.nodes.keys().copied().collect()
     }
 
-    fn start(&mut self, words: &[&str]) {
+    fn start(&mut self, words: &[&str], joins: bool) {
         let (settings, words): (Vec<&str>, Vec<&str>) =
             words.iter().copied().partition(|word| word.contains('='));
         let mut lists = words
@@ -136,6 +167,10 @@ impl World {
                 .filter(|member| **member != id)
                 .map(|peer| (NodeId(*peer), address(*peer)))
                 .collect();
+            if joins {
+                config.join = config.peers.values().copied().collect();
+                config.peers.clear();
+            }
             for setting in &settings {
                 match setting.split_once('=').unwrap() {
                     ("guarantee", value) => config.guarantee = value.parse().unwrap(),
@@ -145,6 +180,8 @@ impl World {
                     ("within", value) => {
                         config.start_within = Some(Duration::from_millis(value.parse().unwrap()));
                     }
+                    ("rejoin", value) => config.rejoin = value == "yes",
+                    ("role", value) => config.role = value.parse().unwrap(),
                     _ => panic!("no setting {setting:?}"),
                 }
             }
@@ -152,9 +189,17 @@ impl World {
             *starts += 1;
             let seed = [id as u8, *starts].repeat(16).try_into().unwrap();
             let membership = Membership::new(&config, Random::new(seed), self.now);
-            let peers = config.peers.keys().map(|node| node.0).collect();
-            let (met, fabric, phase) = (Vec::new(), BTreeMap::new(), String::new());
-            let node = Node { membership, hello: None, met, fabric, peers, phase };
+            let node = Node {
+                membership,
+                hello: None,
+                met: Vec::new(),
+                said: BTreeMap::new(),
+                fabric: BTreeMap::new(),
+                wedging: Vec::new(),
+                session: None,
+                over: Vec::new(),
+                phase: String::new(),
+            };
             self.nodes.insert(id, node);
             self.prepared(id);
         }
@@ -201,23 +246,64 @@ impl World {
             }
             Decision::Reword(hello) => node.hello = Some(hello),
             Decision::Say(to, message) => {
-                let _ = match &message {
-                    Message::Propose(view) => writeln!(self.log, "{id} to {to}: propose {view}"),
-                    message => writeln!(self.log, "{id} to {to}: {message:?}"),
+                let words = match &message {
+                    Message::Alive => None,
+                    Message::Propose(view) => Some(format!("propose {view}")),
+                    Message::Change { saying, .. } => Some(words(saying)),
+                    message => Some(format!("{message:?}")),
                 };
+                if let Some(words) = words {
+                    let _ = writeln!(self.log, "{id} to {to}: {words}");
+                }
                 self.under_way.entry((id, to.0)).or_default().push_back(message);
             }
-            Decision::Link { node: peer, .. } => {
-                node.fabric.insert(peer.0, false);
+            Decision::Know(..) | Decision::Seek(_) => {}
+            Decision::Forget(peer) => {
+                if node.met.contains(&peer.0) {
+                    self.lose(peer.0, id, "it closed the connection");
+                    self.lose(id, peer.0, "it was closed");
+                }
             }
-            Decision::Install { view, slots } => {
-                let _ = writeln!(self.log, "{id} installs {view} over {} links", slots.len());
+            Decision::Drive(order) => self.obey(id, order),
+        }
+    }
+
+    fn obey(&mut self, id: u32, order: Order) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        match order {
+            Order::Link { slot, number, node: peer, .. } => {
+                node.fabric.insert(peer.0, (number, slot, false));
             }
-            Decision::Wait(absent) => {
+            Order::Unlink(slot) => self.fence(id, slot),
+            Order::Wedge { view, fence } => {
+                node.wedging.push(view);
+                let fenced = fence.len();
+                let _ = writeln!(self.log, "{id} wedges view {view} and cuts {fenced} off");
+                for slot in fence {
+                    self.fence(id, slot);
+                }
+            }
+            Order::Install(install) => {
+                let (view, slots) = (&install.view, install.slots.len());
+                let end = match install.cut.as_deref() {
+                    Some([cut, ..]) => format!(", ending the last at {:?}", cut.trim),
+                    _ => String::new(),
+                };
+                let renew = if install.renew { ", in fresh memory" } else { "" };
+                let _ = writeln!(self.log, "{id} installs {view} over {slots} links{end}{renew}");
+                if let Some((view, _)) = node.session.take() {
+                    node.over.push(view);
+                }
+                node.session = Some((view.id, view.data().count()));
+            }
+            Order::Wait(absent) => {
                 let absent: Vec<_> = absent.iter().map(ToString::to_string).collect();
                 let _ = writeln!(self.log, "{id} waits for {}", absent.join(", "));
             }
-            Decision::Stop(reason) => {
+            Order::Over(reason) => {
+                let _ = writeln!(self.log, "{id} is out: {reason}");
+            }
+            Order::Stop(reason) => {
                 node.hello = None;
                 node.phase = Phase::Stopped(reason.clone()).to_string();
                 let _ = writeln!(self.log, "{id} stops: {reason}");
@@ -225,7 +311,31 @@ impl World {
                     self.lose(peer, id, "it closed the connection");
                 }
             }
+            Order::Prepare(_) | Order::Read(_) | Order::Supply { .. } => {}
         }
+    }
+
+    /// The peer finds its end cut.
+    fn fence(&mut self, id: u32, slot: Slot) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let peer = node.fabric.iter().find(|(_, (_, known, _))| *known == slot).map(|(peer, _)| *peer);
+        let Some(peer) = peer else { return };
+        node.fabric.remove(&peer);
+        if let Some((number, _, true)) = self.nodes.get_mut(&peer).and_then(|node| node.fabric.remove(&id)) {
+            let why = LinkDown::Broken("cut off".to_owned());
+            self.tell(peer, |membership, now| membership.on_fabric_down(now, number, &why));
+        }
+    }
+
+    /// The driver has wedged: everybody has received the same.
+    fn wedged(&mut self, id: u32) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(view) = node.wedging.pop() else { return };
+        let ranks = node.session.filter(|(known, _)| *known == view).map_or(0, |(_, ranks)| ranks);
+        let frozen = Frozen { group: GroupId::MAIN, received: vec![64; ranks] };
+        let frozen = if ranks > 0 { vec![frozen] } else { Vec::new() };
+        self.tell(id, |membership, now| membership.on_wedged(now, view, frozen));
+        self.wedged(id);
     }
 
     fn prepared(&mut self, id: u32) {
@@ -256,8 +366,10 @@ impl World {
         if self.nodes[&one].hello.is_none() || self.nodes[&other].hello.is_none() {
             return true; // that was the end of what one of them was
         }
-        for (id, peer) in [(one, other), (other, one)] {
-            self.nodes.get_mut(&id).unwrap().met.push(peer);
+        for (id, hello) in [(one, &second), (other, &first)] {
+            let node = self.nodes.get_mut(&id).unwrap();
+            node.met.push(hello.node.0);
+            node.said.insert(hello.node.0, hello.incarnation);
         }
         for (id, hello) in [(one, second), (other, first)] {
             self.tell(id, |membership, now| membership.on_up(now, hello));
@@ -277,10 +389,10 @@ impl World {
         }
         self.under_way.remove(&(peer, id));
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        let before = node.met.len();
-        node.met.retain(|met| *met != peer);
-        if node.met.len() < before {
-            self.tell(id, |membership, now| membership.on_down(now, NodeId(peer), why));
+        if let Some(at) = node.met.iter().position(|met| *met == peer) {
+            node.met.swap_remove(at);
+            let incarnation = node.said.remove(&peer).unwrap_or(Incarnation(0));
+            self.tell(id, |membership, now| membership.on_down(now, NodeId(peer), incarnation, why));
         }
     }
 
@@ -292,24 +404,34 @@ impl World {
 
     /// Returns whether a link came up.
     fn fabric(&mut self, one: u32, other: u32) -> bool {
-        let wants = |id, peer| self.nodes.get(&id).and_then(|node: &Node| node.fabric.get(&peer)).copied();
+        let wants = |id, peer| {
+            let node: &Node = self.nodes.get(&id)?;
+            node.fabric.get(&peer).map(|(_, _, up)| *up)
+        };
         if wants(one, other) != Some(false) || wants(other, one) != Some(false) {
             return false;
         }
         for (id, peer) in [(one, other), (other, one)] {
-            self.nodes.get_mut(&id).unwrap().fabric.insert(peer, true);
-            let slot = self.slot(id, peer);
-            self.tell(id, |membership, _| membership.on_fabric_up(slot));
+            let Some((number, _, up)) = self.nodes.get_mut(&id).and_then(|it| it.fabric.get_mut(&peer))
+            else {
+                continue;
+            };
+            *up = true;
+            let number = *number;
+            self.tell(id, |membership, now| membership.on_fabric_up(now, number));
         }
         true
     }
 
-    fn slot(&self, id: u32, peer: u32) -> Slot {
-        Slot(self.nodes[&id].peers.iter().position(|node| *node == peer).unwrap() as u8)
-    }
-
     fn crash(&mut self, id: u32) {
         let Some(node) = self.nodes.remove(&id) else { return };
+        for (peer, (number, ..)) in node.fabric {
+            // Only the control link's end is told of: one proof is enough for these stories.
+            let _ = number;
+            if let Some(other) = self.nodes.get_mut(&peer) {
+                other.fabric.remove(&id);
+            }
+        }
         for peer in node.met {
             self.lose(peer, id, "it closed the connection");
         }
@@ -332,6 +454,14 @@ impl World {
                 more |= self.fabric(a, b);
             }
             for id in &ids {
+                if self.nodes.get(id).is_some_and(|node| !node.wedging.is_empty()) {
+                    more = true;
+                    self.wedged(*id);
+                }
+                if let Some(view) = self.nodes.get_mut(id).and_then(|node| node.over.pop()) {
+                    more = true;
+                    self.tell(*id, |membership, now| membership.on_retired(now, view));
+                }
                 let renewing =
                     |node: &Node| matches!(node.membership.phase(), Phase::Renewing { asked: false, .. });
                 if self.nodes.get(id).is_some_and(renewing) {
@@ -345,6 +475,22 @@ impl World {
             }
         }
         panic!("it doesn't settle:\n{}", self.log);
+    }
+}
+
+/// What is said about a change, short.
+fn words(saying: &Saying) -> String {
+    match saying {
+        Saying::Prepare { ballot, suspects } => format!("prepare {ballot}, suspecting {suspects:?}"),
+        Saying::Promise { ballot, accepted, .. } => match accepted {
+            None => format!("promise {ballot}"),
+            Some((before, next)) => format!("promise {ballot}; {before} accepted: {}", next.view),
+        },
+        Saying::Accept { ballot, next } => format!("accept {ballot}: {}", next.view),
+        Saying::Accepted { ballot } => format!("accepted {ballot}"),
+        Saying::Decided(next) => format!("decided: {}", next.view),
+        Saying::Outbid { by, .. } => format!("outbid by {by}"),
+        saying => format!("{saying:?}"),
     }
 }
 
@@ -404,7 +550,38 @@ fn who_differs_is_told_in_what() {
     golden("differences.txt");
 }
 
+// V1 to V4
 #[test]
-fn an_installed_view_ends_with_a_member() {
-    golden("installed.txt");
+fn a_member_that_dies_is_left_out() {
+    golden("crash.txt");
+}
+
+// V1: in every phase there is a next leader.
+#[test]
+fn a_leader_that_dies_has_successors() {
+    golden("leader.txt");
+}
+
+// V7
+#[test]
+fn a_joiner_is_admitted_by_a_view() {
+    golden("join.txt");
+}
+
+// V8
+#[test]
+fn a_member_leaves_by_a_view() {
+    golden("leave.txt");
+}
+
+// V5
+#[test]
+fn who_is_left_out_stops_or_comes_again() {
+    golden("evicted.txt");
+}
+
+// V6
+#[test]
+fn a_witness_keeps_two_members_alive() {
+    golden("witness.txt");
 }

@@ -16,6 +16,7 @@
 //! 1,024 events (when it is full, delivery stops until there is room, D11), and flags.
 
 mod clock;
+mod ask;
 mod gate;
 mod wait;
 mod outcome;
@@ -27,6 +28,7 @@ mod control;
 mod driver;
 mod node;
 
+pub use ask::{AskError, ask};
 pub use event::{Event, Incoming, Message};
 pub use node::{DrivenNode, Node};
 pub use outcome::{Delivered, Outcome, OutcomeError};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use consort_dataplane::names::NodeId;
+use consort_dataplane::names::{NodeId, ViewId};
 
 /// A member that the group can't start without, and why it isn't there.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,16 +27,29 @@ pub enum Stopped {
     /// The application closed it.
     #[error("the node was closed")]
     Closed,
-    /// A member is gone before it had ended.
+    /// The others went on without this node: they could not reach it, or it broke the protocol, as they saw it.
     #[error(
-        "node {node} is lost: {reason}. This group's members are fixed, so it can't go on without node {node}: \
-         start all its nodes again, and look at node {node}'s log for why it went"
+        "node {by} says that the group went on to view {view} without this node: it was taken for gone. Start it again \
+         to join the group, or set `rejoin`"
     )]
-    PeerLost {
-        /// Who.
-        node: NodeId,
-        /// How that is known.
-        reason: String,
+    Evicted {
+        /// The view that doesn't have it.
+        view: ViewId,
+        /// Who said so.
+        by: NodeId,
+    },
+    /// This node can't reach a majority of its view, so it must not go on (V1).
+    #[error(
+        "no majority of view {view} within {within:?}: this node can't reach {}. A majority goes on by itself; start this node again when the network is whole, or set `rejoin`",
+        nodes(.unreached)
+    )]
+    NoQuorum {
+        /// The last view that it had.
+        view: ViewId,
+        /// How long it tried.
+        within: Duration,
+        /// Whom it could not reach.
+        unreached: Vec<NodeId>,
     },
     /// A member did what no sound member does. It was cut off (F4).
     #[error(
@@ -60,6 +73,10 @@ pub enum Stopped {
     /// This node itself can't go on.
     #[error("this node can't go on: {0}")]
     Machine(String),
+}
+
+fn nodes(nodes: &[NodeId]) -> String {
+    nodes.iter().map(|node| format!("node {node}")).collect::<Vec<_>>().join(", ")
 }
 
 /// Absent members in one line.

@@ -1,0 +1,173 @@
+//! What a node answers who asks how it stands (V11): as JSON, with the same words as everywhere. Answered by the control thread from
+//! what it knows, so that a node whose engine is stuck answers too, and says since when it is.
+
+use std::time::Duration;
+
+use consort_dataplane::names::{NodeId, Time};
+use serde_json::{Value, json};
+
+use super::{Membership, Phase};
+use crate::link::message::Question;
+use crate::orders::SessionState;
+use crate::view::{Role, View};
+
+/// An engine that has not been heard of for so long is worth a word.
+const STUCK: Duration = Duration::from_secs(1);
+
+impl Membership {
+    /// The answer, as JSON text.
+    pub fn answer(&self, now: Time, question: Question) -> String {
+        match question {
+            Question::Status => self.status(now),
+            Question::Explain => json!({ "node": self.terms.me.0, "reasons": self.reasons(now) }),
+        }
+        .to_string()
+    }
+
+    fn status(&self, now: Time) -> Value {
+        let waiting: Vec<_> = self.absent().iter().map(ToString::to_string).collect();
+        json!({
+            "cluster": self.terms.cluster,
+            "node": self.terms.me.0,
+            "incarnation": self.incarnation.to_string(),
+            "role": role(self.role),
+            "phase": self.phase.to_string(),
+            "fabric": self.terms.fabric,
+            "guarantee": self.terms.guarantee,
+            "view": self.view().map(|view| self.view_status(view)),
+            "joining": self.joiners.keys().map(|node| node.0).collect::<Vec<_>>(),
+            "leaving": self.leaving.iter().map(|node| node.0).collect::<Vec<_>>(),
+            "waiting": waiting,
+            "engine_heard_ms": self.pulsed.map(|at| millis(now.since(at))),
+            "sessions": self.sessions.iter().map(session).collect::<Vec<_>>(),
+        })
+    }
+
+    fn view_status(&self, view: &View) -> Value {
+        let members: Vec<_> = view
+            .members
+            .iter()
+            .map(|member| {
+                let me = member.node == self.terms.me;
+                let beats = self.detection.beats().get(&member.node).copied().unwrap_or_default();
+                json!({
+                    "node": member.node.0,
+                    "incarnation": member.incarnation.to_string(),
+                    "address": member.address.to_string(),
+                    "role": role(member.role),
+                    "reached": me || self.reaches(member.node),
+                    "suspected": self.change.as_ref().is_some_and(|it| it.suspects().contains(&member.node)),
+                    "engine_still_ms": millis(beats.still),
+                })
+            })
+            .collect();
+        let (voters, majority) = (view.members.len(), view.majority());
+        json!({
+            "view": view.id.0,
+            "members": members,
+            "majority": majority,
+            // Together; one after the other more can go, as long as the view changes in between.
+            "may_lose_at_once": voters - majority,
+        })
+    }
+
+    fn reaches(&self, node: NodeId) -> bool {
+        let said = self.peers.get(&node).and_then(|peer| peer.hello.as_ref()).map(|hello| hello.incarnation);
+        said.is_some() && said == self.incarnation_of(node)
+    }
+
+    /// What keeps the next view, or the next message, from coming: by member, counter and clause.
+    fn reasons(&self, now: Time) -> Vec<Value> {
+        let mut reasons = Vec::new();
+        let mut reason = |clause: &str, what: String| reasons.push(json!({ "clause": clause, "what": what }));
+        for absent in self.absent() {
+            reason("V1", format!("the group's start waits for {absent}"));
+        }
+        match &self.phase {
+            Phase::Changing(view, phase) => {
+                reason("V2", format!("view {} has ended, and the next is being decided: {phase}", view.id));
+                let unreached: Vec<_> = view
+                    .nodes()
+                    .into_iter()
+                    .filter(|node| *node != self.terms.me && !self.reaches(*node))
+                    .map(|node| node.0)
+                    .collect();
+                if view.members.len() - unreached.len() < view.majority() {
+                    let needed = view.majority();
+                    reason(
+                        "V1",
+                        format!(
+                            "a majority is {needed} of {}, and nodes {unreached:?} can't be reached",
+                            view.members.len()
+                        ),
+                    );
+                }
+            }
+            Phase::Joining(_) | Phase::Renewing { .. } => {
+                reason("V7", format!("this node is {}", self.phase));
+            }
+            Phase::Stopped(why) => reason("V5", why.to_string()),
+            _ => {}
+        }
+        if let Some(still) = self.pulsed.map(|at| now.since(at)).filter(|still| *still >= STUCK) {
+            reason(
+                "V9",
+                format!("this node's engine was last heard {still:?} ago: a callback that does not return?"),
+            );
+        }
+        for (node, beats) in self.detection.beats() {
+            if beats.still >= STUCK {
+                let still = beats.still;
+                reason(
+                    "V9",
+                    format!(
+                        "the engine of node {node} has stood still for {still:?} although its process lives"
+                    ),
+                );
+            }
+        }
+        for session in &self.sessions {
+            if let Some(blocked) = session.blocked.as_ref().filter(|_| !session.wedged) {
+                reason(blocked.clause, format!("in view {}, {blocked}", session.view));
+            }
+        }
+        reasons
+    }
+}
+
+fn session(session: &SessionState) -> Value {
+    let senders: Vec<_> = session
+        .frontiers
+        .senders
+        .iter()
+        .map(|sender| {
+            json!({
+                "node": sender.node.0,
+                "promise": sender.promise.0,
+                "received": sender.received.0,
+                "stable": sender.stable.0,
+                "delivered": sender.delivered.0,
+                "released": sender.released.0,
+            })
+        })
+        .collect();
+    json!({
+        "view": session.view.0,
+        "wedged": session.wedged,
+        "delivered": session.frontiers.delivered.0,
+        "ring_bytes": session.frontiers.ring_bytes,
+        "senders": senders,
+        "blocked": session.blocked.as_ref().map(ToString::to_string),
+    })
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Data => "data",
+        Role::Witness => "witness",
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

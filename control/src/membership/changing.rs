@@ -1,0 +1,373 @@
+//! Changing: carries out what [`crate::change`] wants, and gives it time. Fetches records that are missing below a trim (V3).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use consort_dataplane::names::{NodeId, Time, ViewId};
+
+use super::{Membership, Phase, Stopped};
+use crate::change::{Effect, Fetch, Frozen, Next, Report, Saying};
+use crate::link::message::{Message, Want};
+use crate::orders::{Install, Order, Part};
+use crate::view::{Member, Role};
+
+/// Bytes of a ring in one message.
+pub(super) const PIECE: usize = 32 << 10;
+
+/// Messages about views to come that are kept until this node has come to them.
+const EARLY: usize = 64;
+
+/// What a change waits for.
+#[derive(Default)]
+pub(super) struct Changing {
+    /// Orders to wedge that are not reported yet.
+    wedging: usize,
+    /// When patience ends.
+    patient_until: Option<Time>,
+    /// How often it has, in this change.
+    rounds: u32,
+    /// For how long this node was awake since it began.
+    waited: Duration,
+    fetches: Vec<Fetching>,
+}
+
+/// A part of a ring that is under way.
+struct Fetching {
+    want: Want,
+    bytes: Vec<u8>,
+    /// Whom it was asked of.
+    asked: Vec<NodeId>,
+}
+
+impl Changing {
+    pub(super) fn due(&self) -> Option<Time> {
+        self.patient_until
+    }
+}
+
+impl Membership {
+    /// A member of some view says something about its end.
+    pub(super) fn on_change(&mut self, now: Time, from: NodeId, view: ViewId, saying: Saying) {
+        if let Phase::Joining(_) = self.phase {
+            if let Saying::Decided(next) = saying {
+                self.admitted(now, next);
+            }
+            return;
+        }
+        let Some(current) = self.view().map(|view| view.id) else { return };
+        if view < current {
+            // It has not heard what became of that view.
+            if let Some(last) = self.last.clone().filter(|_| !matches!(saying, Saying::Decided(_))) {
+                self.say(from, Message::Change { view, saying: Saying::Decided(last) });
+            }
+            return;
+        }
+        if let Saying::Decided(next) = &saying
+            && next.view.id > current.next()
+        {
+            // The group is more than one view ahead: whatever this node missed, it is in none of them.
+            return self.evicted(now, from, next.view.id);
+        }
+        if view > current {
+            if self.early.len() >= EARLY {
+                self.early.pop_front();
+            }
+            self.early.push_back((from, Message::Change { view, saying }));
+            // Whoever is further knows what was decided.
+            self.say(from, Message::Change { view: current, saying: Saying::Nudge });
+            return;
+        }
+        if self.is_stranger(from) {
+            return;
+        }
+        if let Some(change) = &mut self.change {
+            change.on_said(from, saying);
+        }
+        self.pump(now, from);
+    }
+
+    /// Whether this life of a node is no member of the installed view.
+    fn is_stranger(&self, node: NodeId) -> bool {
+        let said = self.peers.get(&node).and_then(|peer| peer.hello.as_ref()).map(|hello| hello.incarnation);
+        self.incarnation_of(node).is_none() || said != self.incarnation_of(node)
+    }
+
+    /// Carries out what the change wants. `from` is who said what led to it, or this node.
+    pub(super) fn pump(&mut self, now: Time, from: NodeId) {
+        while let Some(effect) = self.change.as_mut().and_then(|change| change.poll_effect()) {
+            match effect {
+                Effect::Wedge { fence } => self.wedge(fence),
+                Effect::Say(node, saying) => {
+                    let Some(view) = self.view().map(|view| view.id) else { return };
+                    self.say(node, Message::Change { view, saying });
+                }
+                Effect::Fetch(fetch) => self.fetch(fetch),
+                Effect::Decided(next) => {
+                    self.decided(now, from, next);
+                    return;
+                }
+            }
+        }
+        let Some(change) = &self.change else { return };
+        if !change.has_begun() {
+            return;
+        }
+        let phase = change.phase();
+        if let Phase::Installed(view) | Phase::Changing(view, _) = &self.phase {
+            self.phase = Phase::Changing(view.clone(), phase);
+        }
+        if self.changing.patient_until.is_none() {
+            self.changing.patient_until = Some(now.plus(self.patience()));
+        }
+    }
+
+    /// How long to wait for who does not answer, or for a decision. Longer each time, and not the same at any two nodes: rivals must not
+    /// outbid each other for ever.
+    fn patience(&mut self) -> Duration {
+        let base = (self.detection.interval() * 4).max(Duration::from_millis(20));
+        let more = base * self.changing.rounds.min(8) / 2;
+        let jitter = self.random.number() % (base.as_micros() as u64).max(1);
+        base + more + Duration::from_micros(jitter)
+    }
+
+    fn wedge(&mut self, fence: Vec<NodeId>) {
+        let Some(view) = self.view().map(|view| view.id) else { return };
+        let fence = fence.into_iter().filter_map(|node| self.links.end(node)).collect();
+        self.changing.wedging += 1;
+        self.drive(Order::Wedge { view, fence });
+    }
+
+    /// V2: everything is frozen, and who was to be fenced is.
+    pub(super) fn wedged(&mut self, now: Time, view: ViewId, frozen: Vec<Frozen>) {
+        if self.view().map(|view| view.id) != Some(view) || self.changing.wedging == 0 {
+            return;
+        }
+        self.changing.wedging -= 1;
+        if self.changing.wedging > 0 {
+            return; // more is being fenced; the last report counts
+        }
+        let report =
+            Report { frozen, severed: self.severed(), linked: self.joiners_linked(), free: self.is_free() };
+        if let Some(change) = &mut self.change {
+            change.on_wedged(report);
+        }
+        self.pump(now, self.terms.me);
+    }
+
+    /// Members with data that this one has no link to.
+    fn severed(&self) -> Vec<NodeId> {
+        let Some(view) = self.view().filter(|_| self.role == Role::Data) else { return Vec::new() };
+        let others = view.data().filter(|member| member.node != self.terms.me);
+        others
+            .filter(|member| {
+                !self.links.is_up(member.node)
+                    || self.links.incarnation(member.node) != Some(member.incarnation)
+            })
+            .map(|member| member.node)
+            .collect()
+    }
+
+    /// V10: the next view's sessions use the memory of those before this view.
+    fn is_free(&self) -> bool {
+        self.before.as_ref().is_none_or(|before| self.role == Role::Witness || self.retired >= before.id)
+    }
+
+    /// The sessions of a view are over here.
+    pub(super) fn retire(&mut self, now: Time, view: ViewId) {
+        self.retired = self.retired.max(view);
+        self.say_all(&Message::Retired(view));
+        if self.is_free()
+            && let Some(change) = &mut self.change
+        {
+            change.on_free();
+            self.pump(now, self.terms.me);
+        }
+    }
+
+    pub(super) fn on_peer_retired(&mut self, _now: Time, node: NodeId, view: ViewId) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.retired = peer.retired.max(view);
+        }
+    }
+
+    /// Time passes in a view that ends; `awake` of it at this node.
+    pub(super) fn be_patient(&mut self, now: Time, awake: Duration) {
+        let Phase::Changing(view, _) = &self.phase else { return };
+        let view = view.clone();
+        self.changing.waited += awake;
+        if self.changing.waited >= self.quorum_within {
+            let reached = |member: &Member| {
+                let hello = self.peers.get(&member.node).and_then(|peer| peer.hello.as_ref());
+                hello.is_some_and(|hello| hello.incarnation == member.incarnation)
+            };
+            let others = view.members.iter().filter(|member| member.node != self.terms.me);
+            let unreached: Vec<_> = others.filter(|it| !reached(it)).map(|member| member.node).collect();
+            // Only for want of a majority: a change that waits for something else goes on waiting, and says for what.
+            if view.members.len() - unreached.len() < view.majority() {
+                let reason = Stopped::NoQuorum { view: view.id, within: self.quorum_within, unreached };
+                return self.alone(now, reason);
+            }
+        }
+        if self.changing.patient_until.is_none_or(|at| at > now) {
+            return;
+        }
+        self.changing.rounds += 1;
+        self.changing.patient_until = Some(now.plus(self.patience()));
+        if self.changing.wedging == 0 {
+            self.fetch_again();
+            if let Some(change) = &mut self.change {
+                change.on_patience();
+            }
+            self.pump(now, self.terms.me);
+        }
+    }
+
+    /// V1, V4: the next view is decided.
+    fn decided(&mut self, now: Time, from: NodeId, next: Next) {
+        let me = self.me();
+        let stays = next.view.member(me.node).is_some_and(|member| member.incarnation == me.incarnation);
+        let leaves = self.leaving.contains(&me.node);
+        if stays {
+            let old = self.view().cloned();
+            self.install(now, next, old);
+        } else if leaves {
+            // All that it sent is delivered. What else lies below the trim it delivers if it has it.
+            if self.change.as_ref().is_some_and(|change| change.covers(&next)) {
+                let view = next.view.clone();
+                let install = Install { view, slots: BTreeMap::new(), cut: Some(next.cuts), renew: false };
+                self.drive(Order::Install(install));
+            }
+            self.phase = Phase::Stopped(Stopped::Closed);
+            self.drive(Order::Stop(Stopped::Closed));
+        } else {
+            self.evicted(now, from, next.view.id);
+        }
+    }
+
+    fn evicted(&mut self, now: Time, by: NodeId, view: ViewId) {
+        self.alone(now, Stopped::Evicted { view, by });
+    }
+
+    /// V5: this incarnation is over. It delivers nothing more; if it is to repair itself, it joins as a new one.
+    fn alone(&mut self, now: Time, reason: Stopped) {
+        tracing::warn!(%reason, "this node is out of the group");
+        if !self.rejoin {
+            return self.stop(crate::link::message::Goodbye::Left, reason);
+        }
+        let seeds: Vec<_> =
+            self.view().into_iter().flat_map(|view| view.members.iter()).map(|it| it.address).collect();
+        self.seeds.extend(seeds);
+        self.seeds.remove(&self.address);
+        self.drive(Order::Over(reason));
+        self.renew(now);
+    }
+
+    /// V3: asks one who has what is missing here.
+    fn fetch(&mut self, fetch: Fetch) {
+        let Some(view) = self.view().map(|view| view.id) else { return };
+        let Ok(rank) = u32::try_from(fetch.rank) else { return };
+        let want = Want { view, group: fetch.group, rank, from: fetch.from, to: fetch.to };
+        if self.changing.fetches.iter().any(|fetching| fetching.want == want) {
+            return;
+        }
+        self.changing.fetches.push(Fetching { want, bytes: Vec::new(), asked: vec![fetch.holder] });
+        self.say(fetch.holder, Message::Want(want));
+    }
+
+    /// Whoever was asked may be gone: asks another.
+    fn fetch_again(&mut self) {
+        let Some(view) = self.view().cloned() else { return };
+        for at in 0..self.changing.fetches.len() {
+            let fetching = &mut self.changing.fetches[at];
+            let (want, me) = (fetching.want, self.terms.me);
+            let others = || view.data().map(|member| member.node).filter(|node| *node != me);
+            if others().all(|node| fetching.asked.contains(&node)) {
+                fetching.asked.clear();
+            }
+            if let Some(next) = others().find(|node| !fetching.asked.contains(node)) {
+                fetching.asked.push(next);
+                fetching.bytes.clear();
+                self.say(next, Message::Want(want));
+            }
+        }
+    }
+
+    /// Another member lacks records that this one may have.
+    pub(super) fn on_want(&mut self, from: NodeId, want: Want) {
+        let Some(part) = part_of(&want) else { return };
+        self.changing_wants(from, want);
+        self.drive(Order::Read(part));
+    }
+
+    fn changing_wants(&mut self, from: NodeId, want: Want) {
+        self.wanted.retain(|(node, known)| (*node, *known) != (from, want));
+        if self.wanted.len() < EARLY {
+            self.wanted.push((from, want));
+        }
+    }
+
+    /// What was to be read for others.
+    pub(super) fn send_part(&mut self, part: Part, bytes: Option<&[u8]>) {
+        let (these, others): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.wanted).into_iter().partition(|(_, want)| part_of(want) == Some(part));
+        self.wanted = others;
+        for (node, want) in these {
+            let Some(bytes) = bytes else { continue }; // it asks another, in time
+            let pieces = bytes.chunks(PIECE).count();
+            for (piece, bytes) in bytes.chunks(PIECE).enumerate() {
+                let at = (piece * PIECE) as u64;
+                let last = piece + 1 == pieces;
+                self.say(node, Message::Part { want, at, bytes: bytes.to_vec(), last });
+            }
+        }
+    }
+
+    pub(super) fn on_part(&mut self, from: NodeId, want: Want, at: u64, bytes: &[u8], last: bool) {
+        let Some(place) = self.changing.fetches.iter().position(|fetching| fetching.want == want) else {
+            return;
+        };
+        let fetching = &mut self.changing.fetches[place];
+        let most = want.to.saturating_sub(want.from);
+        let fits = fetching.bytes.len() as u64 == at && at + bytes.len() as u64 <= most;
+        if fetching.asked.last() != Some(&from) || !fits {
+            return;
+        }
+        fetching.bytes.extend_from_slice(bytes);
+        if last && fetching.bytes.len() as u64 == most {
+            let bytes = self.changing.fetches.swap_remove(place).bytes;
+            if let Some(part) = part_of(&want) {
+                self.drive(Order::Supply { part, bytes });
+            }
+        }
+    }
+
+    pub(super) fn supplied(&mut self, now: Time, part: Part, sound: bool) {
+        if self.view().map(|view| view.id) != Some(part.view) || !sound {
+            return; // asked for again, of another, when patience ends
+        }
+        if let Some(change) = &mut self.change {
+            change.on_supplied(part.rank, part.to);
+        }
+        self.pump(now, self.terms.me);
+    }
+
+    /// What was said early about the view that is installed now.
+    pub(super) fn catch_up(&mut self, now: Time) {
+        for (from, message) in std::mem::take(&mut self.early) {
+            if let Message::Change { view, saying } = message {
+                self.on_change(now, from, view, saying);
+            }
+        }
+    }
+}
+
+fn part_of(want: &Want) -> Option<Part> {
+    let rank = usize::try_from(want.rank).ok()?;
+    (want.from < want.to).then_some(Part {
+        view: want.view,
+        group: want.group,
+        rank,
+        from: want.from,
+        to: want.to,
+    })
+}
