@@ -132,7 +132,7 @@ impl Model for World {
 pub struct Found {
     /// Different states.
     pub states: usize,
-    /// The most steps to one of them.
+    /// The most steps that were taken to one of them.
     pub depth: usize,
     /// How long it took.
     pub took: Duration,
@@ -155,19 +155,35 @@ impl fmt::Display for Found {
     }
 }
 
+/// How to go through a world.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// What takes fewer steps first: what it finds is told in as few steps as can be.
+    Shortest,
+    /// One run to its end, then the next: takes less memory.
+    Deepest,
+}
+
 /// Takes every step in every order: all of them, or until a property is broken.
-pub fn explore(world: &World) -> Found {
-    look(world, HasDiscoveries::AnyFailures)
+pub fn explore(world: &World, way: Way) -> Found {
+    look(world, way, HasDiscoveries::AnyFailures)
 }
 
 /// Takes every step in every order, until this property is broken.
 pub fn seek(world: &World, property: &'static str) -> Found {
-    look(world, HasDiscoveries::AllOf([property].into()))
+    look(world, Way::Shortest, HasDiscoveries::AllOf([property].into()))
 }
 
-fn look(world: &World, until: HasDiscoveries) -> Found {
+fn look(world: &World, way: Way, until: HasDiscoveries) -> Found {
     let began = Instant::now();
-    let checker = world.clone().checker().threads(2).finish_when(until).spawn_bfs().join();
+    let checker = world.clone().checker().threads(2).finish_when(until);
+    match way {
+        Way::Shortest => found(&checker.spawn_bfs().join(), began),
+        Way::Deepest => found(&checker.spawn_dfs().join(), began),
+    }
+}
+
+fn found(checker: &impl Checker<World>, began: Instant) -> Found {
     let found = checker.discoveries();
     let broken = found.iter().filter(|(name, _)| **name != DECIDES).map(|(name, path)| {
         let steps = path.clone().into_actions().iter().map(|step| format!("{step:?}")).collect();
