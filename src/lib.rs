@@ -64,13 +64,16 @@
 //! | [`Agreed`](Guarantee::Agreed) | in one order, the same at all members |
 //! | [`Atomic`](Guarantee::Atomic) | in that order, and only once every member has it (the default) |
 //!
-//! For now a group's members are fixed: if one is lost, or breaks the protocol, all others stop, and
-//! [`Stopped`] says which and why. Views that change, joins and rejoins are not there yet; nor is persistence.
+//! When the members change, every member that goes on delivers the same messages, then the next [`Event::View`], then that
+//! view's messages. What was under way is delivered in the old view or sent again in the new one, once and in its sender's
+//! order; an [`Outcome`] says in which. While the change is under way, `try_` says [`SendError::Changing`], and `send` and
+//! `reserve` wait.
 //!
 //! # Ending
 //! [`Sender::end`] tells the members that nothing more comes from here; [`Event::Ended`] tells the application that a member
-//! has done so. When all have, and everything is delivered, [`Node::close`] leaves in order. Dropping a node instead stops it at
-//! once, and the others with it, who read that it left.
+//! has done so. [`Node::close`] leaves in order: when all that this node has sent is delivered, the others agree on a view without
+//! it. To see everything that the others have to say, wait until all have ended, then close. Dropping a node instead stops it at
+//! once, and the others find it lost.
 
 mod builder;
 
@@ -80,8 +83,8 @@ pub use consort_control::config::{ConfigError, SharedKey, WaitStrategy};
 pub use consort_control::link::message::Question;
 pub use consort_control::membership::{Absent, Stopped};
 pub use consort_control::shell::{
-    AskError, CloseError, Closed, Delivered, DrivenNode, Event, Incoming, Message, Node, NodeStats, Outcome,
-    OutcomeError, Reservation, SendError, Sender, StartError, Status, ask,
+    AskError, CloseError, Closed, Delivered, DrivenNode, Event, Incoming, Leaving, Message, Node, NodeStats,
+    Outcome, OutcomeError, Reservation, SendError, Sender, SessionStatus, Stage, StartError, Status, ask,
 };
 pub use consort_control::view::{Incarnation, Member, Role, View};
 pub use consort_dataplane::fabric::FabricStats;

@@ -55,6 +55,6 @@ pub mod stop;
 pub mod orders;
 pub mod membership;
 pub mod plane;
-// pub mod shell;
+pub mod shell;
 
-// pub use shell::{DrivenNode, Event, Node};
+pub use shell::{DrivenNode, Event, Node};

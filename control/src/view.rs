@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 
-use consort_dataplane::fabric::FABRIC_PAGE;
 use consort_dataplane::names::{NodeId, Rank, Slot, ViewId};
 use consort_dataplane::plan::{self, Guarantee, SessionPlan};
 use serde::{Deserialize, Serialize};
@@ -116,7 +115,7 @@ impl View {
     }
 
     /// What `me`'s session of this view starts from, given the slots of its links. `None` if `me` holds no data in the
-    /// view, or a link is missing.
+    /// view. A member whose link is gone is one that says nothing: the view after this will be without it.
     pub fn plan(
         &self,
         me: NodeId,
@@ -124,13 +123,14 @@ impl View {
         session: &SessionShape,
     ) -> Option<SessionPlan> {
         let members = self.data().map(|member| {
-            let slot = if member.node == me { None } else { Some(*slots.get(&member.node)?) };
-            // The one session of a node lies right behind the fabric's page, in every member's segment.
-            Some(plan::Member { node: member.node, slot, base: FABRIC_PAGE })
+            let slot = if member.node == me { None } else { slots.get(&member.node).copied() };
+            // V10: in every member's segment the view's session lies in the same one of two places.
+            let base = SessionPlan::base(self.id, session.ring_bytes);
+            plan::Member { node: member.node, slot, base }
         });
         Some(SessionPlan {
             view: self.id,
-            members: members.collect::<Option<_>>()?,
+            members: members.collect(),
             me: self.rank_of(me)?,
             ring_bytes: session.ring_bytes,
             guarantee: session.guarantee,
@@ -158,9 +158,9 @@ pub struct SessionShape {
 }
 
 impl SessionShape {
-    /// Bytes that a node's segment needs for its fabric and its session.
+    /// Bytes that a node's segment needs for its fabric, its session, and the session of the next view (V10).
     pub const fn segment_bytes(&self) -> usize {
-        FABRIC_PAGE + SessionPlan::region_bytes(self.ring_bytes)
+        SessionPlan::segment_bytes(self.ring_bytes)
     }
 }
 
@@ -234,7 +234,8 @@ mod tests {
         assert_eq!(plan.check(), Ok(()));
         assert_eq!((plan.me, plan.members.len()), (Rank(1), 2));
         assert_eq!(view.plan(NodeId(2), &slots, &shape), None, "a witness runs no session");
-        assert_eq!(view.plan(NodeId(1), &slots, &shape), None, "no link to node 3");
+        let lost = view.plan(NodeId(1), &BTreeMap::new(), &shape).unwrap();
+        assert_eq!((lost.check(), lost.members[1].slot), (Ok(()), None), "the link to node 3 is gone");
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl FromStr for Guarantee {
 pub struct Member {
     /// Who it is.
     pub node: NodeId,
-    /// The link to it; `None` for the node itself.
+    /// The link to it; `None` for the node itself, and for a member whose link is gone before the session begins.
     pub slot: Option<Slot>,
     /// Where the session's region starts in that member's segment, in bytes.
     pub base: usize,
@@ -126,7 +126,7 @@ impl SessionPlan {
             most,
         })?;
         for (rank, member) in self.members.iter().enumerate() {
-            if member.slot.is_none() != (rank == usize::from(self.me.0)) {
+            if member.slot.is_some() && rank == usize::from(self.me.0) {
                 return Err(PlanError::Slots);
             }
             if !member.base.is_multiple_of(crate::memory::LINE) {
@@ -153,8 +153,8 @@ pub enum PlanError {
     /// A rank that nobody has.
     #[error("rank {0} in a session of {1} members")]
     Rank(Rank, usize),
-    /// Slots must name exactly the other members.
-    #[error("every member but this node itself needs a link's slot")]
+    /// A link to itself.
+    #[error("this node itself has no link's slot")]
     Slots,
     /// A region off its boundary.
     #[error("a session's region at byte {0}: it must start at a multiple of 64")]

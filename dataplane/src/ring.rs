@@ -267,6 +267,11 @@ impl<H: Deref<Target = RingSender>> Reservation<H> {
         self.commit(Kind::Data)
     }
 
+    /// What it holds its ring by.
+    pub fn handle(&self) -> &H {
+        &self.handle
+    }
+
     fn commit(mut self, kind: Kind) -> Ticket {
         self.committed = true;
         self.ring().put(self.room.start, kind, self.room.len);

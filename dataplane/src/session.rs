@@ -114,7 +114,7 @@ impl From<Cold> for Fault {
 /// How another member is seen.
 struct Peer {
     rank: usize,
-    slot: Slot,
+    slot: Option<Slot>,
     /// Where its row is: in its mirror, or in a page of zeros while it is unborn.
     mirror: Mirror,
     base: usize,
@@ -230,20 +230,22 @@ impl Session {
         let mut unborn = 0;
         let zeros = Segment::private(ROW_BYTES).mirror();
         for (rank, member) in plan.members.iter().enumerate() {
+            let needed = member.base + SessionPlan::region_bytes(plan.ring_bytes);
             let memory = match member.slot {
-                None => segment.mirror(),
+                None if rank == me => segment.mirror(),
+                // Its link is gone already: it never begins the session, as far as this member will ever see.
+                None => Segment::private(needed).mirror(),
                 Some(slot) => fabric.mirror(slot).cloned().ok_or(PlanError::Unlinked(member.node))?,
             };
-            let needed = member.base + SessionPlan::region_bytes(plan.ring_bytes);
             if memory.size() < needed {
                 return Err(PlanError::Segment { node: member.node, bytes: memory.size(), needed });
             }
-            if let Some(slot) = member.slot {
-                everyone = everyone.with(slot);
+            if rank != me {
+                everyone = member.slot.map_or(everyone, |slot| everyone.with(slot));
                 unborn |= 1 << rank;
                 peers.push(Peer {
                     rank,
-                    slot,
+                    slot: member.slot,
                     mirror: zeros.clone(),
                     base: 0,
                     head: 0,
@@ -339,10 +341,15 @@ impl Session {
     ///
     /// When there are none, whatever the members published in earlier sessions has arrived here, or never will: their births
     /// come behind it (F1). So a node that is done with an earlier session says so only then, and its members can write over
-    /// ring bytes that a fabric would otherwise still have to send.
+    /// ring bytes that a fabric would otherwise still have to send. A session that was wedged before it saw anything is asked too: so
+    /// this looks at the memory, and a peer that is in a later session by now counts as born.
     pub fn unborn(&self) -> impl Iterator<Item = NodeId> {
         let members = self.plan.members.iter().enumerate();
-        members.filter(|(rank, _)| self.unborn >> rank & 1 == 1).map(|(_, member)| member.node)
+        let is_unborn = move |(rank, member): &(usize, &crate::plan::Member)| {
+            let tag = || self.streams[*rank].memory.load(member.base + self.layout.tag());
+            self.unborn >> rank & 1 == 1 && tag() < self.plan.view.0
+        };
+        members.filter(is_unborn).map(|(_, member)| member.node)
     }
 
     /// One step: receive, send, acknowledge, deliver, release, and flush the fabric. Returns whether anything happened.
@@ -366,11 +373,12 @@ impl Session {
     /// # Errors
     /// As [`Session::step`].
     pub fn exchange<F: Fabric + ?Sized>(&mut self, fabric: &mut F) -> Result<bool, Fault> {
-        if self.is_wedged() {
-            return Ok(false);
-        }
+        // A wedged session looks too: who is done with the one before it must still learn of the births.
         if self.unborn != 0 {
             self.look_for_births();
+        }
+        if self.is_wedged() {
+            return Ok(false);
         }
         let mut promise = self.streams[self.me].promise;
         let mut received = false;
@@ -497,9 +505,10 @@ impl Session {
         }
     }
 
-    /// Whether there is something to do that no peer will wake this node for: messages committed, loans returned.
+    /// Whether there is something to do that no peer will wake this node for: messages committed, loans returned. In a
+    /// wedged session: whether there are committed messages that [`Session::resend`] has not handed back.
     pub fn has_work(&self) -> bool {
-        !self.is_wedged() && (self.ring.ready() || self.loan_is_back())
+        self.ring.ready() || !self.is_wedged() && self.loan_is_back()
     }
 
     /// Counts the heartbeat up by one and publishes it. Flush the fabric after it.
@@ -535,9 +544,14 @@ impl Session {
         self.wedged.is_some()
     }
 
+    /// Where this node's own ring ends, once wedged: no message of it lies beyond.
+    pub fn end(&self) -> Option<Position> {
+        self.wedged
+    }
+
     /// Gives `send` this node's messages that lie beyond the trim, in their order, each once over all calls: nobody has
-    /// delivered them in this view, so the caller sends them again in the next (D13). Call it in a wedged session after
-    /// [`Session::cut`] is done, with the same trim.
+    /// delivered them in this view, so the caller sends them again in the next (D13). Call it in a wedged session, with the
+    /// trim of [`Session::cut`], whether that is done or not: it doesn't touch what lies below.
     ///
     /// Returns false while threads still hold reservations that they made before the wedge: those messages
     /// come with a later call, so keep the session until it returns true.
@@ -563,7 +577,7 @@ impl Session {
 
     /// The rank of the member behind `slot`.
     pub fn rank_of(&self, slot: Slot) -> Option<Rank> {
-        self.peers.iter().find(|p| p.slot == slot).and_then(|p| u8::try_from(p.rank).ok()).map(Rank)
+        self.peers.iter().find(|p| p.slot == Some(slot)).and_then(|p| u8::try_from(p.rank).ok()).map(Rank)
     }
 
     #[cold]

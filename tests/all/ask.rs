@@ -13,7 +13,8 @@ fn a_node_answers_who_has_its_key_even_while_it_waits_for_others() {
     let [mine, missing] = [0; 2].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
     let [address, peer] = [&mine, &missing].map(|listener| listener.local_addr().unwrap());
     let key = || SharedKey::new("sixteen bytes at least").unwrap();
-    let builder = NodeBuilder::new(1).listener(mine).peer(2, peer).fabric(FabricChoice::Tcp).key(key());
+    let builder =
+        NodeBuilder::new(1).listener(mine).peer(2, peer).fabric(FabricChoice::Tcp).shared_key(key());
     let node = builder.driven().unwrap();
     for question in [Question::Status, Question::Explain] {
         let answer = ask(address, Some(&key()), question, AMPLE).unwrap();

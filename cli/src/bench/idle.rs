@@ -147,8 +147,16 @@ pub(crate) fn member(task: &IdleTask, parent: &mut Parent) -> Result<(), Failure
         fabric: stats.fabric.to_string(),
         engine: stats.engine.to_string(),
     })?;
-    // The others may still be measuring: leaving would disturb them.
+    // The others may still be measuring: leaving would disturb them. And who leaves first must not be missed.
     parent.told();
+    node.sender().end().map_err(|error| {
+        Failure::lost(format!("member {id} can't end: {error}"), "run it again with --log debug")
+    })?;
+    let mut open = task.seat.addresses.len();
+    while open > 0 {
+        let event = node.recv().map_err(|stop| group::stopped(id, &stop))?;
+        open -= usize::from(matches!(event, consort::Event::Ended { .. }));
+    }
     node.close(group::CLOSE_WITHIN).map_err(|error| group::not_closed(id, &error))?;
     Ok(())
 }

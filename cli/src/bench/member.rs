@@ -141,7 +141,7 @@ impl Load {
                     fill(&mut place, number);
                     place.send();
                 }
-                Err(SendError::Full) => break,
+                Err(SendError::Full | SendError::Changing) => break,
                 Err(error) => return Err(error),
             }
         }
@@ -153,7 +153,7 @@ impl Load {
         if !self.ended {
             match sender.end() {
                 Ok(()) => self.ended = true,
-                Err(SendError::WouldDeadlock | SendError::Full) => {}
+                Err(SendError::WouldDeadlock) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -68,7 +68,7 @@ impl Feed {
                     self.under_way.push_back(clock::now());
                     place.send();
                 }
-                Err(SendError::Full) => break,
+                Err(SendError::Full | SendError::Changing) => break,
                 Err(error) => return Err(refused(id, &error)),
             }
             self.held = false;

@@ -18,7 +18,8 @@ use super::start::StartError;
 use crate::config::NodeConfig;
 use crate::link::table::{ConnectionId, Request};
 use crate::membership::{Absent, Phase, Stopped};
-use crate::plane::{Order, Plane, Report};
+use crate::orders::{Order, Report};
+use crate::plane::Plane;
 
 const LISTENER: Token = Token(0);
 const REPORTS: Token = Token(1);

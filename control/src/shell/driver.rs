@@ -3,42 +3,55 @@
 //!
 //! A turn that finds nothing to do makes no system call beyond the fabric's, takes no lock and allocates nothing.
 //! What others want of the driver (the control thread's orders, the application's questions) lies in queues behind one flag,
-//! and whoever puts something there rings the fabric's bell.
+//! and whoever puts something there rings the node's bell.
+//!
+//! # A change of the view
+//! The driver decides nothing; it obeys. *Wedge*: the session stops, its links to the lost are fenced, and where it
+//! stands is reported. *Install*: where it ends is known. The next session starts at once, in the other half of the segment (V10), and
+//! exchanges while the application still takes what lies below the trim. So there may be several [`Running`] sessions, in
+//! view order, and the stream that the application sees is theirs one after the other (V4): the messages of a view, the next
+//! view, its messages. What this node sent beyond the trim is sent again in the newest (D13), and then its ring opens to senders.
+//! An old session that nobody needs here is reported as retired, and only after that its memory may be used again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, mpsc};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use consort_dataplane::fabric::{Fabric, LinkDown, LinkEvent};
-use consort_dataplane::names::{NodeId, Slot, Time};
-use consort_dataplane::record::Kind;
-use consort_dataplane::session::{Delivery, Fault, Session, Verdict};
+use consort_dataplane::names::{NodeId, Slot, Time, ViewId};
+use consort_dataplane::plan::SessionPlan;
+use consort_dataplane::session::{Fault, Needed, Verdict};
 
 use super::clock;
 use super::control::Reports;
 use super::event::Incoming;
-use super::outcome::{Delivered, Pending, Registry};
+use super::outcome::OutcomeError;
+use super::running::{Application, Aside, Running, Taker};
 use super::shared::{Ask, Shared};
-use super::start::{CloseError, MadeFabric, MakeFabric, NodeStats, Status};
+use super::start::{CloseError, Leaving, MadeFabric, MakeFabric, NodeStats, Status};
 use super::wait::{Rest, Waiting};
 use crate::config::NodeConfig;
 use crate::membership::{Absent, Stopped};
-use crate::plane::{Order, Report};
-use crate::view::{SessionShape, View};
+use crate::orders::{Install, LinkNumber, Order, Pulse, Report};
+use crate::view::{GroupId, Incarnation, View};
 
 /// How long the fabric may take to link to a peer. Longer than membership's patience: that one decides.
 const LINK_WITHIN: Duration = Duration::from_secs(15);
 
-/// A sleep's bound, and how often an idle node's heartbeat is counted up.
+/// A sleep's bound, and how often a node's heartbeat is counted up.
 const BEAT: Duration = Duration::from_millis(100);
+
+/// The bound of the first sleep on another thread than before. A sender on the old one that still takes itself for the
+/// driving thread doesn't ring the bell; what it has sent is found then.
+const BRIEF: Duration = Duration::from_millis(1);
 
 /// Turns for which a reading of the clock is good enough while there is work.
 const TURNS_A_READING: u32 = 32;
 
-/// What the application is given; it may refuse what it can't take yet.
-pub(crate) type Application<'a> = dyn FnMut(Incoming<'_, '_>) -> Verdict + 'a;
+/// Why a node stops whose engine panics.
+pub(crate) const PANICKED: &str = "the engine panicked; this is a bug of Consort (S4)";
 
 /// The engine of a node. See the [module](self).
 pub(crate) struct Driver {
@@ -46,14 +59,28 @@ pub(crate) struct Driver {
     make: MakeFabric,
     fabric: Box<dyn Fabric + Send>,
     engine: &'static str,
-    /// The number under which the fabric was ordered.
-    number: u64,
+    /// The links that were ordered and not fenced.
+    links: BTreeMap<Slot, LinkNumber>,
+    /// In view order. All but the last are trimmed.
     sessions: Vec<Running>,
+    /// Retired, and kept as long as some member may lack what was delivered here (V3).
+    past: Vec<Running>,
+    /// The newest view; it may be one without this node.
+    view: Option<View>,
+    /// The members of `view` that are not of the view before.
+    newcomers: bool,
+    /// The newest session's ring is open to senders.
+    is_open: bool,
+    /// What is to be sent again, and had to leave the ring that it lay in (D13).
+    aside: Vec<Aside>,
+    /// Where the next session's tickets begin.
+    tickets: u64,
     shared: Arc<Shared>,
     orders: mpsc::Receiver<Order>,
     asks: mpsc::Receiver<Ask>,
     reports: Reports,
-    pending: Pending,
+    /// Members whose sends have ended, as the application was told.
+    ended: Vec<(NodeId, Incarnation)>,
     /// What the application couldn't take when it happened.
     untold: VecDeque<Untold>,
     /// The application refused something in the last turn.
@@ -64,29 +91,25 @@ pub(crate) struct Driver {
     now: Time,
     turns: u32,
     beat_at: Time,
+    /// Another thread drives from now on; see [`BRIEF`].
+    moved: bool,
     closing: Option<Closing>,
     stopped: Option<Stopped>,
 }
 
-/// A session that runs.
-struct Running {
-    session: Session,
-    view: View,
-    slots: BTreeMap<NodeId, Slot>,
-    /// Members whose sends have ended.
-    ended: Vec<NodeId>,
-}
-
 enum Untold {
     Waiting(Vec<Absent>),
+    Evicted(Stopped),
+    /// Told after everything of the views before it.
     View(View),
 }
 
 struct Closing {
     within: Duration,
     until: Time,
-    /// This node's own end is sent.
-    ended: bool,
+    stage: Leaving,
+    /// Membership has let this node go: to be stopped as soon as the application has taken everything.
+    released: bool,
     answer: mpsc::Sender<Result<(), CloseError>>,
 }
 
@@ -105,25 +128,32 @@ impl Driver {
             make,
             fabric,
             engine,
-            number: 0,
+            links: BTreeMap::new(),
             sessions: Vec::new(),
+            past: Vec::new(),
+            view: None,
+            newcomers: false,
+            is_open: false,
+            aside: Vec::new(),
+            tickets: 0,
             shared,
             orders,
             asks,
             reports,
-            pending: Pending::default(),
+            ended: Vec::new(),
             untold: VecDeque::new(),
             refused: false,
             looked: false,
             now: clock::now(),
             turns: 0,
             beat_at: Time(0),
+            moved: false,
             closing: None,
             stopped: None,
         }
     }
 
-    /// One turn. Never blocks, but for making a fabric before the group runs. Returns whether anything happened.
+    /// One turn. Never blocks, but for making a fabric while the node is no member. Returns whether anything happened.
     pub(crate) fn turn(&mut self, app: &mut Application<'_>) -> Result<bool, Stopped> {
         let mut busy = false;
         if self.shared.called.load(Ordering::Relaxed) && self.shared.called.swap(false, Ordering::Acquire) {
@@ -137,23 +167,19 @@ impl Driver {
             self.now = clock::now();
         }
         self.turns = self.turns.wrapping_add(1);
+        if self.now >= self.beat_at {
+            self.beat();
+        }
         self.refused = false;
-        self.tell(app);
 
         busy |= self.fabric.poll(self.now);
-        while let Some(event) = self.fabric.poll_event() {
-            self.reports.tell(match event {
-                LinkEvent::Up(slot) => Report::Up(self.number, slot),
-                LinkEvent::Down(slot, why) => Report::Down(self.number, slot, why),
-                _ => continue,
-            });
-            busy = true;
-        }
+        busy |= self.tell_of_links();
         self.looked = self.shared.outbox.take_wanted_here();
         let wanted = self.shared.outbox.take_wanted();
-        for at in 0..self.sessions.len() {
-            busy |= self.step(at, app);
-        }
+        busy |= match &self.sessions[..] {
+            [only] if only.is_live() && self.is_open && self.untold.is_empty() => self.step(app),
+            _ => self.change(app),
+        };
         // Who waits for room looks for itself; here it is enough to say now and then that it may be worth it.
         if self.shared.outbox.gate.is_waited_at()
             && (busy || wanted || self.turns.is_multiple_of(TURNS_A_READING))
@@ -197,6 +223,11 @@ impl Driver {
         }
     }
 
+    /// Another thread drives than before.
+    pub(crate) fn moved(&mut self) {
+        self.moved = true;
+    }
+
     fn settle(&mut self) {
         for running in &mut self.sessions {
             running.session.settle(&mut *self.fabric);
@@ -205,81 +236,219 @@ impl Driver {
     }
 
     fn sleep(&mut self, room: &dyn Fn() -> bool) {
-        if self.now >= self.beat_at {
-            self.beat_at = self.now.plus(BEAT);
-            for running in &mut self.sessions {
-                running.session.beat(&mut *self.fabric);
-            }
-        }
         self.settle();
         self.shared.outbox.gate.open();
-        let until = self.closing.as_ref().map_or(self.beat_at, |closing| closing.until.min(self.beat_at));
-        let (sessions, shared) = (&self.sessions, &self.shared);
+        let mut until = self.closing.as_ref().map_or(self.beat_at, |closing| closing.until.min(self.beat_at));
+        if std::mem::take(&mut self.moved) {
+            until = until.min(self.now.plus(BRIEF));
+        }
+        let (sessions, links, shared) = (&self.sessions, &self.links, &self.shared);
         let (refused, looked) = (self.refused, self.looked);
+        let next = sessions.last().is_some_and(Running::is_live);
+        // The node's own bell before the fabric's, whose announcement is part of the wait: see `Shared::new`.
+        shared.bell.announce();
         self.fabric.wait(self.now, until, &mut || {
-            let work = sessions.iter().any(|running| running.session.has_work())
+            let work = sessions.iter().any(|running| running.has_work(next))
                 || shared.called.load(Ordering::Relaxed)
                 || shared.outbox.is_wanted()
                 || !looked && shared.outbox.is_wanted_here()
-                || refused && room();
+                || refused && room()
+                || is_retirable(sessions, links);
             !work
         });
+        shared.bell.awake();
     }
 
-    /// One step of a session. A peer that breaks the protocol is cut off (F4), named, and the session frozen.
-    fn step(&mut self, at: usize, app: &mut Application<'_>) -> bool {
-        let Running { session, ended, slots, .. } = &mut self.sessions[at];
-        if !self.untold.is_empty() {
-            // Nothing of a view before the view itself.
-            return session.exchange(&mut *self.fabric).is_ok_and(|busy| {
-                self.fabric.flush();
-                busy
+    /// Counts this node's heartbeat up, and tells membership of the others' (V9).
+    fn beat(&mut self) {
+        self.beat_at = self.now.plus(BEAT);
+        for running in &mut self.sessions {
+            running.session.beat(&mut *self.fabric);
+        }
+        self.fabric.flush();
+        let newest = self.sessions.last().filter(|running| running.is_live());
+        let pulse = Pulse {
+            beats: newest.map(Running::pulse).unwrap_or_default(),
+            sessions: self.sessions.iter().map(Running::state).collect(),
+        };
+        self.reports.tell(Report::Pulse(pulse));
+    }
+
+    /// Tells membership what happened to links.
+    fn tell_of_links(&mut self) -> bool {
+        let mut any = false;
+        while let Some(event) = self.fabric.poll_event() {
+            any = true;
+            let (LinkEvent::Up(slot) | LinkEvent::Down(slot, _)) = &event else { continue };
+            let Some(number) = self.links.get(slot).copied() else { continue };
+            self.reports.tell(match event {
+                LinkEvent::Down(_, why) => Report::Down(number, why),
+                _ => Report::Up(number),
             });
         }
-        let (pending, registry) = (&mut self.pending, &self.shared.outbox.registry);
-        let (delivered, sent, refused) = (&self.shared.delivered, &self.shared.sent, &mut self.refused);
-        let mut sink = |delivery: &mut Delivery<'_>| {
-            let verdict = deliver(delivery, app, pending, registry, ended);
-            if verdict == Verdict::Later {
-                *refused = true;
-            } else if delivery.kind == Kind::Data {
-                count(delivered);
-                if delivery.ticket.is_some() {
-                    count(sent);
-                }
-            }
-            verdict
-        };
-        match session.step(&mut *self.fabric, &mut sink) {
+        any
+    }
+
+    /// One step of the one session that there is, and runs.
+    fn step(&mut self, app: &mut Application<'_>) -> bool {
+        let Self { sessions, fabric, ended, shared, refused, .. } = self;
+        let mut taker = Taker { app, ended, shared, refused };
+        match sessions[0].step(&mut **fabric, &mut taker) {
             Ok(busy) => busy,
-            Err(fault) => {
-                if let Fault::Peer { node, blame, .. } = &fault {
-                    if let Some(slot) = slots.get(node) {
-                        self.fabric.fence(*slot);
-                    }
-                    self.reports.tell(Report::Fault(*node, blame.to_string()));
-                } else {
-                    self.reports.tell(Report::Broken(fault.to_string()));
-                }
-                session.wedge();
-                true
+            Err(fault) => self.on_fault(0, &fault),
+        }
+    }
+
+    /// A turn while views change: every session exchanges, the first that isn't over delivers.
+    fn change(&mut self, app: &mut Application<'_>) -> bool {
+        let mut busy = false;
+        for at in 0..self.sessions.len() {
+            match self.sessions[at].session.exchange(&mut *self.fabric) {
+                Ok(any) => busy |= any,
+                Err(fault) => busy |= self.on_fault(at, &fault),
             }
         }
+        self.fabric.flush();
+        // V4: what lies below the trim, then the view, then its messages.
+        loop {
+            busy |= self.tell(app);
+            let Some(at) = self.sessions.iter().position(|running| !running.is_over()) else { break };
+            let view = self.sessions[at].view.id;
+            let comes_first = |untold: &Untold| matches!(untold, Untold::View(untold) if untold.id <= view);
+            if self.refused || self.untold.iter().any(comes_first) {
+                break;
+            }
+            busy |= self.deliver(at, app);
+            if !self.sessions[at].is_over() {
+                break;
+            }
+        }
+        self.resend();
+        busy | self.retire()
+    }
+
+    /// Delivers what is due of a session.
+    fn deliver(&mut self, at: usize, app: &mut Application<'_>) -> bool {
+        let Self { sessions, fabric, ended, shared, refused, .. } = self;
+        let mut taker = Taker { app, ended, shared, refused };
+        let running = &mut sessions[at];
+        match running.deliver(&mut **fabric, &mut taker) {
+            Ok(busy) => {
+                if busy {
+                    fabric.flush();
+                }
+                busy
+            }
+            Err(fault) if running.is_trimmed() => {
+                // Nothing beyond the bad record can be delivered, here or anywhere: all received the same bytes.
+                self.break_off(format!("what {} left can't be delivered: {fault}", self.sessions[at].view));
+                true
+            }
+            Err(fault) => self.on_fault(at, &fault),
+        }
+    }
+
+    /// A peer broke the protocol: it is cut off (F4) and named, and the session stopped. Its view has to change.
+    #[cold]
+    fn on_fault(&mut self, at: usize, fault: &Fault) -> bool {
+        self.wedge(at);
+        match fault {
+            Fault::Peer { node, blame, .. } => {
+                if let Some(slot) = self.sessions[at].slot(*node) {
+                    self.unlink(slot);
+                }
+                self.reports.tell(Report::Fault(*node, blame.to_string()));
+            }
+            fault => self.break_off(fault.to_string()),
+        }
+        true
+    }
+
+    /// This node can't go on, and says so once: what follows is membership's to say.
+    fn break_off(&mut self, reason: String) {
+        self.reports.tell(Report::Broken(reason.clone()));
+        self.stop(Stopped::Machine(reason));
+    }
+
+    fn wedge(&mut self, at: usize) {
+        let running = &mut self.sessions[at];
+        running.wedge();
+        self.tickets = self.tickets.max(running.next_base());
+        // Whoever waits for room has to wait for the next view now.
+        self.shared.outbox.gate.open();
+    }
+
+    /// Sends again what the old views left (D13), and opens the newest ring when that is done.
+    fn resend(&mut self) {
+        let Some((newest, older)) = self.sessions.split_last_mut() else { return };
+        if self.is_open {
+            return;
+        }
+        if !newest.is_live() {
+            // The view ended before it could be sent in. The next one needs the memory of the one before (V10), so what is left there
+            // can't stay. What lies in a later ring comes first.
+            let mut aside = Vec::new();
+            for running in older.iter_mut().rev() {
+                running.put_aside(&mut aside);
+            }
+            aside.append(&mut self.aside);
+            self.aside = aside;
+            return;
+        }
+        // What lies in a later ring that never was open came from an earlier one, and before what is left there.
+        if older.iter_mut().rev().all(|running| running.resend(newest)) {
+            for aside in self.aside.drain(..) {
+                newest.send_aside(aside);
+            }
+            if self.newcomers && self.shared.outbox.is_end_sent() {
+                // The others know already; a member that is new would wait for ever.
+                let _ = newest.open.ring().try_end();
+            }
+            self.is_open = true;
+            self.shared.outbox.open(&newest.open);
+        }
+    }
+
+    fn retire(&mut self) -> bool {
+        let mut any = false;
+        while is_retirable(&self.sessions, &self.links) {
+            let running = self.sessions.remove(0);
+            self.reports.tell(Report::Retired(running.view.id));
+            if !self.config.guarantee.stable() {
+                self.past.push(running);
+            }
+            any = true;
+        }
+        any
     }
 
     /// Tells the application what it couldn't take before.
-    fn tell(&mut self, app: &mut Application<'_>) {
+    fn tell(&mut self, app: &mut Application<'_>) -> bool {
+        let mut any = false;
         while let Some(untold) = self.untold.front() {
             let verdict = match untold {
                 Untold::Waiting(absent) => app(Incoming::Waiting(absent)),
-                Untold::View(view) => app(Incoming::View(view)),
+                Untold::Evicted(reason) => app(Incoming::Evicted(reason)),
+                Untold::View(view) => {
+                    let is_before = |running: &Running| running.view.id < view.id && !running.is_over();
+                    if self.sessions.iter().any(is_before) {
+                        return any;
+                    }
+                    app(Incoming::View(view))
+                }
             };
             if verdict == Verdict::Later {
                 self.refused = true;
-                return;
+                return any;
             }
-            self.untold.pop_front();
+            any = true;
+            if let Some(Untold::View(view)) = self.untold.pop_front() {
+                // A node that comes again begins anew.
+                self.ended
+                    .retain(|(node, life)| view.member(*node).is_some_and(|it| it.incarnation == *life));
+            }
         }
+        any
     }
 
     fn obey(&mut self) {
@@ -295,49 +464,155 @@ impl Driver {
 
     fn carry_out(&mut self, order: Order) {
         match order {
-            Order::Prepare(number) => match self.make_anew() {
-                Ok((fabric, engine)) => {
-                    (self.fabric, self.engine, self.number) = (fabric, engine, number);
-                    *self.shared.bell.lock().unwrap_or_else(PoisonError::into_inner) = self.fabric.doorbell();
-                    self.reports.tell(Report::Prepared(number, self.fabric.offer()));
-                }
-                Err(error) => self.reports.tell(Report::Broken(format!("no fabric: {error}"))),
-            },
-            Order::Link { slot, node, offer } => {
+            Order::Prepare(number) => self.prepare(number),
+            Order::Link { slot, number, node, offer } => {
+                self.tell_of_links();
                 if let Err(error) = self.fabric.connect(slot, node, &offer, LINK_WITHIN) {
-                    let why = LinkDown::Failed(error.to_string());
-                    self.reports.tell(Report::Down(self.number, slot, why));
+                    return self.reports.tell(Report::Down(number, LinkDown::Failed(error.to_string())));
                 }
+                self.links.insert(slot, number);
             }
-            Order::Install { view, slots } => {
-                let shape =
-                    SessionShape { ring_bytes: self.config.ring_bytes, guarantee: self.config.guarantee };
-                let Some(plan) = view.plan(self.config.id, &slots, &shape) else {
-                    return self
-                        .reports
-                        .tell(Report::Broken(format!("no session for node {} in {view}", self.config.id)));
-                };
-                match Session::start(plan, &mut *self.fabric) {
-                    Ok((session, ring)) => {
-                        self.untold.push_back(Untold::View(view.clone()));
-                        self.sessions.push(Running { session, view, slots, ended: Vec::new() });
-                        self.shared.outbox.open(ring, self.fabric.doorbell());
-                    }
-                    Err(error) => self.reports.tell(Report::Broken(error.to_string())),
-                }
+            Order::Unlink(slot) => self.unlink(slot),
+            Order::Wedge { view, fence } => self.on_wedge(view, &fence),
+            Order::Read(part) => {
+                let bytes = self.sessions_of(part.view).find_map(|running| running.read(&part));
+                self.reports.tell(Report::Bytes(part, bytes));
             }
+            Order::Supply { part, bytes } => {
+                let running = self.sessions.iter_mut().find(|running| running.view.id == part.view);
+                let supplied = running.is_some_and(|running| running.supply(&part, &bytes));
+                self.reports.tell(Report::Supplied(part, supplied));
+            }
+            Order::Install(install) => self.install(install),
             Order::Wait(absent) => {
                 // Only the last word counts.
                 self.untold.retain(|untold| !matches!(untold, Untold::Waiting(_)));
                 self.untold.push_back(Untold::Waiting(absent));
             }
-            Order::Stop(reason) => self.stop(reason),
+            Order::Over(reason) => self.over(&reason),
+            Order::Stop(Stopped::Closed) if self.has_last_words() => {
+                if let Some(closing) = &mut self.closing {
+                    closing.released = true;
+                }
+            }
+            Order::Stop(reason) => self.stop_as_told(reason),
+        }
+    }
+
+    /// This incarnation is over: nothing of its views is delivered any more, and the application is told why.
+    fn over(&mut self, reason: &Stopped) {
+        self.end_sessions(&OutcomeError::Evicted);
+        (self.view, self.is_open) = (None, false);
+        self.untold.clear();
+        self.untold.push_back(Untold::Evicted(reason.clone()));
+    }
+
+    /// This incarnation is over, another begins with another fabric.
+    fn prepare(&mut self, number: u64) {
+        self.end_sessions(&OutcomeError::Evicted);
+        self.links.clear();
+        (self.view, self.is_open) = (None, false);
+        self.untold.retain(|untold| !matches!(untold, Untold::View(_)));
+        if let Some(closing) = &mut self.closing {
+            closing.stage = Leaving::Delivering;
+        }
+        match self.make_anew() {
+            Ok((fabric, engine)) => {
+                (self.fabric, self.engine) = (fabric, engine);
+                self.shared.renew(self.fabric.doorbell());
+                self.reports.tell(Report::Prepared(number, self.fabric.offer()));
+            }
+            Err(error) => self.break_off(format!("no fabric: {error}")),
         }
     }
 
     fn make_anew(&mut self) -> Result<MadeFabric, Box<dyn Error + Send + Sync>> {
         self.fabric.close(Duration::ZERO);
         (self.make)()
+    }
+
+    /// Nothing more is delivered of any session.
+    fn end_sessions(&mut self, reason: &OutcomeError) {
+        for at in 0..self.sessions.len() {
+            self.wedge(at);
+            self.sessions[at].end(reason);
+        }
+        self.sessions.clear();
+        self.past.clear();
+        for aside in self.aside.drain(..) {
+            aside.fail(reason);
+        }
+    }
+
+    /// Fences a link and gives its slot up (F4).
+    fn unlink(&mut self, slot: Slot) {
+        // What is known of it is told under its own number: the slot may have another soon.
+        self.tell_of_links();
+        self.links.remove(&slot);
+        let mut needed = Needed::default();
+        for running in self.sessions.iter().chain(&self.past) {
+            running.needed(slot, &mut needed);
+        }
+        self.fabric.fence_keeping(slot, &needed.kept());
+    }
+
+    fn on_wedge(&mut self, view: ViewId, fence: &[Slot]) {
+        let mut frozen = Vec::new();
+        for at in 0..self.sessions.len() {
+            if self.sessions[at].view.id == view {
+                self.wedge(at);
+                frozen.push(self.sessions[at].wedge().clone());
+            }
+        }
+        for slot in fence {
+            self.unlink(*slot);
+        }
+        self.reports.tell(Report::Wedged(view, frozen));
+    }
+
+    fn sessions_of(&self, view: ViewId) -> impl Iterator<Item = &Running> {
+        self.sessions.iter().chain(&self.past).filter(move |running| running.view.id == view)
+    }
+
+    fn install(&mut self, install: Install) {
+        let Install { view, slots, cut, renew } = install;
+        if self.view.as_ref().is_some_and(|newest| newest.id >= view.id) {
+            return; // said twice
+        }
+        if let Some(last) = self.sessions.len().checked_sub(1) {
+            self.wedge(last);
+            let cut = cut.iter().flatten().find(|cut| cut.group == GroupId::MAIN);
+            if !cut.is_some_and(|cut| self.sessions[last].trim(&cut.trim)) {
+                let reason = format!("{view} doesn't say where {} ends", self.sessions[last].view);
+                return self.break_off(reason);
+            }
+        }
+        let is_new = |node: &NodeId| self.view.as_ref().is_none_or(|before| before.member(*node).is_none());
+        self.newcomers = view.nodes().iter().any(|node| is_new(node));
+        self.untold.push_back(Untold::View(view.clone()));
+        self.view = Some(view.clone());
+        self.is_open = false;
+        let me = self.config.id;
+        if view.rank_of(me).is_none() {
+            if let Some(closing) = &mut self.closing {
+                closing.stage = Leaving::Left;
+            }
+            return;
+        }
+        let shape = self.config.session();
+        if renew {
+            let base = SessionPlan::base(view.id, shape.ring_bytes);
+            if let Err(error) = self.fabric.renew(base..base + SessionPlan::region_bytes(shape.ring_bytes)) {
+                return self.break_off(error.to_string());
+            }
+        }
+        // Who lacks anything of a session there had it before it retired that: nobody asks any more (V10).
+        self.past.retain(|running| running.view.id.0 % 2 != view.id.0 % 2);
+        let Some(plan) = view.plan(me, &slots, &shape) else { return };
+        match Running::start(view, slots, plan, self.tickets, &mut *self.fabric) {
+            Ok(running) => self.sessions.push(running),
+            Err(error) => self.break_off(error.to_string()),
+        }
     }
 
     fn answer(&mut self, ask: Ask) {
@@ -359,35 +634,56 @@ impl Driver {
 
     pub(crate) fn begin_to_close(&mut self, within: Duration, answer: mpsc::Sender<Result<(), CloseError>>) {
         let until = clock::now().plus(within);
-        self.closing = Some(Closing { within, until, ended: false, answer });
+        let stage = Leaving::Delivering;
+        self.closing = Some(Closing { within, until, stage, released: false, answer });
     }
 
-    /// Goes on with closing. Returns whether it is over.
+    /// Goes on with closing (V8). Returns whether it is over.
     fn close(&mut self) -> bool {
-        let Some(closing) = &mut self.closing else { return false };
-        if !self.sessions.is_empty() && !closing.ended {
-            closing.ended = self.shared.outbox.try_end_for_good();
-        }
-        let open: Vec<_> = self.sessions.iter().flat_map(Running::open).collect();
+        // Behind all that was sent; when it is delivered, everything is.
+        self.shared.outbox.try_end_for_good();
+        let me = self.config.id;
+        let is_delivered = self.view.is_none() || self.ended.iter().any(|(node, _)| *node == me);
+        let is_taken = !self.has_last_words();
         self.now = clock::now();
-        if open.is_empty() && self.untold.is_empty() {
-            // Everything is delivered; what this node has to say of it must reach the others before it goes.
-            let left = Duration::from_nanos(closing.until.0.saturating_sub(self.now.0));
-            let answer = closing.answer.clone();
-            self.settle();
-            self.fabric.close(left);
-            self.reports.tell(Report::Ended);
-            self.stop(Stopped::Closed);
-            let _ = answer.send(Ok(()));
+        let Some(closing) = &mut self.closing else { return false };
+        if closing.stage == Leaving::Delivering && is_delivered {
+            closing.stage = Leaving::Asked;
+            self.reports.tell(Report::Leaving);
+        }
+        if closing.released && is_taken {
+            self.stop_as_told(Stopped::Closed);
             return true;
         }
         if self.now >= closing.until {
-            let (answer, within) = (closing.answer.clone(), closing.within);
+            let Closing { within, stage: waits_for, answer, .. } = closing;
+            let (late, answer) =
+                (CloseError::Late { within: *within, waits_for: *waits_for }, answer.clone());
             self.leave();
-            let _ = answer.send(Err(CloseError::Late { within, open }));
+            let _ = answer.send(Err(late));
             return true;
         }
         false
+    }
+
+    /// Whether this node is leaving and the application has not taken all that is to be delivered here.
+    fn has_last_words(&self) -> bool {
+        let is_due = |running: &Running| running.is_trimmed() && !running.is_over();
+        self.closing.is_some() && (!self.untold.is_empty() || self.sessions.iter().any(is_due))
+    }
+
+    /// Membership says so.
+    fn stop_as_told(&mut self, reason: Stopped) {
+        let closing = self.closing.take_if(|_| reason == Stopped::Closed);
+        if let Some(Closing { until, .. }) = &closing {
+            // What this node has to say of the last messages must reach the others before it goes.
+            self.settle();
+            self.fabric.close(Duration::from_nanos(until.0.saturating_sub(clock::now().0)));
+        }
+        self.stop(reason);
+        if let Some(Closing { answer, .. }) = closing {
+            let _ = answer.send(Ok(()));
+        }
     }
 
     /// Stops without order.
@@ -402,11 +698,14 @@ impl Driver {
         if self.stopped.is_some() {
             return;
         }
-        for running in &mut self.sessions {
-            running.session.wedge();
+        for at in 0..self.sessions.len() {
+            self.wedge(at);
+            self.sessions[at].end(&OutcomeError::Stopped(reason.clone()));
+        }
+        for aside in self.aside.drain(..) {
+            aside.fail(&OutcomeError::Stopped(reason.clone()));
         }
         self.shared.outbox.stop(&reason);
-        self.pending.fail(&self.shared.outbox.registry, &reason);
         if let Some(closing) = self.closing.take()
             && reason != Stopped::Closed
         {
@@ -427,19 +726,16 @@ impl Driver {
 
     pub(crate) fn status(&self) -> Status {
         let (phase, waiting) = self.reports.standing();
-        let running = self.sessions.first();
+        let sessions = self.sessions.iter().enumerate();
         Status {
             phase,
             waiting,
-            view: running.map(|running| running.view.clone()),
-            ended: running.map(|running| running.ended.clone()).unwrap_or_default(),
-            frontiers: running.map(|running| running.session.frontiers()),
-            blocked: running.and_then(|running| running.session.blocked()),
+            view: self.view.clone(),
+            ended: self.ended.iter().map(|(node, _)| *node).collect(),
+            sessions: sessions
+                .map(|(at, running)| running.status(unborn(&self.sessions[at..], &self.links)))
+                .collect(),
         }
-    }
-
-    pub(crate) fn shared(&self) -> Arc<Shared> {
-        self.shared.clone()
     }
 }
 
@@ -447,49 +743,22 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         let _ = self.shared.last.set((self.stats(), self.status()));
+        if std::thread::panicking() && self.stopped.is_none() {
+            self.break_off(PANICKED.to_owned());
+        }
         self.leave();
     }
 }
 
-impl Running {
-    /// The members that have not ended.
-    fn open(&self) -> impl Iterator<Item = NodeId> {
-        self.view.data().map(|member| member.node).filter(|node| !self.ended.contains(node))
-    }
+/// Whether the oldest session is over and its memory not needed any more.
+fn is_retirable(sessions: &[Running], links: &BTreeMap<Slot, LinkNumber>) -> bool {
+    sessions.first().is_some_and(|first| first.is_free() && unborn(sessions, links).is_empty())
 }
 
-/// Gives the application a delivery, and tells outcomes and endings.
-fn deliver(
-    delivery: &mut Delivery<'_>,
-    app: &mut Application<'_>,
-    pending: &mut Pending,
-    registry: &Registry,
-    ended: &mut Vec<NodeId>,
-) -> Verdict {
-    match delivery.kind {
-        Kind::Data => {
-            // Copied before the application has the delivery: it may lend the payload, not change these.
-            let own = delivery.ticket.is_some();
-            let (place, outcome) =
-                (delivery.payload.as_ptr(), Delivered { view: delivery.view, seq: delivery.seq });
-            let verdict = app(Incoming::Message(delivery));
-            if own && verdict == Verdict::Taken {
-                pending.delivered(registry, place, outcome);
-            }
-            verdict
-        }
-        _ => {
-            let node = delivery.sender;
-            let verdict = if ended.contains(&node) { Verdict::Taken } else { app(Incoming::Ended(node)) };
-            if verdict == Verdict::Taken && !ended.contains(&node) {
-                ended.push(node);
-            }
-            verdict
-        }
-    }
-}
-
-/// One more. Only the driver's thread counts, so this needs no atomic addition.
-fn count(counter: &AtomicU64) {
-    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+/// The members of the session after the first that haven't begun it, and still may. Before they have, what they sent in
+/// the first may be under way to this node.
+fn unborn(sessions: &[Running], links: &BTreeMap<Slot, LinkNumber>) -> Vec<NodeId> {
+    let Some(next) = sessions.get(1) else { return Vec::new() };
+    let is_linked = |node: &NodeId| next.slot(*node).is_some_and(|slot| links.contains_key(&slot));
+    next.session.unborn().filter(is_linked).collect()
 }

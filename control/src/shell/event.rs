@@ -32,11 +32,20 @@ pub enum Event {
         /// For whom, and why each isn't there.
         for_whom: Vec<Absent>,
     },
-    /// A view is installed: the group runs.
+    /// The others went on without this node, or it could not reach a majority. It delivers nothing more as who it was, and joins again
+    /// as another incarnation (`rejoin` is set): what follows begins with a view that has nothing to do with those before. What
+    /// was delivered meanwhile is missed.
+    Evicted {
+        /// Why.
+        reason: Stopped,
+    },
+    /// A view is installed: the group runs, with these members. It comes after all messages of the view before it and before
+    /// the first of its own, at every member. A view without this node is the last one, told when this node leaves; and one
+    /// with another incarnation of this node says that the group went on without it for a while.
     View(View),
     /// A message of some member, this node included.
     Message(Message),
-    /// That member sends nothing more; no message of it follows.
+    /// That member sends nothing more; no message of it follows, in whatever view.
     Ended {
         /// Who.
         node: NodeId,
@@ -48,6 +57,8 @@ pub enum Event {
 pub enum Incoming<'a, 'd> {
     /// As [`Event::Waiting`].
     Waiting(&'a [Absent]),
+    /// As [`Event::Evicted`].
+    Evicted(&'a Stopped),
     /// As [`Event::View`].
     View(&'a View),
     /// A message, in ring memory. [`Delivery::lend`] keeps it past the call.
@@ -105,6 +116,7 @@ impl Drop for Returned {
 /// What the engine puts into the queue: an [`Event`] without what only the taker needs.
 pub(crate) enum Entry {
     Waiting(Vec<Absent>),
+    Evicted(Stopped),
     View(View),
     Message { view: ViewId, seq: Seq, sender: NodeId, ticket: Option<Ticket>, loan: Loan },
     Ended(NodeId),
@@ -118,25 +130,20 @@ pub(crate) struct Inbox {
     gate: Gate,
     /// The engine found the queue full, and is to be told when it no longer is.
     full: AtomicBool,
-    bell: OnceLock<Doorbell>,
+    /// Rouses the engine.
+    bell: Doorbell,
 }
 
-impl Default for Inbox {
-    fn default() -> Self {
+impl Inbox {
+    /// An empty queue; `bell` rouses the engine.
+    pub(crate) fn new(bell: Doorbell) -> Self {
         Self {
             queue: ArrayQueue::new(EVENTS),
             stopped: OnceLock::new(),
             gate: Gate::default(),
             full: AtomicBool::new(false),
-            bell: OnceLock::new(),
+            bell,
         }
-    }
-}
-
-impl Inbox {
-    /// A session starts; `bell` rouses its engine. Before anything of it is pushed.
-    pub(crate) fn open(&self, bell: Doorbell) {
-        let _ = self.bell.set(bell);
     }
 
     /// The engine's side: what the application is given when it takes from the queue. `full` is set if the queue is the
@@ -149,6 +156,7 @@ impl Inbox {
         }
         let entry = match incoming {
             Incoming::Waiting(absent) => Entry::Waiting(absent.to_vec()),
+            Incoming::Evicted(reason) => Entry::Evicted(reason.clone()),
             Incoming::View(view) => Entry::View(view.clone()),
             Incoming::Ended(node) => Entry::Ended(node),
             Incoming::Message(delivery) => {
@@ -202,23 +210,17 @@ impl Inbox {
     fn event(&self, entry: Entry) -> Event {
         fence(Ordering::SeqCst); // the room before the look at `full`; the engine fences in `Doorbell::announce`
         if self.full.load(Ordering::Relaxed) && self.full.swap(false, Ordering::Relaxed) {
-            self.ring();
+            self.bell.ring();
         }
         match entry {
             Entry::Waiting(for_whom) => Event::Waiting { for_whom },
+            Entry::Evicted(reason) => Event::Evicted { reason },
             Entry::View(view) => Event::View(view),
             Entry::Message { view, seq, sender, ticket, loan } => {
-                let Some(bell) = self.bell.get() else { unreachable!("`open` comes before messages") };
-                let returned = Returned(bell.clone());
+                let returned = Returned(self.bell.clone());
                 Event::Message(Message { view, seq, sender, ticket, loan, _returned: returned })
             }
             Entry::Ended(node) => Event::Ended { node },
-        }
-    }
-
-    fn ring(&self) {
-        if let Some(bell) = self.bell.get() {
-            bell.ring();
         }
     }
 }

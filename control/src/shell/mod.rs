@@ -25,6 +25,7 @@ mod event;
 mod start;
 mod shared;
 mod control;
+mod running;
 mod driver;
 mod node;
 
@@ -33,4 +34,7 @@ pub use event::{Event, Incoming, Message};
 pub use node::{DrivenNode, Node};
 pub use outcome::{Delivered, Outcome, OutcomeError};
 pub use sender::{Reservation, SendError, Sender};
-pub use start::{CloseError, Closed, MadeFabric, MakeFabric, NodeStats, Start, StartError, Status};
+pub use start::{
+    CloseError, Closed, Leaving, MadeFabric, MakeFabric, NodeStats, SessionStatus, Stage, Start, StartError,
+    Status,
+};

@@ -10,13 +10,13 @@ use std::time::Duration;
 use consort_dataplane::session::Verdict;
 
 use super::control::{Control, Reports};
-use super::driver::Driver;
+use super::driver::{Driver, PANICKED};
 use super::event::{Event, Inbox, Incoming};
 use super::sender::Sender;
 use super::shared::{Ask, Shared};
 use super::start::{CloseError, Closed, NodeStats, Start, StartError, Status};
 use crate::membership::Stopped;
-use crate::plane::Report;
+use crate::orders::Report;
 
 /// A node, its engine on a thread of its own. Dropping it stops it at once: what was not delivered stays so, and the
 /// others are told that it left; [`Node::close`] ends in order.
@@ -46,7 +46,7 @@ impl Node {
     pub fn start(start: Start) -> Result<Self, StartError> {
         let id = start.config.id;
         let (driver, asking, control) = prepare(start)?;
-        let inbox = Arc::new(Inbox::default());
+        let inbox = Arc::new(Inbox::new(asking.shared.bell.clone()));
         let theirs = inbox.clone();
         let engine = std::thread::Builder::new()
             .name(format!("consort-{id}"))
@@ -89,12 +89,13 @@ impl Node {
         self.inbox.take(Some(within))
     }
 
-    /// Ends in order: says that nothing more comes from here, waits for at most `within` until every member has ended and
-    /// all that was sent is delivered, and leaves. Blocks for as long. Events that were not taken by then are dropped: to
-    /// see them all, call [`Sender::end`] and take events until every member has [ended](Event::Ended), then close.
+    /// Leaves the group in order (V8): takes no more sends, waits until all that this node has sent is delivered here, and has
+    /// the others agree on a view without it, which go on. Blocks for as long, `within` at most. Events that were not taken by
+    /// then are dropped: to see all that every member has to say, call [`Sender::end`] and take events until every member has
+    /// [ended](Event::Ended), then close.
     ///
     /// # Errors
-    /// Some member had not ended in time, or the node had stopped before. Either way it is stopped now.
+    /// It wasn't done in time, or the node had stopped before. Either way it is stopped now.
     pub fn close(mut self, within: Duration) -> Result<Closed, CloseError> {
         let (answer, answered) = mpsc::channel();
         let asked = self.asking.ask(Ask::Close(within, answer));
@@ -164,7 +165,9 @@ impl DrivenNode {
     /// The node stopped.
     pub fn poll(&mut self, app: &mut dyn FnMut(Incoming<'_, '_>)) -> Result<bool, Stopped> {
         let Some(driver) = &mut self.driver else { return Err(Stopped::Closed) };
-        self.shared.outbox.driven_here();
+        if self.shared.outbox.driven_here() {
+            driver.moved();
+        }
         driver.turn(&mut |incoming| {
             app(incoming);
             Verdict::Taken
@@ -271,29 +274,18 @@ fn prepare(start: Start) -> Result<(Driver, Asking, JoinHandle<()>), StartError>
 
 /// The engine's thread.
 fn run(mut driver: Driver, inbox: &Inbox) {
-    let shared = driver.shared();
-    let outbox = shared.outbox.clone();
     let ran = catch_unwind(AssertUnwindSafe(move || {
         let full = Cell::new(false);
         loop {
             full.set(false);
-            match driver.turn(&mut |incoming| {
-                if let Incoming::View(_) = incoming {
-                    inbox.open(shared.bell());
-                }
-                inbox.offer(incoming, &full)
-            }) {
+            match driver.turn(&mut |incoming| inbox.offer(incoming, &full)) {
                 Ok(true) => inbox.tell(),
                 Ok(false) => driver.rest(&|| full.get() && !inbox.is_full()),
                 Err(reason) => return reason,
             }
         }
     }));
-    // The driver is dropped by now, so who is told can ask how it stood.
-    let reason = ran.unwrap_or_else(|_| {
-        let reason = Stopped::Machine("the engine panicked; this is a bug of Consort (S4)".to_owned());
-        outbox.stop(&reason);
-        reason
-    });
+    // The driver is dropped by now, so who is told can ask how it stood, and senders know.
+    let reason = ran.unwrap_or_else(|_| Stopped::Machine(PANICKED.to_owned()));
     inbox.stop(&reason);
 }

@@ -5,6 +5,9 @@
 //! nobody else can get that place before this node has delivered what lies there, so the address names the send, and
 //! the engine is certain to find the registration when it delivers (the commit publishes it). The engine takes
 //! no lock unless somebody waits for that very outcome.
+//!
+//! Every session has a registry of its own. A message that is sent again in the next view (D13) takes its
+//! registration along: out of the old session's, under its new place into the new one's.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -37,6 +40,12 @@ pub enum OutcomeError {
     /// The node stopped before this node delivered the message.
     #[error("the node stopped before the message was delivered here ({0}); others may have delivered it")]
     Stopped(Stopped),
+    /// The group went on without this node before it had delivered the message; it may join again, as another incarnation.
+    #[error(
+        "this node ceased to be a member before the message was delivered here; others may have delivered it: \
+         find out before you send it again"
+    )]
+    Evicted,
 }
 
 /// What becomes of one send. Dropping it loses interest, not the message.
@@ -58,7 +67,7 @@ struct Cell {
     state: AtomicU8,
     view: AtomicU64,
     seq: AtomicU64,
-    failure: OnceLock<Stopped>,
+    failure: OnceLock<OutcomeError>,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -71,8 +80,8 @@ impl Cell {
                 Some(Ok(Delivered { view, seq: Seq(self.seq.load(Ordering::Relaxed)) }))
             }
             FAILED => {
-                let reason = self.failure.get().cloned().unwrap_or(Stopped::Closed);
-                Some(Err(OutcomeError::Stopped(reason)))
+                let reason = self.failure.get().cloned().unwrap_or(OutcomeError::Stopped(Stopped::Closed));
+                Some(Err(reason))
             }
             _ => None,
         }
@@ -109,7 +118,7 @@ impl Outcome {
     /// The outcome, if it is in. Never blocks.
     ///
     /// # Errors
-    /// The node stopped before.
+    /// It isn't known that it was delivered: [`OutcomeError`] says why.
     pub fn try_get(&self) -> Option<Result<Delivered, OutcomeError>> {
         self.cell.result()
     }
@@ -118,7 +127,7 @@ impl Outcome {
     /// be delivered meanwhile.
     ///
     /// # Errors
-    /// The node stopped before.
+    /// As [`Outcome::try_get`].
     pub fn wait(self) -> Result<Delivered, OutcomeError> {
         loop {
             if let Some(result) = self.wait_timeout(Duration::from_secs(3600)) {
@@ -130,7 +139,7 @@ impl Outcome {
     /// As [`Outcome::wait`], for at most `within`; `None` if it isn't in by then.
     ///
     /// # Errors
-    /// The node stopped before.
+    /// As [`Outcome::try_get`].
     pub fn wait_timeout(&self, within: Duration) -> Option<Result<Delivered, OutcomeError>> {
         let until = Instant::now() + within;
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
@@ -168,7 +177,7 @@ impl Wake for Unpark {
     }
 }
 
-/// The senders' side: where sends register.
+/// The senders' side: where the sends of a session register.
 #[derive(Default)]
 pub(crate) struct Registry {
     registered: SegQueue<(usize, Arc<Cell>)>,
@@ -186,7 +195,7 @@ impl Registry {
     }
 
     /// Everything that was registered and that the engine hasn't seen fails.
-    pub(crate) fn fail(&self, reason: &Stopped) {
+    pub(crate) fn fail(&self, reason: &OutcomeError) {
         while let Some((_, cell)) = self.registered.pop() {
             fail(&cell, reason);
         }
@@ -199,30 +208,50 @@ impl Registered {
     }
 }
 
-/// The engine's side: the sends that wait for their delivery.
+/// The engine's side: the sends of a session that wait for their delivery.
 #[derive(Default)]
 pub(crate) struct Pending {
     cells: HashMap<usize, Arc<Cell>>,
 }
 
+/// A send that is to be made again elsewhere.
+pub(crate) struct Moved(Arc<Cell>);
+
+impl Moved {
+    /// Nothing comes of it.
+    pub(crate) fn fail(self, reason: &OutcomeError) {
+        fail(&self.0, reason);
+    }
+}
+
 impl Pending {
     /// This node delivered its own message that lies at `place`.
     pub(crate) fn delivered(&mut self, registry: &Registry, place: *const u8, delivered: Delivered) {
-        while let Some((place, cell)) = registry.registered.pop() {
-            self.cells.insert(place, cell);
-        }
-        if self.cells.is_empty() {
-            return;
-        }
-        if let Some(cell) = self.cells.remove(&(place as usize)) {
+        if let Some(Moved(cell)) = self.take(registry, place) {
             cell.view.store(delivered.view.0, Ordering::Relaxed);
             cell.seq.store(delivered.seq.0, Ordering::Relaxed);
             cell.settle(DELIVERED);
         }
     }
 
+    /// The registration of the send whose payload lies at `place`, if it is tracked: it is not waited for here any more.
+    pub(crate) fn take(&mut self, registry: &Registry, place: *const u8) -> Option<Moved> {
+        while let Some((place, cell)) = registry.registered.pop() {
+            self.cells.insert(place, cell);
+        }
+        if self.cells.is_empty() {
+            return None;
+        }
+        self.cells.remove(&(place as usize)).map(Moved)
+    }
+
+    /// What was registered elsewhere is waited for here, at `place`.
+    pub(crate) fn put(&mut self, place: *const u8, moved: Moved) {
+        self.cells.insert(place as usize, moved.0);
+    }
+
     /// Nothing more will be delivered.
-    pub(crate) fn fail(&mut self, registry: &Registry, reason: &Stopped) {
+    pub(crate) fn fail(&mut self, registry: &Registry, reason: &OutcomeError) {
         for (_, cell) in self.cells.drain() {
             fail(&cell, reason);
         }
@@ -230,16 +259,7 @@ impl Pending {
     }
 }
 
-/// An engine that panics takes its pending sends with it.
-impl Drop for Pending {
-    fn drop(&mut self) {
-        for (_, cell) in self.cells.drain() {
-            fail(&cell, &Stopped::Machine("the engine panicked; this is a bug of Consort".to_owned()));
-        }
-    }
-}
-
-fn fail(cell: &Cell, reason: &Stopped) {
+fn fail(cell: &Cell, reason: &OutcomeError) {
     let _ = cell.failure.set(reason.clone());
     cell.settle(FAILED);
 }
@@ -252,6 +272,8 @@ mod tests {
 
     const TICKET: Ticket = Ticket(Position(72));
     const THERE: Delivered = Delivered { view: ViewId(1), seq: Seq(5) };
+
+    const CLOSED: OutcomeError = OutcomeError::Stopped(Stopped::Closed);
 
     /// Stands for a place in the ring.
     static PLACE: u8 = 0;
@@ -272,9 +294,23 @@ mod tests {
         let mut pending = Pending::default();
         pending.delivered(&registry, &raw const places[1], THERE);
         assert_eq!((first.try_get(), second.try_get()), (None, Some(Ok(THERE))));
-        pending.fail(&registry, &Stopped::Closed);
+        pending.fail(&registry, &CLOSED);
         assert_eq!(first.wait(), Err(OutcomeError::Stopped(Stopped::Closed)));
         assert_eq!(second.wait(), Ok(THERE), "what was delivered stays delivered");
+    }
+
+    // D13
+    #[test]
+    fn an_outcome_goes_along_with_a_message_that_is_sent_again() {
+        let (registry, mut pending, outcome) = registered();
+        let (next, mut after) = (Registry::default(), Pending::default());
+        let again = 1u8;
+        let moved = pending.take(&registry, &raw const PLACE).unwrap();
+        after.put(&raw const again, moved);
+        pending.fail(&registry, &CLOSED);
+        assert_eq!(outcome.try_get(), None, "the old session has nothing to do with it any more");
+        after.delivered(&next, &raw const again, THERE);
+        assert_eq!(outcome.wait(), Ok(THERE));
     }
 
     #[test]
@@ -313,7 +349,7 @@ mod tests {
     fn what_comes_after_the_end_fails_too() {
         let (registry, mut pending, outcome) = registered();
         assert_eq!(outcome.wait_timeout(Duration::ZERO), None);
-        pending.fail(&registry, &Stopped::Closed);
+        pending.fail(&registry, &CLOSED);
         assert!(outcome.wait().is_err());
     }
 }

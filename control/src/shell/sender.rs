@@ -1,18 +1,33 @@
 //! [`Sender`]: how the application multicasts, from any thread. Room for a message is lent in the ring itself (D3), written
 //! in place, and committed; then the engine is woken if it sleeps. A full ring is back-pressure: `try_` refuses,
 //! blocking waits, nothing is ever lost (D11).
+//!
+//! # Views change, senders stay
+//! Every view's session has a ring of its own. While the view changes the old ring is closed and the next is not open yet:
+//! `try_` says so ([`SendError::Changing`]), blocking waits. The next opens when everything that the old view left
+//! undelivered has been sent again in it (D13), so a sender's messages keep their order over all views. A reservation that is held
+//! meanwhile keeps its own ring; when it is committed it is sent again like the rest, and until then nothing else is.
+//!
+//! # How a sender finds the current ring
+//! Without a lock, a shared counter or an allocation: each thread keeps the [`Open`] ring that it used last, lends it to its
+//! reservation, and gets it back from that. One load tells whether it is still the current one; only if not, once a view, or
+//! while a thread holds several reservations, it takes the way over [`Outbox::current`]. (So a thread that sends no more
+//! keeps the last ring's memory from being given back, until it ends.)
 
+use std::cell::Cell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use consort_dataplane::fabric::Doorbell;
+use consort_dataplane::names::Position;
 use consort_dataplane::ring::{self, ReserveError, RingSender, Ticket};
 
 use super::gate::Gate;
-use super::outcome::{Outcome, Registry};
+use super::outcome::{Outcome, OutcomeError, Registry};
 use crate::membership::Stopped;
 
 /// How long a blocked sender yields before it sleeps: room mostly comes back within a few microseconds.
@@ -25,10 +40,10 @@ pub struct Sender {
 }
 
 /// What senders and engine share.
-#[derive(Default)]
 pub(crate) struct Outbox {
-    /// There once a view is installed.
-    open: OnceLock<Open>,
+    /// The number of the current ring; 0 while there never was one.
+    number: AtomicU64,
+    current: ArcSwapOption<Open>,
     stopped: OnceLock<Stopped>,
     /// Nothing more is to be sent.
     ended: AtomicBool,
@@ -40,15 +55,33 @@ pub(crate) struct Outbox {
     wanted: AtomicBool,
     /// … on the thread that drives the engine, which does not look while it tries.
     wanted_here: AtomicBool,
-    pub(crate) registry: Registry,
+    /// Rouses the engine.
+    bell: Doorbell,
     /// The thread that drives the engine and runs the application's code in it, as [`this_thread`] numbers it.
     driving: AtomicU64,
 }
 
-struct Open {
+/// The ring of one session.
+pub(crate) struct Open {
     ring: RingSender,
-    bell: Doorbell,
+    /// No other ring of this process has it; never 0.
+    number: u64,
+    /// Where this ring's tickets begin: behind all those of the rings before it.
+    base: u64,
+    pub(crate) registry: Registry,
+    /// What is sent from now on is lost, and why.
+    over: OnceLock<OutcomeError>,
 }
+
+thread_local! {
+    /// This thread's number; 0 while it has none.
+    static NUMBER: Cell<u64> = const { Cell::new(0) };
+    /// The ring that this thread used last, unless it is lent to a reservation.
+    static LAST: Cell<Option<Arc<Open>>> = const { Cell::new(None) };
+}
+
+/// A ring, from this thread's [`LAST`] and on its way back there.
+struct Lease(Option<Arc<Open>>);
 
 /// A message can't be sent.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -60,6 +93,9 @@ pub enum SendError {
     /// The group isn't there yet. Only `try_` says this.
     #[error("the group has not started: wait for the first view")]
     NotStarted,
+    /// The members are agreeing on the next view, which takes some milliseconds: try again, or block. Only `try_` says this.
+    #[error("the view is changing: try again in a moment, or block")]
+    Changing,
     /// The message can never fit.
     #[error(
         "a message of {len} bytes is too long: these rings take at most {max}; set `ring` to at least four times the message"
@@ -85,10 +121,14 @@ pub enum SendError {
 
 /// Room for one message, in the ring itself (D3). Write it and send it. Dropped unsent it costs its room and is
 /// delivered to nobody; until either happens nothing that was reserved later can go out, so don't keep it.
+///
+/// It may be held over a change of the view. Then its message is sent in the next one, and all sends of this node
+/// wait for it.
 pub struct Reservation<'a> {
-    room: ring::Reservation<&'a RingSender>,
+    room: ring::Reservation<Lease>,
     outbox: &'a Outbox,
-    bell: &'a Doorbell,
+    /// Where the ring's tickets begin.
+    base: u64,
 }
 
 impl Sender {
@@ -96,7 +136,8 @@ impl Sender {
         Self { outbox }
     }
 
-    /// Lends room for `len` bytes, with whatever bytes are there. Blocks until the group has started and there is room.
+    /// Lends room for `len` bytes, with whatever bytes are there. Blocks until the group has started, or has come through a
+    /// change of the view, and there is room.
     ///
     /// On the thread that drives a [`DrivenNode`](crate::DrivenNode) it does not block but refuses
     /// ([`SendError::WouldDeadlock`]) where it would have to.
@@ -105,7 +146,7 @@ impl Sender {
     /// The message is too long, the node has ended or stopped, or this thread would wait for itself.
     pub fn reserve(&self, len: usize) -> Result<Reservation<'_>, SendError> {
         match self.try_reserve(len) {
-            Err(SendError::Full | SendError::NotStarted) => {}
+            Err(error) if error.passes() => {}
             done => return done,
         }
         if self.outbox.is_driven_here() {
@@ -115,12 +156,12 @@ impl Sender {
         while Instant::now() < until {
             std::thread::yield_now();
             match self.try_reserve(len) {
-                Err(SendError::Full | SendError::NotStarted) => {}
+                Err(error) if error.passes() => {}
                 done => return done,
             }
         }
         let reserved = self.outbox.gate.wait(None, || match self.try_reserve(len) {
-            Err(SendError::Full | SendError::NotStarted) => None,
+            Err(error) if error.passes() => None,
             done => Some(done),
         });
         reserved.unwrap_or(Err(SendError::Full)) // not reached: a wait without a bound has a value
@@ -129,16 +170,16 @@ impl Sender {
     /// As [`Sender::reserve`], without ever blocking.
     ///
     /// # Errors
-    /// As there; and [`SendError::Full`] or [`SendError::NotStarted`] when it isn't possible just now.
+    /// As there; and [`SendError::Full`], [`SendError::Changing`] or [`SendError::NotStarted`] when it isn't possible just now.
     pub fn try_reserve(&self, len: usize) -> Result<Reservation<'_>, SendError> {
         let outbox = &*self.outbox;
         if outbox.ended.load(Ordering::Relaxed) {
             return Err(SendError::Ended);
         }
-        let Some(open) = outbox.open.get() else { return Err(outbox.stop_or(SendError::NotStarted)) };
-        match open.ring.try_reserve(len) {
-            Ok(room) => Ok(Reservation { room, outbox, bell: &open.bell }),
-            Err(error) => Err(outbox.refused(error, &open.bell)),
+        let Some((lease, base)) = outbox.lease() else { return Err(outbox.stop_or(SendError::NotStarted)) };
+        match ring::try_reserve(lease, len) {
+            Ok(room) => Ok(Reservation { room, outbox, base }),
+            Err((_, error)) => Err(outbox.refused(error)),
         }
     }
 
@@ -181,35 +222,44 @@ impl Sender {
         ended
     }
 
-    /// The longest message that fits, in bytes; `None` before the group has started.
+    /// The longest message that fits, in bytes, the same in all views; `None` before the group has started.
     pub fn max_len(&self) -> Option<usize> {
-        self.outbox.open.get().map(|open| open.ring.max_len())
+        self.outbox.current.load().as_ref().map(|open| open.ring.max_len())
+    }
+}
+
+impl SendError {
+    /// Whether it may be different in a moment.
+    const fn passes(&self) -> bool {
+        matches!(self, Self::Full | Self::NotStarted | Self::Changing)
     }
 }
 
 impl Reservation<'_> {
     /// Multicasts the message. Never blocks.
     pub fn send(self) -> Ticket {
-        let ticket = self.room.send();
+        let Ticket(Position(end)) = self.room.send();
         // The thread that drives the engine is not asleep, and its next turn takes the message: no fence on its way.
+        compiler_fence(Ordering::SeqCst); // the commit comes before the look at who drives
         if !self.outbox.is_driven_here() {
-            self.bell.ring();
+            self.outbox.bell.ring();
         }
-        ticket
+        Ticket(Position(self.base + end))
     }
 
     /// As [`Reservation::send`], and tells what becomes of it.
     pub fn send_tracked(self) -> Outcome {
-        let registered = self.outbox.registry.register(self.room.as_ptr());
-        let ticket = self.room.send();
-        self.bell.ring();
-        // Pairs with the fence in `Outbox::stop`: either the engine's last look sees the registration, or this sees
-        // the stop. (`ring` began with the fence; one more costs nothing beside it and doesn't rely on that.)
+        let open = self.room.handle().open().clone();
+        let registered = open.registry.register(self.room.as_ptr());
+        let Ticket(Position(end)) = self.room.send();
+        self.outbox.bell.ring();
+        // Pairs with the fence in `Open::end`: either the engine's last look sees the registration, or this sees
+        // the end. (`ring` began with the fence; one more costs nothing beside it and doesn't rely on that.)
         fence(Ordering::SeqCst);
-        if let Some(reason) = self.outbox.stopped.get() {
-            self.outbox.registry.fail(reason);
+        if let Some(reason) = open.over.get() {
+            open.registry.fail(reason);
         }
-        registered.outcome(ticket)
+        registered.outcome(Ticket(Position(self.base + end)))
     }
 }
 
@@ -227,17 +277,103 @@ impl DerefMut for Reservation<'_> {
     }
 }
 
+impl Open {
+    /// The ring of a session whose tickets begin at `base`.
+    pub(crate) fn new(ring: RingSender, base: u64) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { ring, number, base, registry: Registry::default(), over: OnceLock::new() }
+    }
+
+    /// The engine's way past the [`Outbox`]: for what is sent again.
+    pub(crate) fn ring(&self) -> &RingSender {
+        &self.ring
+    }
+
+    /// The ticket of what ends at `end` in the ring.
+    pub(crate) fn ticket(&self, end: Position) -> Ticket {
+        Ticket(Position(self.base + end.0))
+    }
+
+    /// What is committed from now on is lost. The session must be wedged. Fail what waits there after this.
+    pub(crate) fn end(&self, reason: &OutcomeError) {
+        let _ = self.over.set(reason.clone());
+        fence(Ordering::SeqCst); // pairs with the one in `Reservation::send_tracked`
+    }
+}
+
+impl Lease {
+    fn open(&self) -> &Arc<Open> {
+        let Some(open) = &self.0 else { unreachable!("it is given back only when the lease ends") };
+        open
+    }
+}
+
+impl Deref for Lease {
+    type Target = RingSender;
+
+    #[inline]
+    fn deref(&self) -> &RingSender {
+        &self.open().ring
+    }
+}
+
+impl Drop for Lease {
+    #[inline]
+    fn drop(&mut self) {
+        let open = self.0.take();
+        let _ = LAST.try_with(|last| last.set(open)); // a thread that ends needs none
+    }
+}
+
 impl Outbox {
-    /// A session has started: senders may go on.
-    pub(crate) fn open(&self, ring: RingSender, bell: Doorbell) {
-        let _ = self.open.set(Open { ring, bell });
+    /// Without a ring. `bell` rouses the engine.
+    pub(crate) fn new(bell: Doorbell) -> Self {
+        Self {
+            number: AtomicU64::new(0),
+            current: ArcSwapOption::empty(),
+            stopped: OnceLock::new(),
+            ended: AtomicBool::new(false),
+            end_sent: AtomicBool::new(false),
+            gate: Gate::default(),
+            wanted: AtomicBool::new(false),
+            wanted_here: AtomicBool::new(false),
+            bell,
+            driving: AtomicU64::new(0),
+        }
+    }
+
+    /// The current ring, and where its tickets begin.
+    #[inline]
+    fn lease(&self) -> Option<(Lease, u64)> {
+        // Whichever is read: the old ring refuses, and the new one is found at the next try.
+        let number = self.number.load(Ordering::Relaxed);
+        match LAST.try_with(Cell::take) {
+            Ok(Some(open)) if open.number == number => {
+                let base = open.base;
+                Some((Lease(Some(open)), base))
+            }
+            _ => self.lease_anew(),
+        }
+    }
+
+    #[cold]
+    fn lease_anew(&self) -> Option<(Lease, u64)> {
+        let open = self.current.load_full()?;
+        let base = open.base;
+        Some((Lease(Some(open)), base))
+    }
+
+    /// A view's ring is there, and everything that must come first is in it: senders may go on.
+    pub(crate) fn open(&self, open: &Arc<Open>) {
+        self.current.store(Some(open.clone()));
+        self.number.store(open.number, Ordering::Release);
         self.gate.open();
     }
 
-    /// The node has stopped: senders are refused, those who wait are let go. The session must be wedged.
+    /// The node has stopped: senders are refused, those who wait are let go. The sessions must be wedged.
     pub(crate) fn stop(&self, reason: &Stopped) {
         let _ = self.stopped.set(reason.clone());
-        fence(Ordering::SeqCst); // pairs with the one in `Reservation::send_tracked`
         self.gate.open();
     }
 
@@ -266,9 +402,15 @@ impl Outbox {
         self.driving.load(Ordering::Relaxed) == this_thread()
     }
 
-    /// The calling thread drives the engine from now on.
-    pub(crate) fn driven_here(&self) {
-        self.driving.store(this_thread(), Ordering::Relaxed);
+    /// The calling thread drives the engine from now on. Returns whether another did before.
+    pub(crate) fn driven_here(&self) -> bool {
+        let me = this_thread();
+        let before = self.driving.load(Ordering::Relaxed);
+        if before == me {
+            return false;
+        }
+        self.driving.store(me, Ordering::Relaxed);
+        before != 0
     }
 
     /// For closing: no more sends, and the members told so. Returns whether that is done, or can't be.
@@ -283,23 +425,29 @@ impl Outbox {
         if self.end_sent.load(Ordering::Relaxed) {
             return Some(Ok(()));
         }
-        let Some(open) = self.open.get() else {
+        let current = self.current.load();
+        let Some(open) = &*current else {
             return self.stopped.get().map(|reason| Err(SendError::Stopped(reason.clone())));
         };
         match open.ring.try_end() {
             Ok(_) => {
                 self.end_sent.store(true, Ordering::Relaxed);
-                open.bell.ring();
+                self.bell.ring();
                 Some(Ok(()))
             }
-            Err(error) => match self.refused(error, &open.bell) {
-                SendError::Full => None,
+            Err(error) => match self.refused(error) {
+                error if error.passes() => None,
                 error => Some(Err(error)),
             },
         }
     }
 
-    fn refused(&self, error: ReserveError, bell: &Doorbell) -> SendError {
+    /// Whether the members were told that nothing more is sent.
+    pub(crate) fn is_end_sent(&self) -> bool {
+        self.end_sent.load(Ordering::Relaxed)
+    }
+
+    fn refused(&self, error: ReserveError) -> SendError {
         match error {
             ReserveError::Full => {
                 // The engine may sleep although there is room to be had: it looks only when asked.
@@ -307,12 +455,12 @@ impl Outbox {
                     self.wanted_here.store(true, Ordering::Relaxed);
                 } else {
                     self.wanted.store(true, Ordering::Relaxed);
-                    bell.ring();
+                    self.bell.ring();
                 }
                 SendError::Full
             }
             ReserveError::TooLong { len, max } => SendError::TooLong { len, max },
-            _ => self.stop_or(SendError::Stopped(Stopped::Closed)),
+            _ => self.stop_or(SendError::Changing),
         }
     }
 
@@ -322,10 +470,17 @@ impl Outbox {
 }
 
 /// A number that this thread shares with no other of the process; never 0.
+#[inline]
 fn this_thread() -> u64 {
+    let number = NUMBER.get();
+    if number == 0 { name_thread() } else { number }
+}
+
+#[cold]
+fn name_thread() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    thread_local!(static MINE: u64 = NEXT.fetch_add(1, Ordering::Relaxed));
-    MINE.with(|mine| *mine)
+    NUMBER.set(NEXT.fetch_add(1, Ordering::Relaxed));
+    NUMBER.get()
 }
 
 impl fmt::Debug for Sender {

@@ -1,7 +1,7 @@
 //! What the driver, the control thread and the application's threads share, and what they ask of the driver.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
 use consort_dataplane::fabric::Doorbell;
@@ -14,8 +14,10 @@ pub(crate) struct Shared {
     pub(crate) outbox: Arc<Outbox>,
     /// There may be orders or asks.
     pub(super) called: AtomicBool,
+    /// Rouses the driver, whatever fabric it has by then.
+    pub(crate) bell: Doorbell,
     /// The bell of the fabric that is in use.
-    pub(super) bell: Mutex<Doorbell>,
+    fabric: Arc<Mutex<Doorbell>>,
     pub(super) delivered: AtomicU64,
     pub(super) sent: AtomicU64,
     /// How it stood when the driver ended.
@@ -33,25 +35,36 @@ pub(crate) enum Ask {
 }
 
 impl Shared {
-    pub(crate) fn new(bell: Doorbell) -> Self {
+    /// `fabric` is the bell of the first fabric.
+    pub(crate) fn new(fabric: Doorbell) -> Self {
+        let fabric = Arc::new(Mutex::new(fabric));
+        let current = fabric.clone();
+        // The driver announces its sleeps here first and then on the fabric's bell, and looks for work after both. So who
+        // finds it asleep here, and awake there, is seen.
+        let bell = Doorbell::new(move || lock(&current).clone().ring());
         Self {
-            outbox: Arc::default(),
+            outbox: Arc::new(Outbox::new(bell.clone())),
             called: AtomicBool::new(false),
-            bell: Mutex::new(bell),
+            bell,
+            fabric,
             delivered: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             last: OnceLock::new(),
         }
     }
 
-    /// Rouses the driver.
-    pub(crate) fn bell(&self) -> Doorbell {
-        self.bell.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Another fabric is in use, with this bell.
+    pub(super) fn renew(&self, fabric: Doorbell) {
+        *lock(&self.fabric) = fabric;
     }
 
     /// There is an order or a question for the driver.
     pub(crate) fn call(&self) {
         self.called.store(true, Ordering::Release); // pairs with the Acquire in `Driver::turn`
-        self.bell().ring();
+        self.bell.ring();
     }
+}
+
+fn lock(bell: &Mutex<Doorbell>) -> MutexGuard<'_, Doorbell> {
+    bell.lock().unwrap_or_else(PoisonError::into_inner) // it is replaced in one piece
 }

@@ -1,11 +1,12 @@
 //! What a node is started from, and what it tells about itself: plain values, with the reasons why it can't start or close.
 
 use std::error::Error;
+use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use consort_dataplane::fabric::{Fabric, FabricStats};
-use consort_dataplane::names::NodeId;
+use consort_dataplane::names::{NodeId, ViewId};
 use consort_dataplane::session::{Blocked, Frontiers};
 
 use crate::config::{ConfigError, NodeConfig};
@@ -84,14 +85,60 @@ pub struct Status {
     pub phase: String,
     /// For whom the group's start waits; empty once it runs.
     pub waiting: Vec<Absent>,
-    /// The view, once there is one.
+    /// The newest view, once there is one.
     pub view: Option<View>,
     /// Members whose sends have ended.
     pub ended: Vec<NodeId>,
-    /// The session's counters.
-    pub frontiers: Option<Frontiers>,
+    /// The sessions, in view order: one, but for a while after a change of the view.
+    pub sessions: Vec<SessionStatus>,
+}
+
+/// Where a session stands, here.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SessionStatus {
+    /// Its view.
+    pub view: ViewId,
+    /// How far it is with its life.
+    pub stage: Stage,
+    /// Its counters.
+    pub frontiers: Frontiers,
     /// What keeps the next message from being delivered (V11).
     pub blocked: Option<Blocked>,
+}
+
+/// How far a session is with its life (V11). Prints as a phrase.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Stage {
+    /// It takes and delivers messages.
+    Running,
+    /// The view is changing: it takes and delivers nothing, and waits to learn where it ends.
+    Wedged,
+    /// It delivers what lies below the trim; the application has to take it.
+    Delivering,
+    /// All is delivered; some reservation of this node is neither sent nor dropped.
+    Resending,
+    /// Some message of it is still lent to the application, which has to drop it.
+    Lending,
+    /// Some member of the next view has not begun that yet.
+    Unborn(Vec<NodeId>),
+    /// It is over, here.
+    Retired,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running => f.write_str("running"),
+            Self::Wedged => f.write_str("wedged, waits for the next view"),
+            Self::Delivering => f.write_str("delivering the last messages"),
+            Self::Resending => f.write_str("waits for a reservation to be sent or dropped"),
+            Self::Lending => f.write_str("waits for a message to be dropped"),
+            Self::Unborn(nodes) => write!(f, "waits for {} to begin with the next view", names(nodes)),
+            Self::Retired => f.write_str("over"),
+        }
+    }
 }
 
 /// A node was closed in order.
@@ -106,17 +153,39 @@ pub struct Closed {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CloseError {
-    /// Some members had not ended in time: messages may be missing here or there.
-    #[error("not closed in order within {within:?}: {} had not ended; let all members end, or give more time", names(.open))]
+    /// It took longer than it may. The node is gone without order: the others find it lost.
+    #[error("not closed in order within {within:?}: {waits_for}; give it more time")]
     Late {
         /// The time that was given.
         within: Duration,
-        /// The members that had not ended.
-        open: Vec<NodeId>,
+        /// How far it had come.
+        waits_for: Leaving,
     },
     /// The node had stopped before, or did meanwhile.
     #[error("the node stopped before it could be closed: {0}")]
     Stopped(#[from] Stopped),
+}
+
+/// How far a node is with leaving (V11). Prints as a phrase.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Leaving {
+    /// What it sent is to be delivered first.
+    Delivering,
+    /// The others are to agree on a view without it.
+    Asked,
+    /// It is no member any more; the last messages are to be taken by the application.
+    Left,
+}
+
+impl fmt::Display for Leaving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Delivering => "not all that this node sent was delivered",
+            Self::Asked => "the others had not agreed on a view without this node",
+            Self::Left => "the application had not taken the last messages",
+        })
+    }
 }
 
 fn names(nodes: &[NodeId]) -> String {

@@ -109,7 +109,7 @@ impl Session {
     /// for [`Fabric::fence_keeping`](crate::fabric::Fabric::fence_keeping). Nothing if it is no member.
     pub fn needed(&self, slot: Slot) -> Needed {
         let mut needed = Needed::default();
-        let Some(peer) = self.peers.iter().find(|peer| peer.slot == slot) else { return needed };
+        let Some(peer) = self.peers.iter().find(|peer| peer.slot == Some(slot)) else { return needed };
         let (stream, size) = (&self.streams[peer.rank], self.plan.ring_bytes as u64);
         let base = self.plan.members[peer.rank].base;
         let ring = base + self.layout.ring();

@@ -371,6 +371,23 @@ fn what_an_earlier_session_left_is_never_read() {
     assert_eq!(w.sessions[0].unborn().count(), 0);
 }
 
+// V10: a view may end before this member has seen the others begin it. It sees that all the same: else it would wait for ever.
+#[test]
+fn births_are_seen_by_a_session_that_is_wedged() {
+    let mut w = World::new(2, Guarantee::Atomic);
+    w.settle();
+    w.end(0);
+    w.end(1);
+    (w.sessions[0], w.senders[0]) = w.start(3, 0);
+    w.sessions[0].wedge();
+    assert!(w.sessions[0].unborn().eq([NodeId(2)]));
+    (w.sessions[1], w.senders[1]) = w.start(3, 1);
+    for _ in 0..3 {
+        w.step(0).unwrap();
+    }
+    assert_eq!(w.sessions[0].unborn().count(), 0);
+}
+
 // V10: the zeros under a tag are seen by whoever sees the tag, even where words show before they are published.
 #[test]
 fn a_birth_is_published_in_order() {

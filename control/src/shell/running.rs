@@ -1,0 +1,359 @@
+//! [`Running`]: a session with all that the driver knows of it, from its start to its end.
+//!
+//! ```text
+//!            wedge (V2)          trim known            all below it delivered, all beyond it sent again,
+//!            or a peer's fault   (V4)                  no loan out, all of the next view born (V10)
+//! running ─────────────► wedged ──────► delivering … ──────────────────────► retired
+//! ```
+//! What lies below the trim is delivered as fast as the application takes it. What this node sent beyond it goes into the next
+//! session's ring at once, whatever the application does: senders must not wait for who takes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use consort_dataplane::fabric::Fabric;
+use consort_dataplane::names::{NodeId, Position, Rank, Slot};
+use consort_dataplane::plan::{PlanError, SessionPlan};
+use consort_dataplane::record::Kind;
+use consort_dataplane::ring::Ticket;
+use consort_dataplane::session::{Delivery, Fault, Needed, Session, Verdict};
+
+use super::event::Incoming;
+use super::outcome::{Delivered, Moved, OutcomeError, Pending};
+use super::sender::Open;
+use super::shared::Shared;
+use super::start::{SessionStatus, Stage};
+use crate::change::Frozen;
+use crate::orders::{Part, SessionState};
+use crate::view::{GroupId, Incarnation, View};
+
+/// What the application is given; it may refuse what it can't take yet.
+pub(crate) type Application<'a> = dyn FnMut(Incoming<'_, '_>) -> Verdict + 'a;
+
+/// A session and its senders' ring. See the [module](self).
+pub(crate) struct Running {
+    pub(super) session: Session,
+    pub(super) view: View,
+    slots: BTreeMap<NodeId, Slot>,
+    pub(super) open: Arc<Open>,
+    pending: Pending,
+    /// What was sent in an earlier view first: under which ticket, by where it ends in this ring.
+    again: BTreeMap<Position, Ticket>,
+    /// Where it stood when it was wedged.
+    frozen: Option<Frozen>,
+    trim: Option<Vec<Position>>,
+    is_over: bool,
+    is_resent: bool,
+}
+
+/// A message that is to be sent again, between two views: the ring that it lay in is needed, and there is no other yet.
+pub(crate) struct Aside {
+    ticket: Ticket,
+    kind: Kind,
+    payload: Vec<u8>,
+    moved: Option<Moved>,
+}
+
+impl Aside {
+    /// It won't be sent.
+    pub(crate) fn fail(self, reason: &OutcomeError) {
+        if let Some(moved) = self.moved {
+            moved.fail(reason);
+        }
+    }
+}
+
+/// Where deliveries go.
+pub(crate) struct Taker<'a, 'b> {
+    pub(crate) app: &'a mut Application<'b>,
+    /// Who has ended its sends.
+    pub(crate) ended: &'a mut Vec<(NodeId, Incarnation)>,
+    pub(crate) shared: &'a Shared,
+    /// The application refused something.
+    pub(crate) refused: &'a mut bool,
+}
+
+impl Running {
+    /// Starts the session of a view; its tickets begin at `base`.
+    pub(crate) fn start(
+        view: View,
+        slots: BTreeMap<NodeId, Slot>,
+        plan: SessionPlan,
+        base: u64,
+        fabric: &mut dyn Fabric,
+    ) -> Result<Self, PlanError> {
+        let (session, ring) = Session::start(plan, fabric)?;
+        Ok(Self {
+            session,
+            view,
+            slots,
+            open: Arc::new(Open::new(ring, base)),
+            pending: Pending::default(),
+            again: BTreeMap::new(),
+            frozen: None,
+            trim: None,
+            is_over: false,
+            is_resent: false,
+        })
+    }
+
+    /// Exchanges and delivers, while it runs.
+    pub(crate) fn step(&mut self, fabric: &mut dyn Fabric, taker: &mut Taker<'_, '_>) -> Result<bool, Fault> {
+        let Self { session, view, open, pending, again, .. } = self;
+        session.step(fabric, &mut |delivery: &mut Delivery<'_>| {
+            deliver(delivery, taker, view, open, pending, again)
+        })
+    }
+
+    /// Delivers what is due: in its course, or up to the trim (V4). Returns whether anything was.
+    pub(crate) fn deliver(
+        &mut self,
+        fabric: &mut dyn Fabric,
+        taker: &mut Taker<'_, '_>,
+    ) -> Result<bool, Fault> {
+        let Self { session, view, open, pending, again, trim, is_over, .. } = self;
+        let before = session.delivered();
+        let mut sink = |delivery: &mut Delivery<'_>| deliver(delivery, taker, view, open, pending, again);
+        match trim {
+            Some(trim) => {
+                *is_over = session.cut(trim, &mut sink)?;
+                Ok(*is_over || session.delivered() != before)
+            }
+            None => session.deliver(fabric, &mut sink),
+        }
+    }
+
+    /// Stops it for good (V2). Returns where it stood when it was stopped first.
+    pub(crate) fn wedge(&mut self) -> &Frozen {
+        let session = &mut self.session;
+        self.frozen.get_or_insert_with(|| {
+            let received = session.wedge().senders.iter().map(|sender| sender.received.0).collect();
+            Frozen { group: GroupId::MAIN, received }
+        })
+    }
+
+    /// It runs: neither stopped nor over.
+    pub(crate) fn is_live(&self) -> bool {
+        self.frozen.is_none()
+    }
+
+    /// The first ticket that none of its sends has, once it is stopped.
+    pub(crate) fn next_base(&self) -> u64 {
+        let Ticket(Position(base)) = self.open.ticket(self.session.end().unwrap_or_default());
+        base
+    }
+
+    /// It ends there, by rank. Returns false if that can't be: it says nothing of some member.
+    pub(crate) fn trim(&mut self, trim: &[u64]) -> bool {
+        let fits = trim.len() == self.session.plan().members.len();
+        if fits && self.trim.is_none() {
+            self.trim = Some(trim.iter().copied().map(Position).collect());
+        }
+        fits
+    }
+
+    /// Where it ends is known.
+    pub(crate) fn is_trimmed(&self) -> bool {
+        self.trim.is_some()
+    }
+
+    /// Everything that is to be delivered of it was.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// Gives `send` what this node sent here beyond the trim, in order and each once (D13). Returns whether that is all; if not, some
+    /// reservation is neither committed nor dropped.
+    fn leftovers(&mut self, mut send: impl FnMut(Ticket, Kind, &[u8], Option<Moved>)) -> bool {
+        let Self { session, open, pending, again, trim, is_resent, .. } = self;
+        let Some(trim) = trim else { return false };
+        *is_resent = *is_resent
+            || session.resend(trim, |Ticket(end), kind, payload| {
+                let ticket = again.remove(&end).unwrap_or_else(|| open.ticket(end));
+                send(ticket, kind, payload, pending.take(&open.registry, payload.as_ptr()));
+            });
+        *is_resent
+    }
+
+    /// Sends what is left of it in `next`, whose ring takes nothing else before.
+    pub(crate) fn resend(&mut self, next: &mut Self) -> bool {
+        self.leftovers(|ticket, kind, payload, moved| next.send_again(ticket, kind, payload, moved))
+    }
+
+    /// Puts aside what is left of it, while there is no session to send it in.
+    pub(crate) fn put_aside(&mut self, aside: &mut Vec<Aside>) -> bool {
+        self.leftovers(|ticket, kind, payload, moved| {
+            aside.push(Aside { ticket, kind, payload: payload.to_vec(), moved });
+        })
+    }
+
+    /// Sends what was put aside.
+    pub(crate) fn send_aside(&mut self, aside: Aside) {
+        self.send_again(aside.ticket, aside.kind, &aside.payload, aside.moved);
+    }
+
+    fn send_again(&mut self, ticket: Ticket, kind: Kind, payload: &[u8], moved: Option<Moved>) {
+        if kind != Kind::Data {
+            let ended = self.open.ring().try_end();
+            assert!(ended.is_ok(), "{FITS}");
+            return;
+        }
+        let Ok(mut room) = self.open.ring().try_reserve(payload.len()) else { unreachable!("{FITS}") };
+        room.copy_from_slice(payload);
+        if let Some(moved) = moved {
+            self.pending.put(room.as_ptr(), moved);
+        }
+        let Ticket(end) = room.send();
+        self.again.insert(end, ticket);
+    }
+
+    /// Whether there is something to do here that nobody will wake this node for; `next` is there to send in again.
+    pub(crate) fn has_work(&self, next: bool) -> bool {
+        match &self.trim {
+            None => self.is_live() && self.session.has_work(),
+            Some(_) => next && !self.is_resent && self.session.has_work(),
+        }
+    }
+
+    /// The memory of this session isn't needed here any more.
+    pub(crate) fn is_free(&self) -> bool {
+        self.trim.is_some() && self.session.is_free()
+    }
+
+    /// The link to a member.
+    pub(crate) fn slot(&self, node: NodeId) -> Option<Slot> {
+        self.slots.get(&node).copied()
+    }
+
+    /// What a fence of that link is to keep for it.
+    pub(crate) fn needed(&self, slot: Slot, needed: &mut Needed) {
+        let mine = self.session.needed(slot);
+        needed.words.extend(mine.words);
+        needed.ring.extend(mine.ring);
+    }
+
+    /// A part of a ring, if all of it is here (V3).
+    pub(crate) fn read(&self, part: &Part) -> Option<Vec<u8>> {
+        let rank = Rank(u8::try_from(part.rank).ok()?);
+        if self.is_live() {
+            return None;
+        }
+        self.session.read(rank, Position(part.from)..Position(part.to))
+    }
+
+    /// Here is what was missing of a ring (V3). Returns whether it is there now.
+    pub(crate) fn supply(&mut self, part: &Part, bytes: &[u8]) -> bool {
+        let Ok(rank) = u8::try_from(part.rank) else { return false };
+        let frontiers = self.session.frontiers();
+        let is_here = frontiers.senders.get(part.rank).is_some_and(|sender| sender.received.0 >= part.to);
+        // Said twice is as good as once.
+        is_here || self.session.supply(Rank(rank), Position(part.from), bytes).is_ok()
+    }
+
+    /// Nothing of it is delivered any more: who waits for its outcome is told why.
+    pub(crate) fn end(&mut self, reason: &OutcomeError) {
+        self.wedge();
+        self.open.end(reason);
+        self.pending.fail(&self.open.registry, reason);
+    }
+
+    /// How often every other member's heart has beaten, as seen here.
+    pub(crate) fn pulse(&self) -> Vec<(NodeId, u64)> {
+        let members = self.session.members().filter(|(rank, _)| *rank != self.session.plan().me);
+        members.filter_map(|(rank, node)| Some((node, self.session.heartbeat(rank)?))).collect()
+    }
+
+    /// How far it is, for who asks.
+    pub(crate) fn state(&self) -> SessionState {
+        SessionState {
+            view: self.view.id,
+            wedged: !self.is_live(),
+            frontiers: self.session.frontiers(),
+            blocked: self.session.blocked().filter(|_| self.is_live()),
+        }
+    }
+
+    /// Where it stands; `unborn` are the members of the next session that haven't begun it.
+    pub(crate) fn status(&self, unborn: Vec<NodeId>) -> SessionStatus {
+        let stage = if self.is_live() {
+            Stage::Running
+        } else if self.trim.is_none() {
+            Stage::Wedged
+        } else if !self.is_over {
+            Stage::Delivering
+        } else if !self.is_resent {
+            Stage::Resending
+        } else if !self.session.is_free() {
+            Stage::Lending
+        } else if !unborn.is_empty() {
+            Stage::Unborn(unborn)
+        } else {
+            Stage::Retired
+        };
+        SessionStatus {
+            view: self.view.id,
+            stage,
+            frontiers: self.session.frontiers(),
+            blocked: self.session.blocked().filter(|_| self.is_live()),
+        }
+    }
+}
+
+/// Why what is sent again has room: it had room in a ring of the same size, together with whatever was released there, and here
+/// nothing comes before it.
+const FITS: &str = "what one ring held fits into an empty one";
+
+/// Gives the application a delivery, and tells outcomes and endings.
+fn deliver(
+    delivery: &mut Delivery<'_>,
+    taker: &mut Taker<'_, '_>,
+    view: &View,
+    open: &Open,
+    pending: &mut Pending,
+    again: &mut BTreeMap<Position, Ticket>,
+) -> Verdict {
+    let verdict = match delivery.kind {
+        Kind::Data => {
+            // Copied before the application has the delivery: it may lend the payload, not change these.
+            let own = delivery.ticket;
+            let (place, outcome) =
+                (delivery.payload.as_ptr(), Delivered { view: delivery.view, seq: delivery.seq });
+            if let Some(Ticket(end)) = own {
+                let first = if again.is_empty() { None } else { again.get(&end).copied() };
+                delivery.ticket = Some(first.unwrap_or_else(|| open.ticket(end)));
+            }
+            let verdict = (taker.app)(Incoming::Message(delivery));
+            if verdict == Verdict::Taken {
+                count(&taker.shared.delivered);
+                if let Some(Ticket(end)) = own {
+                    count(&taker.shared.sent);
+                    again.remove(&end);
+                    pending.delivered(&open.registry, place, outcome);
+                }
+            }
+            verdict
+        }
+        _ => end(delivery.sender, taker, view),
+    };
+    *taker.refused |= verdict == Verdict::Later;
+    verdict
+}
+
+/// A member has ended its sends: told once in each of its lives, in whatever view it says so.
+fn end(node: NodeId, taker: &mut Taker<'_, '_>, view: &View) -> Verdict {
+    let life = (node, view.member(node).map_or(Incarnation(0), |member| member.incarnation));
+    if taker.ended.contains(&life) {
+        return Verdict::Taken;
+    }
+    let verdict = (taker.app)(Incoming::Ended(node));
+    if verdict == Verdict::Taken {
+        taker.ended.push(life);
+    }
+    verdict
+}
+
+/// One more. Only the driver's thread counts, so this needs no atomic addition.
+fn count(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
