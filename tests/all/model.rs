@@ -6,7 +6,7 @@
 use consort_control::change::{Mutant, Trimming};
 use consort_control::view::Role;
 use consort_tests::model::properties::{ALL_HERE, DELIVERED_BELOW, LINKED, MEMORY_FREE, NOT_STUCK, ONE_VIEW};
-use consort_tests::model::{Bounds, World, explore, seek};
+use consort_tests::model::{Bounds, Way, World, explore, seek};
 
 const NOTHING: Bounds =
     Bounds { crashes: 0, suspicions: 0, patience: 0, losses: 0, reachable: 0, reasons: 0 };
@@ -18,14 +18,14 @@ const CRASH_AND_SUSPICION: Bounds = Bounds { suspicions: 1, ..CRASH };
 
 /// All steps in all orders, within the bounds of the day.
 fn holds(world: World, tiny: Bounds, small: Bounds, large: Bounds) {
-    let bounds = match std::env::var("CONSORT_MODEL").as_deref() {
-        Err(_) => tiny,
-        Ok("small") => small,
-        Ok("large") => large,
+    let (bounds, way) = match std::env::var("CONSORT_MODEL").as_deref() {
+        Err(_) => (tiny, Way::Shortest),
+        Ok("small") => (small, Way::Shortest),
+        Ok("large") => (large, Way::Deepest),
         Ok(other) => panic!("CONSORT_MODEL={other}: small or large"),
     };
     let world = world.within(bounds);
-    let found = explore(&world);
+    let found = explore(&world, way);
     println!("{}, {bounds}: {found}", world.name);
     assert!(found.broken.is_empty(), "{}: {found}", world.name);
     assert!(!found.idle, "{}: nothing is ever decided", world.name);
@@ -62,9 +62,10 @@ fn model_patience_ends() {
 #[test]
 fn model_what_is_said_gets_lost() {
     let tiny = Bounds { reasons: 1, losses: 1, ..NOTHING };
-    let small = Bounds { patience: 1, reachable: 1, ..tiny };
-    let large = Bounds { patience: 2, losses: 2, reachable: 1, ..tiny };
-    holds(least("losses"), tiny, small, large);
+    let large = Bounds { patience: 2, losses: 2, ..tiny };
+    holds(least("losses, patience ends"), tiny, Bounds { patience: 1, ..tiny }, large);
+    let large = Bounds { patience: 1, reachable: 1, losses: 1, suspicions: 1, ..NOTHING };
+    holds(least("losses, links come back"), tiny, Bounds { reachable: 1, ..tiny }, large);
 }
 
 #[test]

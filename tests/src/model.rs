@@ -1,10 +1,10 @@
 //! A view change in small worlds, for the model checker: every step that can be taken, in every order.
 //!
 //! What decides is not a model: it is [`Change`] itself, one for each member. The model is what lies around it. Control links
-//! carry what members say, in any order, and in some worlds lose it. The data plane is a vector at each member, of
-//! how much it has received of every ring; it grows until a wedge takes effect, which is later than the wedge is asked for.
+//! carry what members say, in any order, and in some worlds lose it. The data plane is a vector at each member, of how
+//! much it has received of every ring: anything that was sent, until a wedge takes effect, which is later than the wedge is asked for.
 //! A member's report, the bytes it fetches, its memory that is freed, its patience, its suspicions (true or not) and its crash
-//! are steps of their own. So a delivery need not be a step: what is received at every member may have been delivered by any.
+//! are steps of their own. A delivery need not be one: what all members may have received, any of them may have delivered.
 //!
 //! How many crashes, false suspicions, losses and ends of patience there may be is bounded by the [`World`]; without bounds there
 //! would be no end to it.
@@ -44,16 +44,8 @@ impl Model for World {
             let it = &state.nodes[at];
             let Some(change) = &it.change else { continue };
             if it.wedging {
-                steps.push(Step::Wedged(at));
-            }
-            if !it.frozen {
-                let more = |rank: &usize| {
-                    let owner = self.owner(*rank);
-                    let linked = self.has_link(at, owner) && !it.fenced.contains(&owner);
-                    linked && it.received[*rank] < self.sent.get(*rank).copied().unwrap_or(0)
-                };
-                let ranks = (0..it.received.len()).filter(|_| self.is_data(at));
-                steps.extend(ranks.filter(more).map(|rank| Step::Receive(at, rank)));
+                let received = state.may_have_received(self, at);
+                steps.extend(received.into_iter().map(|received| Step::Wedged(at, received)));
             }
             let due = it.fetches.iter().enumerate().filter(|(_, fetch)| state.can_supply(fetch));
             steps.extend(due.map(|(index, _)| Step::Supply(at, index)));
@@ -92,8 +84,7 @@ impl Model for World {
                 state.left.losses -= 1;
                 state.take(&envelope);
             }
-            Step::Wedged(at) => state.wedged(self, at),
-            Step::Receive(at, rank) => state.receive(at, rank),
+            Step::Wedged(at, received) => state.wedged(self, at, received),
             Step::Supply(at, index) => state.supply(at, index),
             Step::Free(at) => state.free(at),
             Step::Suspect(at, other) => {
@@ -141,7 +132,7 @@ impl Model for World {
 pub struct Found {
     /// Different states.
     pub states: usize,
-    /// The most steps to one of them.
+    /// The most steps that were taken to one of them.
     pub depth: usize,
     /// How long it took.
     pub took: Duration,
@@ -164,19 +155,35 @@ impl fmt::Display for Found {
     }
 }
 
+/// How to go through a world.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// What takes fewer steps first: what it finds is told in as few steps as can be.
+    Shortest,
+    /// One run to its end, then the next: takes less memory.
+    Deepest,
+}
+
 /// Takes every step in every order: all of them, or until a property is broken.
-pub fn explore(world: &World) -> Found {
-    look(world, HasDiscoveries::AnyFailures)
+pub fn explore(world: &World, way: Way) -> Found {
+    look(world, way, HasDiscoveries::AnyFailures)
 }
 
 /// Takes every step in every order, until this property is broken.
 pub fn seek(world: &World, property: &'static str) -> Found {
-    look(world, HasDiscoveries::AllOf([property].into()))
+    look(world, Way::Shortest, HasDiscoveries::AllOf([property].into()))
 }
 
-fn look(world: &World, until: HasDiscoveries) -> Found {
+fn look(world: &World, way: Way, until: HasDiscoveries) -> Found {
     let began = Instant::now();
-    let checker = world.clone().checker().threads(2).finish_when(until).spawn_bfs().join();
+    let checker = world.clone().checker().threads(2).finish_when(until);
+    match way {
+        Way::Shortest => found(&checker.spawn_bfs().join(), began),
+        Way::Deepest => found(&checker.spawn_dfs().join(), began),
+    }
+}
+
+fn found(checker: &impl Checker<World>, began: Instant) -> Found {
     let found = checker.discoveries();
     let broken = found.iter().filter(|(name, _)| **name != DECIDES).map(|(name, path)| {
         let steps = path.clone().into_actions().iter().map(|step| format!("{step:?}")).collect();

@@ -10,13 +10,14 @@ use crate::steps::{Done, FUZZ_SECONDS, SIM_SEEDS, Sim, Step};
 pub(crate) const CHECK: [Step; 5] = [Step::Fmt, Step::Layers, Step::Clippy, Step::Docs, Step::Deny];
 
 /// What CI runs: the quick and the likely to fail first.
-pub(crate) const ALL: [Step; 11] = [
+pub(crate) const ALL: [Step; 12] = [
     Step::Fmt,
     Step::Layers,
     Step::Clippy,
     Step::Docs,
     Step::Test { filter: None },
     Step::Sim(Sim::Seeds(SIM_SEEDS)),
+    Step::Model { large: false, filter: None },
     Step::BenchTest,
     Step::Loom,
     Step::Miri,

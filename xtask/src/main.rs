@@ -61,6 +61,14 @@ enum Command {
         #[arg(long, conflicts_with = "seeds")]
         seed: Option<u64>,
     },
+    /// View changes in small worlds, every step in every order, and that a broken rule is noticed (Stateright)
+    Model {
+        /// Larger worlds, which take many minutes and gigabytes
+        #[arg(long)]
+        large: bool,
+        /// Only worlds whose test's name begins with this
+        filter: Option<String>,
+    },
     /// The concurrent parts under every schedule and every memory order that loom can think of
     Loom,
     /// The data plane under miri: undefined behaviour, weak memory
@@ -92,6 +100,7 @@ fn main() -> ExitCode {
         Command::Deny => one(Step::Deny),
         Command::Test { filter } => one(Step::Test { filter }),
         Command::Sim { seeds, seed } => one(Step::Sim(seed.map_or(Sim::Seeds(seeds), Sim::Seed))),
+        Command::Model { large, filter } => one(Step::Model { large, filter }),
         Command::Loom => one(Step::Loom),
         Command::Miri => one(Step::Miri),
         Command::Fuzz { seconds, target } => one(Step::Fuzz { seconds, target }),

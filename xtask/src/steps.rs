@@ -28,6 +28,7 @@ pub(crate) enum Step {
     Docs,
     Test { filter: Option<String> },
     Sim(Sim),
+    Model { large: bool, filter: Option<String> },
     Loom,
     Miri,
     Fuzz { seconds: u64, target: Option<String> },
@@ -65,6 +66,7 @@ impl Step {
             Self::Docs => "docs",
             Self::Test { .. } => "test",
             Self::Sim(_) => "sim",
+            Self::Model { .. } => "model",
             Self::Loom => "loom",
             Self::Miri => "miri",
             Self::Fuzz { .. } => "fuzz",
@@ -79,6 +81,12 @@ impl Step {
             Self::Test { filter: Some(filter) } => line += &format!(" {filter}"),
             Self::Sim(Sim::Seeds(seeds)) => line += &format!(" --seeds {seeds}"),
             Self::Sim(Sim::Seed(seed)) => line += &format!(" --seed {seed}"),
+            Self::Model { large, filter } => {
+                line += if *large { " --large" } else { "" };
+                if let Some(filter) = filter {
+                    line += &format!(" {filter}");
+                }
+            }
             Self::Fuzz { seconds, target } => {
                 line += &format!(" --seconds {seconds}");
                 if let Some(target) = target {
@@ -140,6 +148,15 @@ impl Step {
                         command.env("CONSORT_SIM_SEED", seed.to_string()).args(["--", "--nocapture"])
                     }
                 };
+                counted(run(command, limit))
+            }
+            Self::Model { large, filter } => {
+                let mut command = workspace.cargo();
+                command.args(["test", "-p", "consort-tests", "--release", "--test", "all"]);
+                command.arg(format!("model::model_{}", filter.as_deref().unwrap_or_default()));
+                // One after the other: each takes all processors. What it found is said even where all is well.
+                command.args(["--", "--nocapture", "--test-threads=1"]);
+                command.env("CONSORT_MODEL", if *large { "large" } else { "small" });
                 counted(run(command, limit))
             }
             Self::Loom => {

@@ -687,7 +687,7 @@ impl Change {
         if matches!(self.mutant, Some(Mutant::Unfilled | Mutant::LeastTrim)) {
             return BTreeMap::new();
         }
-        value::missing(&self.view, &proposal.reports(), &self.suspects)
+        value::missing(&self.view, &proposal.reports(), &self.suspects, &self.wishes.leaving)
     }
 
     /// Sees to it that they get it.

@@ -138,8 +138,9 @@ pub(super) fn missing(
     view: &View,
     reports: &BTreeMap<NodeId, &Report>,
     suspects: &BTreeSet<NodeId>,
+    leaving: &BTreeSet<NodeId>,
 ) -> BTreeMap<NodeId, Vec<Missing>> {
-    let frozen = frozen(view, reports, &together(view, reports, suspects));
+    let frozen = frozen(view, reports, &together(view, reports, suspects, leaving));
     let mut missing = BTreeMap::new();
     for rank in 0..view.data().count() {
         let received = |frozen: &Frozen| frozen.received.get(rank).copied().unwrap_or(0);
@@ -172,7 +173,7 @@ pub(super) fn choose(
     wishes: &Wishes,
     trimming: Trimming,
 ) -> Option<Next> {
-    let stay = together(view, reports, suspects);
+    let stay = together(view, reports, suspects, &wishes.leaving);
     if !view.data().any(|member| stay.contains(&member.node)) {
         return None; // witnesses alone have nothing to go on with (V6)
     }
@@ -219,26 +220,30 @@ fn is_admissible(
     has_room && members.iter().all(|member| member.node != it.node) && data().all(linked)
 }
 
-/// The reporters that can go on with each other: of two without a data link between them one has to go. Whom most others can't go
-/// on with goes first, then who is younger.
+/// The reporters that can go on with each other: of two without a data link between them one has to go. Who leaves anyhow goes first,
+/// then whom most others can't go on with, then who is younger.
 fn together(
     view: &View,
     reports: &BTreeMap<NodeId, &Report>,
     suspects: &BTreeSet<NodeId>,
+    leaving: &BTreeSet<NodeId>,
 ) -> BTreeSet<NodeId> {
     let apart = |one: NodeId, other: NodeId| {
         let severs = |a: NodeId, b: NodeId| reports.get(&a).is_some_and(|report| report.severed.contains(&b));
-        severs(one, other) || severs(other, one)
+        one != other && (severs(one, other) || severs(other, one))
     };
     let reported = |node: &NodeId| reports.contains_key(node);
     let trusted = |node: &NodeId| !suspects.contains(node);
+    let leaves = |node: &NodeId| leaving.contains(node);
     let mut order: Vec<_> = view.nodes().into_iter().filter(reported).collect();
-    // A witness may suspect all who have data. Those who have reported nevertheless are the only ones to go on (V6).
-    if view.data().any(|member| reported(&member.node) && trusted(&member.node)) {
+    // Who proposes may be a witness, or leave, and suspect all others who have data. Those who have reported nevertheless are
+    // the only ones to go on (V6).
+    if view.data().map(|member| &member.node).any(|node| reported(node) && trusted(node) && !leaves(node)) {
         order.retain(trusted);
     }
-    let all = order.clone();
-    order.sort_by_key(|node| all.iter().filter(|other| **other != *node && apart(*node, **other)).count());
+    let remaining: Vec<_> = order.iter().copied().filter(|node| !leaves(node)).collect();
+    let count = |node: NodeId| remaining.iter().filter(|other| apart(node, **other)).count();
+    order.sort_by_key(|node| (leaves(node), count(*node)));
     let mut stay = BTreeSet::new();
     for node in order {
         if stay.iter().all(|other| !apart(node, *other)) {

@@ -28,17 +28,20 @@ pub(super) fn is_one_view(_: &World, state: &State) -> bool {
     decided.all(|other| Some(other) == first)
 }
 
-/// What all have received, anyone may have delivered, and may be dead by now. Where delivery doesn't wait for that, each of
+/// What all may have received, anyone may have delivered, and may be dead by now. Where delivery doesn't wait for that, each of
 /// those who go on may have delivered all that it received before it was wedged.
 pub(super) fn is_delivered_below(world: &World, state: &State) -> bool {
     let data: Vec<_> = (0..world.roles.len()).filter(|at| world.is_data(*at)).collect();
     let is_below = |next: &Next| {
         let trim = &next.cuts[0].trim;
         match world.trimming {
-            Trimming::Least => trim
-                .iter()
-                .enumerate()
-                .all(|(rank, trim)| data.iter().any(|at| state.nodes[*at].received[rank] <= *trim)),
+            Trimming::Least => trim.iter().enumerate().all(|(rank, trim)| {
+                data.iter().any(|at| {
+                    let node = &state.nodes[*at];
+                    let most = if node.frozen { node.received[rank] } else { world.most(*at, rank) };
+                    most <= *trim
+                })
+            }),
             Trimming::Greatest => data
                 .iter()
                 .filter(|at| next.view.member(node(**at)).is_some())

@@ -69,7 +69,7 @@ pub struct Envelope {
 pub struct Node {
     /// Its part in the change; `None` once it is dead.
     pub(super) change: Option<Change>,
-    /// By rank: how much it has of each ring.
+    /// By rank: how much it has of each ring. Until it is frozen nobody has looked: it may be anything that was sent.
     pub(super) received: Vec<u64>,
     /// What of it came before it was wedged: where delivery doesn't wait for others, it may have delivered that.
     pub(super) delivered: Vec<u64>,
@@ -100,10 +100,8 @@ pub enum Step {
     Arrive(Shared<Envelope>),
     /// Or doesn't.
     Lose(Shared<Envelope>),
-    /// What a member was to wedge and fence, it has.
-    Wedged(usize),
-    /// A member receives more of the ring of a rank.
-    Receive(usize, usize),
+    /// What a member was to wedge and fence, it has; and so much it had received, by rank.
+    Wedged(usize, Vec<u64>),
     /// A part that a member fetches has come.
     Supply(usize, usize),
     /// It frees the memory that the next view needs.
@@ -209,13 +207,6 @@ impl State {
         }
     }
 
-    pub(super) fn receive(&mut self, at: usize, rank: usize) {
-        self.at(at, |node| {
-            node.received[rank] += 1;
-            node.delivered[rank] += 1;
-        });
-    }
-
     pub(super) fn change(&mut self, at: usize, event: impl FnOnce(&mut Change)) {
         self.at(at, |node| {
             if let Some(change) = &mut node.change {
@@ -230,8 +221,27 @@ impl State {
         self.change(to, |change| change.on_said(node(from), saying));
     }
 
-    pub(super) fn wedged(&mut self, world: &World, at: usize) {
+    /// What a member can have received when it says that it is wedged.
+    pub(super) fn may_have_received(&self, world: &World, at: usize) -> Vec<Vec<u64>> {
+        let node = &self.nodes[at];
+        let mut all = vec![Vec::new()];
+        for (rank, known) in node.received.iter().copied().enumerate() {
+            let most = if node.frozen { known } else { world.most(at, rank) };
+            let longer = |begun: &Vec<u64>| {
+                let begun = begun.clone();
+                (known..=most).map(move |received| [&begun[..], &[received]].concat()).collect::<Vec<_>>()
+            };
+            all = all.iter().flat_map(longer).collect();
+        }
+        all
+    }
+
+    pub(super) fn wedged(&mut self, world: &World, at: usize, received: Vec<u64>) {
         self.at(at, |it| {
+            if !it.frozen {
+                it.delivered.clone_from(&received);
+                it.received = received;
+            }
             it.wedging = false;
             it.frozen = true;
             let is_data = |at: &usize| world.is_data(*at);
@@ -296,7 +306,7 @@ impl State {
         while let Some(step) = self.due() {
             match step {
                 Step::Arrive(envelope) => self.arrive(&envelope),
-                Step::Wedged(at) => self.wedged(world, at),
+                Step::Wedged(at, received) => self.wedged(world, at, received),
                 Step::Supply(at, index) => self.supply(at, index),
                 Step::Free(at) => self.free(at),
                 _ => return,
@@ -312,7 +322,7 @@ impl State {
         self.alive().find_map(|at| {
             let node = &self.nodes[at];
             if node.wedging {
-                return Some(Step::Wedged(at));
+                return Some(Step::Wedged(at, node.received.clone()));
             }
             if !node.free {
                 return Some(Step::Free(at));

@@ -125,8 +125,15 @@ impl World {
         data.enumerate().map(|(rank, owner)| if owner == at { sent(rank) } else { 0 }).collect()
     }
 
+    /// How much the member in place `at` may have received of the ring of a rank.
+    pub(super) fn most(&self, at: usize, rank: usize) -> u64 {
+        let owner = self.owner(rank);
+        let linked = owner == at || self.is_data(at) && self.has_link(at, owner);
+        if linked { self.sent.get(rank).copied().unwrap_or(0) } else { 0 }
+    }
+
     /// The place of the member that owns the ring of a rank.
-    pub(super) fn owner(&self, rank: usize) -> usize {
+    fn owner(&self, rank: usize) -> usize {
         (0..self.roles.len()).filter(|at| self.is_data(*at)).nth(rank).unwrap_or(0)
     }
 }
