@@ -18,7 +18,7 @@ fn help_teaches() {
         (&["--help"][..], &["consort demo", "Exit codes", "Examples"][..2]),
         (&["demo", "--help"], &["SEQ SENDER LENGTH", "Examples:", "Exit codes:"]),
         (&["node", "--help"], &["\"type\":\"view\"", "[peers]", "--until-eof", "Exit codes:"]),
-        (&["node", "--help"], &["--join", "--rejoin", "Members come and go:", "exit codes 6 and 7"]),
+        (&["node", "--help"], &["--join", "--rejoin", "Members come and go:"]),
         (&["status", "--help"], &["may lose at once", "Examples:", "Exit codes:"]),
         (&["explain", "--help"], &["nothing waits", "Exit codes:"]),
         (&["bench", "latency", "--help"], &["coordinated omission", "The floor:", "Exit codes:"]),
