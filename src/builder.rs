@@ -7,13 +7,13 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use consort_control::config::{ConfigError, NodeConfig, SharedKey};
+use consort_control::config::{ConfigError, NodeConfig, SharedKey, SlowPolicy};
 use consort_control::shell::{DrivenNode, MakeFabric, Node, Start, StartError};
 use consort_dataplane::fabric::Fabric;
 use consort_hw::shm::{ShmFabric, ShmOptions};
 use consort_hw::tcp::{TcpFabric, TcpOptions};
 
-use crate::{Guarantee, NodeId, WaitStrategy};
+use crate::{Guarantee, NodeId, Role, WaitStrategy};
 
 /// The names that `fabric` may have in a configuration.
 const FABRICS: &[&str] = &["auto", "shm", "tcp"];
@@ -22,7 +22,8 @@ const FABRICS: &[&str] = &["auto", "shm", "tcp"];
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
 pub enum FabricChoice {
-    /// `Shm` if the control addresses of all nodes are this machine's own, else `Tcp`.
+    /// `Shm` if the control addresses of all nodes that are named are this machine's own, else `Tcp`. A group of which a
+    /// node on another machine may become a member needs `Tcp` from the start.
     #[default]
     Auto,
     /// Shared memory: all nodes on one machine.
@@ -113,9 +114,48 @@ impl NodeBuilder {
         self
     }
 
-    /// Another member, and where its control links are accepted. Every node lists all others.
+    /// Another member of the first view, and where its control links are accepted. Every founder lists all others.
     pub fn peer(mut self, id: u32, address: SocketAddr) -> Self {
         self.config.peers.insert(NodeId(id), address);
+        self
+    }
+
+    /// Joins the group that runs, instead of founding one with [`NodeBuilder::peer`]: the control address of some member.
+    /// Give several, and any of them that is there will do.
+    pub fn join(mut self, address: SocketAddr) -> Self {
+        self.config.join.push(address);
+        self
+    }
+
+    /// When the others went on without this node, or it can't reach a majority: whether it joins again, as a new
+    /// incarnation ([`Event::Evicted`](crate::Event::Evicted) tells). If not set, it stops.
+    pub fn rejoin(mut self, rejoin: bool) -> Self {
+        self.config.rejoin = rejoin;
+        self
+    }
+
+    /// Makes it a witness: it has a vote on views, and holds no data.
+    pub fn witness(mut self) -> Self {
+        self.config.role = Role::Witness;
+        self
+    }
+
+    /// How long a member may say nothing before it is taken for gone; a second if not set. Shorter finds the dead sooner,
+    /// and takes the living for dead where machines are busy.
+    pub fn silence(mut self, bound: Duration) -> Self {
+        self.config.silence = bound;
+        self
+    }
+
+    /// How long a node that is cut off from the majority tries to reach it before it gives up; ten seconds if not set.
+    pub fn quorum_within(mut self, within: Duration) -> Self {
+        self.config.quorum_within = within;
+        self
+    }
+
+    /// What becomes of a member whose engine stands still although its process lives; [`SlowPolicy::Wait`] if not set.
+    pub fn slow(mut self, policy: SlowPolicy) -> Self {
+        self.config.slow = policy;
         self
     }
 
@@ -191,7 +231,7 @@ impl NodeBuilder {
             problem: error.to_string(),
         })?;
         let choice = match choice {
-            FabricChoice::Auto if config.peers.values().all(|peer| is_ours(peer.ip())) => FabricChoice::Shm,
+            FabricChoice::Auto if named(&config).all(|other| is_ours(other.ip())) => FabricChoice::Shm,
             FabricChoice::Auto => FabricChoice::Tcp,
             chosen => chosen,
         };
@@ -212,6 +252,11 @@ impl NodeBuilder {
         });
         Ok(Start { config, listener, fabric })
     }
+}
+
+/// Where the others are, as far as this node was told: those that it founds a group with, or those that it joins.
+fn named(config: &NodeConfig) -> impl Iterator<Item = &SocketAddr> {
+    config.peers.values().chain(&config.join)
 }
 
 /// Whether an address is this machine's own: only then can a socket be bound to it.

@@ -69,6 +69,11 @@
 //! order; an [`Outcome`] says in which. While the change is under way, `try_` says [`SendError::Changing`], and `send` and
 //! `reserve` wait.
 //!
+//! Nodes that know each other as peers found a group, or join the one that runs; [`NodeBuilder::join`] never founds one. A node that the
+//! others went on without, or that can't reach a majority, delivers nothing more: it [stops](Stopped), or, with
+//! [`NodeBuilder::rejoin`], says [`Event::Evicted`] and joins again. A joiner isn't told what was delivered before: state transfer isn't
+//! there yet, nor is persistence.
+//!
 //! # Ending
 //! [`Sender::end`] tells the members that nothing more comes from here; [`Event::Ended`] tells the application that a member
 //! has done so. [`Node::close`] leaves in order: when all that this node has sent is delivered, the others agree on a view without
@@ -79,7 +84,7 @@ mod builder;
 
 pub use builder::{FabricChoice, NodeBuilder, UnknownFabric};
 pub use consort_control::config;
-pub use consort_control::config::{ConfigError, SharedKey, WaitStrategy};
+pub use consort_control::config::{ConfigError, KeyError, SharedKey, SlowPolicy, WaitStrategy};
 pub use consort_control::link::message::Question;
 pub use consort_control::membership::{Absent, Stopped};
 pub use consort_control::shell::{

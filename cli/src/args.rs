@@ -19,6 +19,7 @@ Start here:
   consort demo                          three processes, one order, checked; over the best fabric there is
   consort demo --fabric tcp --members 5 --input server.log --out /tmp/logs
   consort node --id 1 --listen 127.0.0.1:7101 --peer 2=127.0.0.1:7102 --peer 3=127.0.0.1:7103
+  consort status 127.0.0.1:7101         how that member and its group stand; `consort explain` says what it waits for
   consort bench latency                 microseconds from send to delivery, beside the machine's own floor
   consort help demo                     all about one of them";
 
@@ -40,6 +41,10 @@ pub(crate) enum Command {
     Demo(Box<DemoArgs>),
     /// Be one member of a group: lines in, ordered messages out as JSON lines
     Node(Box<NodeArgs>),
+    /// Ask a running member how it and its group stand
+    Status(AskArgs),
+    /// Ask a running member what it waits for: which member, which counter, which rule
+    Explain(AskArgs),
     /// Measure latency, throughput or idle cost, beside the machine's own floor
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -164,23 +169,41 @@ that a message may hold any bytes, newlines too). Reading stops while the group'
 
 Standard output: one JSON object a line.
   {\"type\":\"waiting\",\"for\":[2],\"why\":[\"…\"]}            these members are not there yet
-  {\"type\":\"view\",\"view\":1,\"members\":[1,2,3]}          the group runs; nothing is sent before it
+  {\"type\":\"view\",\"view\":1,\"members\":[1,2,3]}          the group runs; nothing is sent before it. Each change is
+                                                       a view, after all messages of the one before it
   {\"type\":\"message\",\"view\":1,\"seq\":0,\"sender\":2,\"data\":\"…\"}   with \"encoding\":\"base64\" where data is not UTF-8
   {\"type\":\"outcome\",\"send\":0,\"status\":\"delivered\",\"view\":1,\"seq\":5}   send counts the lines of input from 0
   {\"type\":\"outcome\",\"send\":1,\"status\":\"failed\",\"reason\":\"…\"}          whether others delivered it is not known
+  {\"type\":\"evicted\",\"reason\":\"…\"}                     the group went on without this member, which joins again (--rejoin);
+                                                       messages were missed, and the next view begins anew
   {\"type\":\"ended\",\"sender\":2}                         member 2 has come to the end of its input
   {\"type\":\"stopped\",\"reason\":\"…\"}                     the last line: why this member ended
 A reader that doesn't keep up slows the group down; nothing is dropped for it.
 
-The end: SIGTERM or SIGINT end it cleanly. With --until-eof it leaves at the end of its input, once all its outcomes
-are in and every other member has come to the end of its input, too: the membership is fixed, so whoever leaves
-earlier would stop the others.
+Members come and go:
+  The members that --peer names found the group; its first view has all of them. A member that is lost (killed, cut off,
+  silent for longer than --silence) is left out of the next view, and the rest goes on as long as it is a majority of
+  the view before. Start it again with the same command, and it joins the group that runs. Any other member joins with
+  --join and the address of some member. No line of input is lost or sent twice by a change of the view.
+  A member that the others left out, or that can't reach a majority for --quorum-within, stops (exit codes 6 and 7), or
+  with --rejoin joins again; outcomes that it can't tell any more are `failed`.
+  `consort status ADDRESS` shows how a member and its group stand, `consort explain ADDRESS` what it waits for.
+
+The end: on SIGTERM or SIGINT it leaves in order, and the others go on. With --until-eof it leaves at the end of its
+input, once all its outcomes are in and every other member of the view has come to the end of its input, too.
 
 The configuration file (TOML) says the same as the flags, which go first where both speak:
   id = 1
   listen = \"127.0.0.1:7101\"
   fabric = \"tcp\"                # auto, shm, tcp
   guarantee = \"atomic\"          # fifo, agreed, atomic
+  # join = [\"127.0.0.1:7102\"]   # instead of [peers]
+  # rejoin = true
+  # role = \"witness\"            # data, witness
+  # silence = \"1s\"
+  # quorum_within = \"10s\"
+  # slow = \"5s\"                 # leave out a member whose engine stands still for so long; default: wait for it
+  # key_file = \"cluster.key\"
   [peers]
   2 = \"127.0.0.1:7102\"
   3 = \"127.0.0.1:7103\"
@@ -189,6 +212,8 @@ Examples, in three terminals:
   consort node --id 1 --listen 127.0.0.1:7101 --peer 2=127.0.0.1:7102 --peer 3=127.0.0.1:7103
   consort node --id 2 --listen 127.0.0.1:7102 --peer 1=127.0.0.1:7101 --peer 3=127.0.0.1:7103
   consort node --id 3 --listen 127.0.0.1:7103 --peer 1=127.0.0.1:7101 --peer 2=127.0.0.1:7102
+a fourth, later:
+  consort node --id 4 --listen 127.0.0.1:7104 --join 127.0.0.1:7101,127.0.0.1:7102
 or from files:
   consort node --config node.toml --until-eof < orders.txt > ordered.jsonl";
 
@@ -206,9 +231,27 @@ pub(crate) struct NodeArgs {
     /// The control address of this member; the others name it in --peer
     #[arg(long, value_name = "ADDRESS", required_unless_present = "config")]
     pub(crate) listen: Option<SocketAddr>,
-    /// Another member and its control address; once for each of them
+    /// Another founder of the group and its control address; once for each of them
     #[arg(long = "peer", value_name = "ID=ADDRESS", value_parser = parse_peer)]
     pub(crate) peers: Vec<(u32, SocketAddr)>,
+    /// Join the group that runs at one of these control addresses, instead of founding one with --peer
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    pub(crate) join: Vec<SocketAddr>,
+    /// When the group went on without this member, or no majority can be reached: join again instead of ending
+    #[arg(long)]
+    pub(crate) rejoin: bool,
+    /// Vote on views and hold no data
+    #[arg(long)]
+    pub(crate) witness: bool,
+    /// How long a member may say nothing before it is taken for gone [default: 1s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) silence: Option<Duration>,
+    /// How long to look for a majority before giving up [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) quorum_within: Option<Duration>,
+    /// The secret that all members share, in a file that only its owner may read; without one, anyone may join
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
     /// How the members' memory reaches each other; the same at all members [default: auto]
     #[arg(long, value_enum)]
     pub(crate) fabric: Option<FabricArg>,
@@ -230,6 +273,47 @@ pub(crate) struct NodeArgs {
     /// Leave at the end of input (see below); without it the member stays and delivers
     #[arg(long)]
     pub(crate) until_eof: bool,
+}
+
+const ASK_HELP: &str = "\
+What is asked:
+  The member that listens at ADDRESS, over its control port. It answers from what it knows, also while its engine is stuck
+  or its view is changing; two members may know different things, so ask each of them.
+
+status:
+  phase       what membership does: founding, running, changing the view, joining, stopped
+  majority    how many members of this view must agree on the next one; may lose at once: how many can go together
+              before too few are left (one after the other, more can)
+  reached     whether this member has a link to that one; suspected: whether it takes it for gone
+  engine      how long that member's engine has stood still although its process lives
+  sessions    for each sender: what it has promised to send, and what of it is received, stable (at every member),
+              delivered and released (its room free again) here
+
+explain:
+  One line a reason: the rule (V1 majority, V2 view change, V5 eviction, V7 joining, V9 suspicion, D… delivery) and what it
+  waits for. `nothing waits` if all is well.
+
+Examples:
+  consort status 127.0.0.1:7101
+  consort status 127.0.0.1:7101 --json | jq '.view.members[] | select(.reached | not)'
+  consort explain 127.0.0.1:7101 --key-file cluster.key";
+
+/// `consort status` and `consort explain`.
+#[derive(Debug, Args)]
+#[command(after_help = "See `consort status --help` for what the words mean, and examples.")]
+#[command(after_long_help = format!("{ASK_HELP}\n\n{EXIT_CODES}"))]
+pub(crate) struct AskArgs {
+    /// The control address of a member: its --listen
+    pub(crate) address: SocketAddr,
+    /// The secret that the group's members share, if they do
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// How long to wait for the answer
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+    pub(crate) within: Duration,
+    /// Print the member's answer as it is: one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `--peer 2=127.0.0.1:7102`.

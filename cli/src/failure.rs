@@ -7,7 +7,9 @@
 //! | 2 | the command line or the configuration makes no sense |
 //! | 3 | a file or stream can't be read or written |
 //! | 4 | the group did not start |
-//! | 5 | the group ran and was stopped: a member died, a link broke, nothing moved any more |
+//! | 5 | the group ran and was stopped: nothing moved any more, or this member can't go on |
+//! | 6 | the group went on without this member |
+//! | 7 | this member can't reach a majority |
 //!
 //! Every failure carries a remedy: the next thing to do.
 
@@ -23,7 +25,9 @@ Exit codes:
   2  the command line or the configuration makes no sense
   3  a file or stream can't be read or written
   4  the group did not start
-  5  the group ran and was stopped: a member died, a link broke, or nothing moved any more";
+  5  the group ran and was stopped: nothing moved any more, or this member can't go on
+  6  the group went on without this member, which was taken for gone
+  7  this member can't reach a majority of its view";
 
 /// Why the command failed. The number of the kind is the process's exit code.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +48,12 @@ pub(crate) enum Failure {
     /// The group was there and is no more.
     #[error("{message}")]
     Lost { message: String, remedy: String },
+    /// The group is there, and this member is no part of it any more.
+    #[error("{message}")]
+    Evicted { message: String, remedy: String },
+    /// Too few of the group can be reached for it to go on from here.
+    #[error("{message}")]
+    NoQuorum { message: String, remedy: String },
 }
 
 impl Failure {
@@ -61,6 +71,14 @@ impl Failure {
 
     pub(crate) fn lost(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::Lost { message: message.into(), remedy: remedy.into() }
+    }
+
+    pub(crate) fn evicted(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Evicted { message: message.into(), remedy: remedy.into() }
+    }
+
+    pub(crate) fn no_quorum(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::NoQuorum { message: message.into(), remedy: remedy.into() }
     }
 
     /// A file that could not be opened, read or written; the remedy follows from the cause.
@@ -90,7 +108,9 @@ impl Failure {
             | Self::Usage { remedy, .. }
             | Self::File { remedy, .. }
             | Self::Start { remedy, .. }
-            | Self::Lost { remedy, .. } => remedy,
+            | Self::Lost { remedy, .. }
+            | Self::Evicted { remedy, .. }
+            | Self::NoQuorum { remedy, .. } => remedy,
         }
     }
 
@@ -102,6 +122,8 @@ impl Failure {
             Self::File { .. } => 3,
             Self::Start { .. } => 4,
             Self::Lost { .. } => 5,
+            Self::Evicted { .. } => 6,
+            Self::NoQuorum { .. } => 7,
         }
     }
 
@@ -112,6 +134,8 @@ impl Failure {
             2 => Self::Usage { message, remedy },
             3 => Self::File { doing: "go on:", what: message, cause: io::Error::other("see above"), remedy },
             4 => Self::Start { message, remedy },
+            6 => Self::Evicted { message, remedy },
+            7 => Self::NoQuorum { message, remedy },
             _ => Self::Lost { message, remedy },
         }
     }
@@ -135,6 +159,8 @@ mod tests {
             Failure::file("read", Path::new("/x"), io::ErrorKind::NotFound.into()),
             Failure::start("m", "r"),
             Failure::lost("m", "r"),
+            Failure::evicted("m", "r"),
+            Failure::no_quorum("m", "r"),
         ];
         for (index, failure) in all.iter().enumerate() {
             let code = u8::try_from(index).unwrap() + 1;

@@ -88,10 +88,20 @@ pub(crate) fn not_started(id: u32, error: &StartError) -> Failure {
 
 /// Why a node can't go on.
 pub(crate) fn stopped(id: u32, stopped: &Stopped) -> Failure {
-    Failure::lost(
-        format!("member {id} was stopped: {}", chain(stopped)),
-        "start the group again; --log debug tells more",
-    )
+    let message = format!("member {id} was stopped: {}", chain(stopped));
+    match stopped {
+        Stopped::Evicted { .. } => Failure::evicted(
+            message,
+            "start it again: it joins the group that runs; with --rejoin a member does so by itself. If it was only slow, \
+             give all members a longer --silence",
+        ),
+        Stopped::NoQuorum { .. } => Failure::no_quorum(
+            message,
+            "see that the members that it names run and can be reached, and start it again; with --rejoin a member goes on \
+             trying by itself",
+        ),
+        _ => Failure::lost(message, "start it again; --log debug tells more"),
+    }
 }
 
 /// Why a node could not leave in order.

@@ -1,4 +1,5 @@
-//! The `consort` command: shows what the library does ([`demo`]), is one member of a group ([`node`]), and measures
+//! The `consort` command: shows what the library does ([`demo`]), is one member of a group ([`node`]), asks one
+//! how it stands ([`ask`]), and measures
 //! ([`mod@bench`]).
 //!
 //! Everything that runs here is real: members are processes of their own, started from this same program through a hidden
@@ -14,6 +15,7 @@ mod args;
 mod orders;
 mod group;
 mod node;
+mod ask;
 mod parent;
 mod crew;
 mod latency;
@@ -38,6 +40,8 @@ fn main() -> ExitCode {
     let (result, json) = match &cli.command {
         Command::Demo(args) => (demo::run(args, &cli.log), args.json),
         Command::Node(args) => (node::run(args), false),
+        Command::Status(args) => (ask::status(args), args.json),
+        Command::Explain(args) => (ask::explain(args), args.json),
         Command::Bench(command) => (bench::run(command, &cli.log), wants_json(command)),
         Command::Member { parent, .. } => return member::run(*parent),
     };

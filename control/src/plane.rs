@@ -159,7 +159,10 @@ impl Plane {
             Decision::Say(node, message) => self.links.send(node, &message),
             Decision::Drive(order) => {
                 match &order {
-                    Order::Install(install) => tracing::info!(view = %install.view, "the group runs"),
+                    Order::Install(install) => {
+                        tracing::info!(view = %install.view, "the group runs");
+                        self.links.unseed();
+                    }
                     Order::Stop(_) => self.links.restart(now, None),
                     _ => {}
                 }

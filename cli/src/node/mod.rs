@@ -5,21 +5,24 @@
 //! all the way: who does not read standard output stops the printing, the events wait, the engine delivers no more, the
 //! rings fill, and every member's sends wait (D11).
 //!
-//! It ends in one of four ways: the group is stopped (a member was lost); a signal; with `--until-eof`, when all
-//! members have come to the end of their input, which includes that all own outcomes are in; or the reader of standard
-//! output went away. The last line of output is always why, if there is anyone to read it.
+//! It lives through changes of the view: whoever leaves or is lost, the rest goes on, and input is read all the while. It
+//! ends in one of four ways: it is no member any more (the others went on without it, or it can't reach a majority) and
+//! is not to join again; a signal, on which it leaves in order; with `--until-eof`, when all members of the view have
+//! come to the end of their input, which includes that all own outcomes are in; or the reader of standard output went
+//! away. The last line of output is always why, if there is anyone to read it.
 
 mod out;
 mod feed;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Stdout};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use consort::{ConfigError, Event, Node, NodeBuilder, StartError, Stopped};
+use consort::{ConfigError, Event, Incarnation, KeyError, Node, NodeBuilder, SharedKey, StartError, Stopped};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -33,8 +36,12 @@ use crate::group;
 /// nothing to speak of.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// After a signal, how long the others are given to end as well, so that nobody is stopped by this member's leaving.
+/// After a signal, how long it goes on printing until all that it sent is delivered; what is not by then is printed no more.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// And how long it then waits for the others to agree on a view without it. All this is less than what supervisors give a
+/// process to end.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// After a signal, how long it may take altogether, even if nobody reads standard output.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -58,9 +65,10 @@ pub(crate) fn run(args: &NodeArgs) -> Result<(), Failure> {
         node,
         out: out.clone(),
         pending: pending.clone(),
+        me: id,
         base64: args.base64,
         feeder: Feeder::Asleep,
-        members: BTreeSet::new(),
+        members: BTreeMap::new(),
         ended: BTreeSet::new(),
     };
     let end = member.serve(args.until_eof, &signalled);
@@ -84,6 +92,15 @@ fn configure(args: &NodeArgs) -> Result<NodeBuilder, Failure> {
     };
     if let Some(address) = args.listen {
         builder = builder.listen(address);
+    }
+    if !args.join.is_empty() && !args.peers.is_empty() {
+        return Err(Failure::usage(
+            "--join and --peer don't go together",
+            "give --join with the address of some member to join a group that runs, or --peer for each of the others to found one",
+        ));
+    }
+    for &address in &args.join {
+        builder = builder.join(address);
     }
     for &(id, address) in &args.peers {
         if builder.config().peers.iter().any(|(node, known)| node.0 == id && *known != address)
@@ -111,8 +128,37 @@ fn configure(args: &NodeArgs) -> Result<NodeBuilder, Failure> {
     if let Some(within) = args.start_within {
         builder = builder.start_within(within);
     }
+    if args.rejoin {
+        builder = builder.rejoin(true);
+    }
+    if args.witness {
+        builder = builder.witness();
+    }
+    if let Some(bound) = args.silence {
+        builder = builder.silence(bound);
+    }
+    if let Some(within) = args.quorum_within {
+        builder = builder.quorum_within(within);
+    }
+    if let Some(file) = &args.key_file {
+        builder = builder.shared_key(read_key(file)?);
+    }
     builder.config().check().map_err(not_configured)?;
     Ok(builder)
+}
+
+/// The secret in a file.
+///
+/// # Errors
+/// It can't be read, or is none.
+pub(crate) fn read_key(file: &Path) -> Result<SharedKey, Failure> {
+    SharedKey::from_file(file).map_err(|error| match error {
+        KeyError::Read { cause, .. } => Failure::file("read", file, cause),
+        other => Failure::usage(
+            format!("--key-file {}: {other}", file.display()),
+            "give a file with the secret that all nodes share, which only its owner may read",
+        ),
+    })
 }
 
 fn not_configured(error: ConfigError) -> Failure {
@@ -182,7 +228,13 @@ impl End {
                     (reason, Err(failure))
                 }
             },
-            Self::Signal(name) => (name.to_string(), Ok(())),
+            Self::Signal(name) => {
+                // It was told to end, and ends; the others find it lost.
+                if let Err(reason) = closed {
+                    tracing::warn!("member {id} did not leave in order: {reason}");
+                }
+                (name.to_string(), Ok(()))
+            }
             Self::Stopped(stopped @ Stopped::NotStarted { .. }) => {
                 let reason = group::chain(&stopped);
                 let remedy = "start the missing members, see that every --peer is another's --listen, or give a longer --start-within";
@@ -209,9 +261,12 @@ struct Member {
     node: Node,
     out: Arc<Out<Stdout>>,
     pending: Arc<Pending<(u64, Sent)>>,
+    me: u32,
     base64: bool,
     feeder: Feeder,
-    members: BTreeSet<u32>,
+    /// Those of the newest view, and which life of theirs is in it.
+    members: BTreeMap<u32, Incarnation>,
+    /// Who of them sends nothing more.
     ended: BTreeSet<u32>,
 }
 
@@ -238,7 +293,7 @@ impl Member {
             if let Some(Err(cause)) = self.fed() {
                 return End::Input(cause);
             }
-            let all_ended = !self.members.is_empty() && self.ended == self.members;
+            let all_ended = !self.members.is_empty() && self.ended.iter().eq(self.members.keys());
             if all_ended && until_eof {
                 return End::AllEnded;
             }
@@ -255,7 +310,7 @@ impl Member {
                     }
                 }
                 Some((until, name)) => {
-                    if all_ended || Instant::now() >= until {
+                    if self.ended.contains(&self.me) || Instant::now() >= until {
                         return End::Signal(name);
                     }
                 }
@@ -273,11 +328,21 @@ impl Member {
                 self.out.flush();
             }
             Event::View(view) => {
-                self.members = view.nodes().iter().map(|node| node.0).collect();
-                self.out
-                    .line(&Line::View { view: view.id.0, members: self.members.iter().copied().collect() });
+                let now: BTreeMap<_, _> =
+                    view.members.iter().map(|member| (member.node.0, member.incarnation)).collect();
+                self.out.line(&Line::View { view: view.id.0, members: now.keys().copied().collect() });
                 self.out.flush();
+                // Whoever left or was lost is not waited for, and who is there in another life may send again.
+                let before = std::mem::replace(&mut self.members, now);
+                let members = &self.members;
+                self.ended.retain(|node| members.contains_key(node) && members.get(node) == before.get(node));
                 self.feed();
+            }
+            Event::Evicted { reason } => {
+                self.members.clear();
+                self.ended.clear();
+                self.out.line(&Line::Evicted { reason: group::chain(reason) });
+                self.out.flush();
             }
             Event::Message(message) => {
                 let (view, seq, sender) = (message.view.0, message.seq.0, message.sender.0);
@@ -318,7 +383,8 @@ impl Member {
     fn leave(self, end: &End) -> Result<(), String> {
         let within = match end {
             End::AllEnded => group::CLOSE_WITHIN,
-            // The others had their time; what can't be had in order is not waited for.
+            End::Signal(_) if !self.members.is_empty() => LEAVE_WITHIN,
+            // There is nobody to leave, or nobody to tell.
             _ => Duration::ZERO,
         };
         self.node.close(within).map(|_| ()).map_err(|error| group::chain(&error))

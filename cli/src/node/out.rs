@@ -23,7 +23,7 @@ pub(crate) enum Line<'a> {
         for_whom: Vec<u32>,
         why: Vec<String>,
     },
-    /// The group runs.
+    /// The group runs, with these members from here on.
     View { view: u64, members: Vec<u32> },
     /// A message was delivered.
     Message {
@@ -42,6 +42,8 @@ pub(crate) enum Line<'a> {
     },
     /// That member sends nothing more.
     Ended { sender: u32 },
+    /// The group went on without this member, which joins again; the next view is another life's.
+    Evicted { reason: String },
     /// The last line.
     Stopped { reason: &'a str },
 }
@@ -187,6 +189,8 @@ mod tests {
         assert_eq!(printed(&failed), r#"{"type":"outcome","send":1,"status":"failed","reason":"gone"}"#);
         let waiting = Line::Waiting { for_whom: vec![2], why: vec!["x".to_string()] };
         assert_eq!(printed(&waiting), r#"{"type":"waiting","for":[2],"why":["x"]}"#);
+        let evicted = Line::Evicted { reason: "gone".to_string() };
+        assert_eq!(printed(&evicted), r#"{"type":"evicted","reason":"gone"}"#);
         assert_eq!(printed(&Line::Ended { sender: 2 }), r#"{"type":"ended","sender":2}"#);
     }
 

@@ -7,6 +7,7 @@ mod process;
 mod usage;
 mod demo;
 mod node;
+mod views;
 mod bench;
 
 #[path = "../../examples/exchange_day.rs"]

@@ -60,8 +60,8 @@ fn all_to_the_end(fabric: &str, more: &[&str], texts: &[Vec<u8>; 3], decoded: fn
     let first = of_type(&printed[0], "message");
     for (me, (lines, end)) in printed.iter().zip(&ended).enumerate() {
         assert_eq!(end.code, Some(0), "{}", end.stderr);
+        // More may follow, when others have left before this member did.
         let views = of_type(lines, "view");
-        assert_eq!(views.len(), 1);
         assert_eq!(views[0]["members"], json!([1, 2, 3]));
         let messages = of_type(lines, "message");
         assert_eq!(messages, first, "all members deliver one sequence");
@@ -228,22 +228,6 @@ fn who_waits_in_vain_says_for_whom() {
     assert_eq!(ended.code, Some(4), "{}", ended.stderr);
     assert!(ended.stderr.contains("node 2") && ended.stderr.contains("what to do:"), "{}", ended.stderr);
     assert_eq!(parsed(&ended.stdout).last().unwrap()["type"], "stopped");
-}
-
-#[test]
-fn a_member_that_is_killed_stops_the_others_with_the_reason() {
-    let (mut nodes, _ports) = group("shm", &[]);
-    let mut outputs: Vec<_> = nodes.iter_mut().map(|node| node.stdout().lines()).collect();
-    for output in &mut outputs {
-        until(output, "view");
-    }
-    nodes[1].signal(Signal::KILL);
-    for survivor in [0, 2] {
-        let reason = until(&mut outputs[survivor], "stopped");
-        assert!(reason["reason"].as_str().unwrap().contains("node 2"), "{reason}");
-        let ended = nodes[survivor].end();
-        assert_eq!(ended.code, Some(5), "{}", ended.stderr);
-    }
 }
 
 #[test]

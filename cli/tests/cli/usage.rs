@@ -18,6 +18,9 @@ fn help_teaches() {
         (&["--help"][..], &["consort demo", "Exit codes", "Examples"][..2]),
         (&["demo", "--help"], &["SEQ SENDER LENGTH", "Examples:", "Exit codes:"]),
         (&["node", "--help"], &["\"type\":\"view\"", "[peers]", "--until-eof", "Exit codes:"]),
+        (&["node", "--help"], &["--join", "--rejoin", "Members come and go:"]),
+        (&["status", "--help"], &["may lose at once", "Examples:", "Exit codes:"]),
+        (&["explain", "--help"], &["nothing waits", "Exit codes:"]),
         (&["bench", "latency", "--help"], &["coordinated omission", "The floor:", "Exit codes:"]),
         (&["bench", "throughput", "--help"], &["GB/s", "The floor:"]),
     ] {
@@ -51,6 +54,10 @@ fn arguments_that_make_no_sense_are_refused_with_code_2() {
         &["what to do:"],
     );
     refused(&["node", "--id", "1", "--listen", "127.0.0.1:1", "--ring", "5000"], 2, &["power of two"]);
+    let joining = ["node", "--id", "1", "--listen", "127.0.0.1:1", "--join", "127.0.0.1:2"];
+    refused(&[&joining[..], &["--peer", "2=127.0.0.1:2"]].concat(), 2, &["--join and --peer", "what to do:"]);
+    refused(&[&joining[..], &["--silence", "1ms"]].concat(), 2, &["silence", "20ms"]);
+    refused(&["status", "here"], 2, &["ADDRESS"]);
     refused(&["explode"], 2, &["explode"]);
 }
 
@@ -64,6 +71,7 @@ fn files_that_cant_be_used_are_refused_with_code_3() {
     std::fs::write(path("file"), "text\n").unwrap();
     refused(&["demo", "--out", &path("file/sub")], 3, &["file/sub", "what to do:"]);
     refused(&["node", "--config", &path("node.toml")], 3, &["node.toml", "check the path"]);
+    refused(&["status", "127.0.0.1:1", "--key-file", &path("key")], 3, &["key", "check the path"]);
     refused(&["bench", "latency", "--plot", &path("none/plot.html")], 3, &["plot.html"]);
 }
 
@@ -94,6 +102,16 @@ fn an_address_in_use_is_named_with_code_4() {
     let ports = Ports::reserve(1);
     let peer = format!("2={}", ports.addresses[0]);
     refused(&["node", "--id", "1", "--listen", &address, "--peer", &peer], 4, &[&address, "what to do:"]);
+}
+
+#[test]
+fn asking_where_no_member_runs_says_what_to_do() {
+    let ports = Ports::reserve(1);
+    let address = ports.addresses[0].to_string();
+    refused(&["status", &address], 4, &[&address, "what to do:", "--listen"]);
+    refused(&["explain", &address], 4, &[&address, "what to do:", "--listen"]);
+    let ended = run(&["status", &address, "--json"]);
+    assert_eq!((ended.code, &ended.json()["code"]), (Some(4), &serde_json::json!(4)));
 }
 
 #[test]
