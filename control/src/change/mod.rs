@@ -298,33 +298,41 @@ impl Change {
             return Phase::Wedging;
         }
         if let Some(proposal) = &self.proposal {
-            let but = |has: &dyn Fn(&NodeId) -> bool| {
-                self.view
-                    .nodes()
-                    .into_iter()
-                    .filter(|node| !self.suspects.contains(node) && !has(node))
-                    .collect()
-            };
-            let reported = |node: &NodeId| proposal.promises.contains_key(node);
-            if proposal.next.is_some() {
-                let accepted = proposal.accepted.iter().copied().collect();
-                return Phase::Accepting { accepted, needed: self.view.majority() };
-            }
-            if self.waits_for_reports(proposal) {
-                return Phase::Reporting(but(&reported));
-            }
-            let missing = self.missing(proposal);
-            if !missing.is_empty() {
-                return Phase::Filling(missing.into_keys().collect());
-            }
-            let free = |node: &NodeId| proposal.promises.get(node).is_none_or(|it| it.report.free);
-            return Phase::Freeing(but(&free));
+            return self.leading(proposal);
         }
         match &self.accepted {
             Some((ballot, _)) if *ballot == self.promised => Phase::Accepted(*ballot),
             _ if !self.filling.is_empty() => Phase::Fetching,
             _ => Phase::Promised(self.promised),
         }
+    }
+
+    /// What a leader waits for.
+    fn leading(&self, proposal: &Proposal) -> Phase {
+        if proposal.next.is_some() {
+            let accepted = proposal.accepted.iter().copied().collect();
+            return Phase::Accepting { accepted, needed: self.view.majority() };
+        }
+        let all = self.view.nodes();
+        let silent = all.iter().copied().filter(|node| !proposal.promises.contains_key(node));
+        if self.waits_for_reports(proposal) {
+            // Suspects vote too: where there are not enough others, it waits for any of them.
+            let (suspects, others): (Vec<_>, Vec<_>) =
+                silent.partition(|node| proposal.patient || self.suspects.contains(node));
+            return Phase::Reporting(if others.is_empty() { suspects } else { others });
+        }
+        let missing = self.missing(proposal);
+        if !missing.is_empty() {
+            return Phase::Filling(missing.into_keys().collect());
+        }
+        let busy = |node: &NodeId| {
+            let promise = proposal.promises.get(node);
+            self.view.rank_of(*node).is_some()
+                && !self.suspects.contains(node)
+                && promise.is_some_and(|promise| !promise.report.free)
+        };
+        let busy: Vec<_> = all.iter().copied().filter(busy).collect();
+        if busy.is_empty() { Phase::Reporting(silent.collect()) } else { Phase::Freeing(busy) }
     }
 
     /// What is to be done, in this order.
@@ -370,7 +378,7 @@ impl Change {
         }
         let before = self.promised;
         self.on_reason();
-        if self.has_begun() && self.promised == before {
+        if self.has_begun() && self.promised == before && node != self.promised.node {
             self.wedge();
         }
     }
@@ -841,3 +849,6 @@ impl Change {
         self.mutant = Some(mutant);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -187,16 +187,15 @@ impl State {
 
     /// Forgets what was said to a member and can't matter to it any more: it would only multiply the states.
     fn forget(&mut self, at: usize, phase: &Phase) {
-        let matters = |saying: &Saying| match (phase, saying) {
-            (Phase::Decided, Saying::Decided(_) | Saying::Accepted { .. } | Saying::Outbid { .. }) => false,
-            (Phase::Decided, Saying::Fill { .. }) => false,
-            (Phase::Reporting(_) | Phase::Filling(_) | Phase::Freeing(_), Saying::Accepted { .. }) => false,
-            (Phase::Accepting { .. }, Saying::Promise { .. }) => false,
-            (
-                Phase::Promised(_) | Phase::Fetching | Phase::Accepted(_),
-                Saying::Promise { .. } | Saying::Accepted { .. },
-            ) => false,
-            _ => true,
+        let asks_no_more =
+            !matches!(phase, Phase::Wedging | Phase::Reporting(_) | Phase::Filling(_) | Phase::Freeing(_));
+        let counts_no_votes = !matches!(phase, Phase::Wedging | Phase::Accepting { .. });
+        let is_over = *phase == Phase::Decided;
+        let matters = |saying: &Saying| match saying {
+            Saying::Promise { .. } => is_over || !asks_no_more, // whoever promises has not heard
+            Saying::Accepted { .. } => !counts_no_votes,
+            Saying::Decided(_) | Saying::Outbid { .. } | Saying::Fill { .. } => !is_over,
+            Saying::Nudge | Saying::Prepare { .. } | Saying::Accept { .. } => true,
         };
         self.envelopes.retain(|envelope| envelope.to != at || matters(&envelope.saying));
     }
