@@ -26,7 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("consort", &["consort-dataplane", "consort-control", "consort-hw"]),
     ("consort-cli", &["consort"]),
     ("consort-capi", &["consort"]),
-    ("consort-tests", &["consort", "consort-dataplane", "consort-hw"]),
+    ("consort-tests", &["consort", "consort-dataplane", "consort-control", "consort-hw"]),
     ("consort-benches", &["consort", "consort-dataplane", "consort-hw"]),
     ("xtask", &[]),
 ];

@@ -588,7 +588,7 @@ impl Driver {
             }
         }
         let is_new = |node: &NodeId| self.view.as_ref().is_none_or(|before| before.member(*node).is_none());
-        self.newcomers = view.nodes().iter().any(|node| is_new(node));
+        self.newcomers = view.nodes().iter().any(is_new);
         self.untold.push_back(Untold::View(view.clone()));
         self.view = Some(view.clone());
         self.is_open = false;
