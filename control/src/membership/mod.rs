@@ -13,12 +13,12 @@
 //!   │                          Joining ───────────────────────────────────────────────┘                         ▼
 //!   └──────── Renewing ◄────────────┴───────────────────────────────┘ ◄──────── rejoin ──────────────────── Stopped
 //! ```
-//! - *Founding*: view 1 is of all members that the configuration names; [`gathering`] and [`linking`] tell how it comes about and why
+//! - *Founding*: view 1 is of all members that the configuration names; `gathering` and `linking` tell how it comes about and why
 //!   no two can be. A node that finds the group running joins it instead.
-//! - *Installed*: the view stands ([`installed`]). Whoever is lost (F5), silent (V9), misbehaves or wants to come or go is a reason for a
+//! - *Installed*: the view stands (`installed`). Whoever is lost (F5), silent (V9), misbehaves or wants to come or go is a reason for a
 //!   change.
-//! - *Changing*: [`crate::change`] decides the next view; [`changing`] carries out what it wants and gives it patience.
-//! - *Joining*: [`joining`]: dial who is known, link to all members, be admitted by a view (V7).
+//! - *Changing*: [`crate::change`] decides the next view; `changing` carries out what it wants and gives it patience.
+//! - *Joining*: `joining`: dial who is known, link to all members, be admitted by a view (V7).
 //! - *Stopped*, or, if the node is to repair itself, *Renewing* and joining as a new incarnation (V5).
 //!
 //! # What is remembered
