@@ -41,14 +41,14 @@ fn greatest(name: &'static str) -> World {
 
 #[test]
 fn model_a_member_dies_in_any_phase() {
-    let large = Bounds { crashes: 1, reasons: 1, suspicions: 1, patience: 1, ..NOTHING };
+    let large = Bounds { reasons: 1, ..CRASH_AND_SUSPICION };
     holds(least("a member dies"), REASON, CRASH_AND_SUSPICION, large);
 }
 
 #[test]
 fn model_two_members_take_others_for_gone() {
     let two = Bounds { suspicions: 2, ..NOTHING };
-    let large = Bounds { suspicions: 3, ..NOTHING };
+    let large = Bounds { reasons: 1, ..two };
     holds(least("rivals"), SUSPICION, two, large);
 }
 
@@ -71,7 +71,7 @@ fn model_what_is_said_gets_lost() {
 #[test]
 fn model_delivery_does_not_wait_for_others() {
     let world = World { sent: vec![1, 1], ..greatest("delivery as it comes") };
-    let large = Bounds { suspicions: 2, crashes: 1, ..NOTHING };
+    let large = Bounds { patience: 1, ..CRASH_AND_SUSPICION };
     holds(world, SUSPICION, CRASH_IN_CHANGE, large);
     holds(greatest("delivery as it comes, one sends"), CRASH, CRASH_AND_SUSPICION, large);
 }
@@ -82,7 +82,7 @@ fn model_two_with_data_and_a_witness() {
         ("the witness is the oldest", [Role::Witness, Role::Data, Role::Data]),
         ("the witness is the youngest", [Role::Data, Role::Data, Role::Witness]),
     ] {
-        let large = Bounds { suspicions: 2, crashes: 1, ..NOTHING };
+        let large = Bounds { patience: 1, ..CRASH_AND_SUSPICION };
         let world = World { roles: roles.to_vec(), sent: vec![1, 1], ..greatest(name) };
         holds(world, CRASH, CRASH_AND_SUSPICION, large);
     }
