@@ -187,7 +187,9 @@ Members come and go:
   --join and the address of some member. No line of input is lost or sent twice by a change of the view.
   A member that the others left out, or that can't reach a majority for --quorum-within, stops (exit codes 6 and 7), or
   with --rejoin joins again; outcomes that it can't tell any more are `failed`.
-  `consort status ADDRESS` shows how a member and its group stand, `consort explain ADDRESS` what it waits for.
+  How a member and its group stand, and what it waits for, is shown by:
+  consort status 127.0.0.1:7101
+  consort explain 127.0.0.1:7101
 
 The end: on SIGTERM or SIGINT it leaves in order, and the others go on. With --until-eof it leaves at the end of its
 input, once all its outcomes are in and every other member of the view has come to the end of its input, too.

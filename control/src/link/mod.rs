@@ -25,7 +25,13 @@
 //!
 //! # What a stranger can cost
 //! Before its proof a peer can make this node hold one connection of [`table::STRANGERS`], for [`table::HANDSHAKE`] at
-//! most, with buffers of [`frame::STRANGER_LEN`] bytes; no length that it names allocates anything.
+//! most, with buffers of [`frame::STRANGER_LEN`] bytes; no length that it names allocates anything. One that has proved itself
+//! and isn't known becomes one of [`table::GUESTS`], if membership has nothing against its hello.
+//!
+//! # Who speaks first
+//! Who dialled, says hello when it has seen the other's proof; who listens answers that with its own. Who is no node
+//! dials as well, and [asks](message::Message::Ask) instead: it hears the [answer](message::Message::Answer), in pieces if it
+//! is long, and nothing else, and the connection is closed. It needs the shared key like anyone.
 //!
 //! # One link for a pair
 //! Both sides dial, so that it doesn't matter who starts first or whose side of a firewall is open. Where two connections
