@@ -118,6 +118,8 @@ struct Peer {
     /// Where its row is: in its mirror, or in a page of zeros while it is unborn.
     mirror: Mirror,
     base: usize,
+    /// Its mirror, while it is unborn.
+    unborn: Option<Mirror>,
     /// The last head read, as it was.
     head: u64,
     /// `received[s]` of this peer, for each s.
@@ -248,6 +250,7 @@ impl Session {
                     slot: member.slot,
                     mirror: zeros.clone(),
                     base: 0,
+                    unborn: Some(memory.clone()),
                     head: 0,
                     received: vec![Position(0); n],
                     released: Position(0),
@@ -319,14 +322,14 @@ impl Session {
     #[cold]
     fn look_for_births(&mut self) {
         for peer in &mut self.peers {
-            let memory = &self.streams[peer.rank].memory;
+            let Some(memory) = &peer.unborn else { continue };
             let base = self.plan.members[peer.rank].base;
             // Pairs with the Release in Segment::store: who sees the tag sees the zeros, or what came after them.
             let is_born = memory.load(base + self.layout.tag()) == self.plan.view.0;
             #[cfg(feature = "mutants")]
             let is_born = is_born || self.mutant == Some(Mutant::IgnoreTags);
-            if is_born && self.unborn >> peer.rank & 1 == 1 {
-                (peer.mirror, peer.base) = (memory.clone(), base);
+            if is_born && let Some(memory) = peer.unborn.take() {
+                (peer.mirror, peer.base) = (memory, base);
                 self.unborn &= !(1 << peer.rank);
             }
         }
@@ -344,12 +347,12 @@ impl Session {
     /// ring bytes that a fabric would otherwise still have to send. A session that was wedged before it saw anything is asked too: so
     /// this looks at the memory, and a peer that is in a later session by now counts as born.
     pub fn unborn(&self) -> impl Iterator<Item = NodeId> {
-        let members = self.plan.members.iter().enumerate();
-        let is_unborn = move |(rank, member): &(usize, &crate::plan::Member)| {
-            let tag = || self.streams[*rank].memory.load(member.base + self.layout.tag());
-            self.unborn >> rank & 1 == 1 && tag() < self.plan.view.0
+        // Not where its ring is read: that may be a copy by now, if something of it was supplied.
+        let is_unborn = |peer: &&Peer| {
+            let tag = self.plan.members[peer.rank].base + self.layout.tag();
+            peer.unborn.as_ref().is_some_and(|memory| memory.load(tag) < self.plan.view.0)
         };
-        members.filter(is_unborn).map(|(_, member)| member.node)
+        self.peers.iter().filter(is_unborn).map(|peer| self.plan.members[peer.rank].node)
     }
 
     /// One step: receive, send, acknowledge, deliver, release, and flush the fabric. Returns whether anything happened.
