@@ -18,7 +18,9 @@
 #![allow(unsafe_code)]
 
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut, Range};
+use std::ptr;
 
 use crossbeam_utils::CachePadded;
 
@@ -191,7 +193,6 @@ pub struct Ticket(pub Position);
 pub struct Reservation<H: Deref<Target = RingSender>> {
     handle: H,
     room: Room,
-    committed: bool,
 }
 
 /// What a reservation has of its ring.
@@ -212,12 +213,13 @@ struct Room {
 ///
 /// # Errors
 /// As [`RingSender::try_reserve`]; the handle is given back.
+#[inline]
 pub fn try_reserve<H: Deref<Target = RingSender>>(
     handle: H,
     len: usize,
 ) -> Result<Reservation<H>, (H, ReserveError)> {
     match handle.try_claim(len) {
-        Ok(room) => Ok(Reservation { handle, room, committed: false }),
+        Ok(room) => Ok(Reservation { handle, room }),
         Err(error) => Err((handle, error)),
     }
 }
@@ -233,7 +235,7 @@ impl RingSender {
     /// # Errors
     /// [`ReserveError::Full`] is back-pressure: try again when others have taken more. The others are final.
     pub fn try_reserve(&self, len: usize) -> Result<Reservation<&Self>, ReserveError> {
-        Ok(Reservation { handle: self, room: self.try_claim(len)?, committed: false })
+        Ok(Reservation { handle: self, room: self.try_claim(len)? })
     }
 
     #[inline]
@@ -256,14 +258,21 @@ impl RingSender {
     /// # Errors
     /// As [`RingSender::try_reserve`].
     pub fn try_end(&self) -> Result<Ticket, ReserveError> {
-        Ok(self.try_reserve(0)?.commit(Kind::End))
+        Ok(self.try_reserve(0)?.commit(Kind::End).0)
     }
 }
 
 impl<H: Deref<Target = RingSender>> Reservation<H> {
     /// Commits the message: the engine multicasts it with its next step. Wake the engine if it may sleep
     /// ([`crate::fabric::Doorbell::ring`]).
+    #[inline]
     pub fn send(self) -> Ticket {
+        self.commit(Kind::Data).0
+    }
+
+    /// As [`Reservation::send`], and gives back what it held its ring by.
+    #[inline]
+    pub fn send_back(self) -> (Ticket, H) {
         self.commit(Kind::Data)
     }
 
@@ -272,10 +281,14 @@ impl<H: Deref<Target = RingSender>> Reservation<H> {
         &self.handle
     }
 
-    fn commit(mut self, kind: Kind) -> Ticket {
-        self.committed = true;
-        self.ring().put(self.room.start, kind, self.room.len);
-        Ticket(Position(self.room.end))
+    #[inline]
+    fn commit(self, kind: Kind) -> (Ticket, H) {
+        // Dropping it would make it a pad.
+        let sent = ManuallyDrop::new(self);
+        sent.ring().put(sent.room.start, kind, sent.room.len);
+        let ticket = Ticket(Position(sent.room.end));
+        // SAFETY: `sent` is neither used nor dropped after this, so the handle has one owner as before.
+        (ticket, unsafe { ptr::read(&raw const sent.handle) })
     }
 
     /// The ring in which the claim was made. A handle that leads elsewhere by now is a bug of its author, and would lend
@@ -293,9 +306,7 @@ impl<H: Deref<Target = RingSender>> Reservation<H> {
 
 impl<H: Deref<Target = RingSender>> Drop for Reservation<H> {
     fn drop(&mut self) {
-        if !self.committed {
-            self.ring().put(self.room.start, Kind::Pad, self.room.len);
-        }
+        self.ring().put(self.room.start, Kind::Pad, self.room.len);
     }
 }
 

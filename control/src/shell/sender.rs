@@ -10,9 +10,9 @@
 //!
 //! # How a sender finds the current ring
 //! Without a lock, a shared counter or an allocation: each thread keeps the [`Open`] ring that it used last, lends it to its
-//! reservation, and gets it back from that. One load tells whether it is still the current one; only if not, once a view, or
-//! while a thread holds several reservations, it takes the way over [`Outbox::current`]. (So a thread that sends no more
-//! keeps the last ring's memory from being given back, until it ends.)
+//! reservation, and gets it back when that is sent. One load tells whether it is still the current one; only if not (once a
+//! view, while a thread holds several reservations, after one that was dropped) it takes the way over [`Outbox::current`]. So a
+//! thread that sends no more keeps the last ring's memory from being given back, until it ends.
 
 use std::cell::Cell;
 use std::fmt;
@@ -80,8 +80,8 @@ thread_local! {
     static LAST: Cell<Option<Arc<Open>>> = const { Cell::new(None) };
 }
 
-/// A ring, from this thread's [`LAST`] and on its way back there.
-struct Lease(Option<Arc<Open>>);
+/// A ring, from this thread's [`LAST`], where it goes back to.
+struct Lease(Arc<Open>);
 
 /// A message can't be sent.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -123,12 +123,10 @@ pub enum SendError {
 /// delivered to nobody; until either happens nothing that was reserved later can go out, so don't keep it.
 ///
 /// It may be held over a change of the view. Then its message is sent in the next one, and all sends of this node
-/// wait for it.
+/// wait for it; and so does, for the memory it lies in, the change after that, at all members.
 pub struct Reservation<'a> {
     room: ring::Reservation<Lease>,
     outbox: &'a Outbox,
-    /// Where the ring's tickets begin.
-    base: u64,
 }
 
 impl Sender {
@@ -171,15 +169,19 @@ impl Sender {
     ///
     /// # Errors
     /// As there; and [`SendError::Full`], [`SendError::Changing`] or [`SendError::NotStarted`] when it isn't possible just now.
+    #[inline]
     pub fn try_reserve(&self, len: usize) -> Result<Reservation<'_>, SendError> {
         let outbox = &*self.outbox;
         if outbox.ended.load(Ordering::Relaxed) {
             return Err(SendError::Ended);
         }
-        let Some((lease, base)) = outbox.lease() else { return Err(outbox.stop_or(SendError::NotStarted)) };
+        let Some(lease) = outbox.lease() else { return Err(outbox.stop_or(SendError::NotStarted)) };
         match ring::try_reserve(lease, len) {
-            Ok(room) => Ok(Reservation { room, outbox, base }),
-            Err((_, error)) => Err(outbox.refused(error)),
+            Ok(room) => Ok(Reservation { room, outbox }),
+            Err((lease, error)) => {
+                lease.give_back();
+                Err(outbox.refused(error))
+            }
         }
     }
 
@@ -237,21 +239,25 @@ impl SendError {
 
 impl Reservation<'_> {
     /// Multicasts the message. Never blocks.
+    #[inline]
     pub fn send(self) -> Ticket {
-        let Ticket(Position(end)) = self.room.send();
+        let Self { room, outbox } = self;
+        let (Ticket(end), lease) = room.send_back();
+        let ticket = lease.0.ticket(end);
+        lease.give_back();
         // The thread that drives the engine is not asleep, and its next turn takes the message: no fence on its way.
         compiler_fence(Ordering::SeqCst); // the commit comes before the look at who drives
-        if !self.outbox.is_driven_here() {
-            self.outbox.bell.ring();
+        if !outbox.is_driven_here() {
+            outbox.bell.ring();
         }
-        Ticket(Position(self.base + end))
+        ticket
     }
 
     /// As [`Reservation::send`], and tells what becomes of it.
     pub fn send_tracked(self) -> Outcome {
-        let open = self.room.handle().open().clone();
+        let open = self.room.handle().0.clone();
         let registered = open.registry.register(self.room.as_ptr());
-        let Ticket(Position(end)) = self.room.send();
+        let Ticket(end) = self.room.send();
         self.outbox.bell.ring();
         // Pairs with the fence in `Open::end`: either the engine's last look sees the registration, or this sees
         // the end. (`ring` began with the fence; one more costs nothing beside it and doesn't rely on that.)
@@ -259,7 +265,7 @@ impl Reservation<'_> {
         if let Some(reason) = open.over.get() {
             open.registry.fail(reason);
         }
-        registered.outcome(Ticket(Position(self.base + end)))
+        registered.outcome(open.ticket(end))
     }
 }
 
@@ -303,9 +309,10 @@ impl Open {
 }
 
 impl Lease {
-    fn open(&self) -> &Arc<Open> {
-        let Some(open) = &self.0 else { unreachable!("it is given back only when the lease ends") };
-        open
+    /// For this thread's next reservation.
+    #[inline]
+    fn give_back(self) {
+        let _ = LAST.try_with(|last| last.set(Some(self.0))); // a thread that ends needs none
     }
 }
 
@@ -314,15 +321,7 @@ impl Deref for Lease {
 
     #[inline]
     fn deref(&self) -> &RingSender {
-        &self.open().ring
-    }
-}
-
-impl Drop for Lease {
-    #[inline]
-    fn drop(&mut self) {
-        let open = self.0.take();
-        let _ = LAST.try_with(|last| last.set(open)); // a thread that ends needs none
+        &self.0.ring
     }
 }
 
@@ -343,25 +342,20 @@ impl Outbox {
         }
     }
 
-    /// The current ring, and where its tickets begin.
+    /// The current ring.
     #[inline]
-    fn lease(&self) -> Option<(Lease, u64)> {
+    fn lease(&self) -> Option<Lease> {
         // Whichever is read: the old ring refuses, and the new one is found at the next try.
         let number = self.number.load(Ordering::Relaxed);
         match LAST.try_with(Cell::take) {
-            Ok(Some(open)) if open.number == number => {
-                let base = open.base;
-                Some((Lease(Some(open)), base))
-            }
+            Ok(Some(open)) if open.number == number => Some(Lease(open)),
             _ => self.lease_anew(),
         }
     }
 
     #[cold]
-    fn lease_anew(&self) -> Option<(Lease, u64)> {
-        let open = self.current.load_full()?;
-        let base = open.base;
-        Some((Lease(Some(open)), base))
+    fn lease_anew(&self) -> Option<Lease> {
+        self.current.load_full().map(Lease)
     }
 
     /// A view's ring is there, and everything that must come first is in it: senders may go on.
@@ -447,6 +441,7 @@ impl Outbox {
         self.end_sent.load(Ordering::Relaxed)
     }
 
+    #[cold]
     fn refused(&self, error: ReserveError) -> SendError {
         match error {
             ReserveError::Full => {
@@ -464,6 +459,7 @@ impl Outbox {
         }
     }
 
+    #[cold]
     fn stop_or(&self, otherwise: SendError) -> SendError {
         self.stopped.get().map_or(otherwise, |reason| SendError::Stopped(reason.clone()))
     }
