@@ -22,13 +22,14 @@ use std::time::Duration;
 use consort_dataplane::fabric::{Fabric, LinkDown, LinkEvent};
 use consort_dataplane::names::{NodeId, Slot, Time, ViewId};
 use consort_dataplane::plan::SessionPlan;
+use consort_dataplane::ring::Ticket;
 use consort_dataplane::session::{Fault, Needed, Verdict};
 
 use super::clock;
 use super::control::Reports;
 use super::event::Incoming;
 use super::outcome::OutcomeError;
-use super::running::{Application, Aside, Running, Taker};
+use super::running::{Application, Running, Taker, Unsent};
 use super::shared::{Ask, Shared};
 use super::start::{CloseError, Leaving, MadeFabric, MakeFabric, NodeStats, Status};
 use super::wait::{Rest, Waiting};
@@ -67,12 +68,12 @@ pub(crate) struct Driver {
     past: Vec<Running>,
     /// The newest view; it may be one without this node.
     view: Option<View>,
-    /// The members of `view` that are not of the view before.
+    /// Some member of `view` wasn't in the view before.
     newcomers: bool,
     /// The newest session's ring is open to senders.
     is_open: bool,
-    /// What is to be sent again, and had to leave the ring that it lay in (D13).
-    aside: Vec<Aside>,
+    /// What was sent in old views, delivered in none, and waits for one to be sent in again (D13).
+    unsent: BTreeMap<Ticket, Unsent>,
     /// Where the next session's tickets begin.
     tickets: u64,
     shared: Arc<Shared>,
@@ -134,7 +135,7 @@ impl Driver {
             view: None,
             newcomers: false,
             is_open: false,
-            aside: Vec::new(),
+            unsent: BTreeMap::new(),
             tickets: 0,
             shared,
             orders,
@@ -244,11 +245,10 @@ impl Driver {
         }
         let (sessions, links, shared) = (&self.sessions, &self.links, &self.shared);
         let (refused, looked) = (self.refused, self.looked);
-        let next = sessions.last().is_some_and(Running::is_live);
         // The node's own bell before the fabric's, whose announcement is part of the wait: see `Shared::new`.
         shared.bell.announce();
         self.fabric.wait(self.now, until, &mut || {
-            let work = sessions.iter().any(|running| running.has_work(next))
+            let work = sessions.iter().any(Running::has_work)
                 || shared.called.load(Ordering::Relaxed)
                 || shared.outbox.is_wanted()
                 || !looked && shared.outbox.is_wanted_here()
@@ -380,30 +380,21 @@ impl Driver {
 
     /// Sends again what the old views left (D13), and opens the newest ring when that is done.
     fn resend(&mut self) {
-        let Some((newest, older)) = self.sessions.split_last_mut() else { return };
         if self.is_open {
             return;
         }
-        if !newest.is_live() {
-            // The view ended before it could be sent in. The next one needs the memory of the one before (V10), so what is left there
-            // can't stay. What lies in a later ring comes first.
-            let mut aside = Vec::new();
-            for running in older.iter_mut().rev() {
-                running.put_aside(&mut aside);
-            }
-            aside.append(&mut self.aside);
-            self.aside = aside;
-            return;
+        let mut is_all = true;
+        for running in self.sessions.iter_mut().filter(|running| running.is_trimmed()) {
+            is_all &= running.take_unsent(&mut self.unsent);
         }
-        // What lies in a later ring that never was open came from an earlier one, and before what is left there.
-        if older.iter_mut().rev().all(|running| running.resend(newest)) {
-            for aside in self.aside.drain(..) {
-                newest.send_aside(aside);
-            }
-            if self.newcomers && self.shared.outbox.is_end_sent() {
-                // The others know already; a member that is new would wait for ever.
-                let _ = newest.open.ring().try_end();
-            }
+        let Some(newest) = self.sessions.last_mut().filter(|newest| newest.is_live()) else { return };
+        // Tickets are in the order of the sends, whatever ring they were in last.
+        while let Some((ticket, unsent)) = self.unsent.pop_first() {
+            newest.send_again(ticket, unsent);
+        }
+        // The others know already that this node has ended its sends; a member that is new would wait for ever.
+        let repeats_end = self.newcomers && self.shared.outbox.is_end_sent();
+        if is_all && (!repeats_end || newest.open.ring().try_end().is_ok()) {
             self.is_open = true;
             self.shared.outbox.open(&newest.open);
         }
@@ -539,8 +530,8 @@ impl Driver {
         }
         self.sessions.clear();
         self.past.clear();
-        for aside in self.aside.drain(..) {
-            aside.fail(reason);
+        for (_, unsent) in std::mem::take(&mut self.unsent) {
+            unsent.fail(reason);
         }
     }
 
@@ -702,8 +693,8 @@ impl Driver {
             self.wedge(at);
             self.sessions[at].end(&OutcomeError::Stopped(reason.clone()));
         }
-        for aside in self.aside.drain(..) {
-            aside.fail(&OutcomeError::Stopped(reason.clone()));
+        for (_, unsent) in std::mem::take(&mut self.unsent) {
+            unsent.fail(&OutcomeError::Stopped(reason.clone()));
         }
         self.shared.outbox.stop(&reason);
         if let Some(closing) = self.closing.take()

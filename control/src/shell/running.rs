@@ -5,8 +5,9 @@
 //!            or a peer's fault   (V4)                  no loan out, all of the next view born (V10)
 //! running ─────────────► wedged ──────► delivering … ──────────────────────► retired
 //! ```
-//! What lies below the trim is delivered as fast as the application takes it. What this node sent beyond it goes into the next
-//! session's ring at once, whatever the application does: senders must not wait for who takes.
+//! What lies below the trim is delivered as fast as the application takes it. What this node sent beyond it is taken out at once,
+//! whatever the application does, and sent in the next session: senders must not wait for who takes. It is copied on its
+//! way, for it may be that there is no session to send it in, and the one that will be needs this one's memory (V10).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,19 +48,18 @@ pub(crate) struct Running {
     is_resent: bool,
 }
 
-/// A message that is to be sent again, between two views: the ring that it lay in is needed, and there is no other yet.
-pub(crate) struct Aside {
-    ticket: Ticket,
+/// A message of this node that no view has delivered, on its way from one to another.
+pub(crate) struct Unsent {
     kind: Kind,
-    payload: Vec<u8>,
-    moved: Option<Moved>,
+    payload: Box<[u8]>,
+    tracked: Option<Moved>,
 }
 
-impl Aside {
-    /// It won't be sent.
+impl Unsent {
+    /// It is not sent again.
     pub(crate) fn fail(self, reason: &OutcomeError) {
-        if let Some(moved) = self.moved {
-            moved.fail(reason);
+        if let Some(tracked) = self.tracked {
+            tracked.fail(reason);
         }
     }
 }
@@ -163,57 +163,41 @@ impl Running {
         self.is_over
     }
 
-    /// Gives `send` what this node sent here beyond the trim, in order and each once (D13). Returns whether that is all; if not, some
-    /// reservation is neither committed nor dropped.
-    fn leftovers(&mut self, mut send: impl FnMut(Ticket, Kind, &[u8], Option<Moved>)) -> bool {
+    /// Takes out what this node sent here beyond the trim, to be sent again in a later view (D13). Returns whether that is all;
+    /// if not, some reservation is neither committed nor dropped.
+    pub(crate) fn take_unsent(&mut self, unsent: &mut BTreeMap<Ticket, Unsent>) -> bool {
         let Self { session, open, pending, again, trim, is_resent, .. } = self;
         let Some(trim) = trim else { return false };
         *is_resent = *is_resent
             || session.resend(trim, |Ticket(end), kind, payload| {
                 let ticket = again.remove(&end).unwrap_or_else(|| open.ticket(end));
-                send(ticket, kind, payload, pending.take(&open.registry, payload.as_ptr()));
+                let tracked = pending.take(&open.registry, payload.as_ptr());
+                unsent.insert(ticket, Unsent { kind, payload: payload.into(), tracked });
             });
         *is_resent
     }
 
-    /// Sends what is left of it in `next`, whose ring takes nothing else before.
-    pub(crate) fn resend(&mut self, next: &mut Self) -> bool {
-        self.leftovers(|ticket, kind, payload, moved| next.send_again(ticket, kind, payload, moved))
-    }
-
-    /// Puts aside what is left of it, while there is no session to send it in.
-    pub(crate) fn put_aside(&mut self, aside: &mut Vec<Aside>) -> bool {
-        self.leftovers(|ticket, kind, payload, moved| {
-            aside.push(Aside { ticket, kind, payload: payload.to_vec(), moved });
-        })
-    }
-
-    /// Sends what was put aside.
-    pub(crate) fn send_aside(&mut self, aside: Aside) {
-        self.send_again(aside.ticket, aside.kind, &aside.payload, aside.moved);
-    }
-
-    fn send_again(&mut self, ticket: Ticket, kind: Kind, payload: &[u8], moved: Option<Moved>) {
+    /// Sends again what had this ticket first.
+    pub(crate) fn send_again(&mut self, ticket: Ticket, unsent: Unsent) {
+        let Unsent { kind, payload, tracked } = unsent;
         if kind != Kind::Data {
             let ended = self.open.ring().try_end();
             assert!(ended.is_ok(), "{FITS}");
             return;
         }
         let Ok(mut room) = self.open.ring().try_reserve(payload.len()) else { unreachable!("{FITS}") };
-        room.copy_from_slice(payload);
-        if let Some(moved) = moved {
-            self.pending.put(room.as_ptr(), moved);
+        room.copy_from_slice(&payload);
+        if let Some(tracked) = tracked {
+            self.pending.put(room.as_ptr(), tracked);
         }
         let Ticket(end) = room.send();
         self.again.insert(end, ticket);
     }
 
-    /// Whether there is something to do here that nobody will wake this node for; `next` is there to send in again.
-    pub(crate) fn has_work(&self, next: bool) -> bool {
-        match &self.trim {
-            None => self.is_live() && self.session.has_work(),
-            Some(_) => next && !self.is_resent && self.session.has_work(),
-        }
+    /// Whether there is something to do here that nobody will wake this node for.
+    pub(crate) fn has_work(&self) -> bool {
+        let goes_on = if self.trim.is_none() { self.is_live() } else { !self.is_resent };
+        goes_on && self.session.has_work()
     }
 
     /// The memory of this session isn't needed here any more.
