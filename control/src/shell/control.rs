@@ -57,6 +57,17 @@ impl Reports {
     }
 }
 
+#[cfg(test)]
+impl Reports {
+    /// Reports without a control thread to take them.
+    pub(crate) fn apart() -> (Self, mpsc::Receiver<Report>) {
+        let poll = Poll::new().expect("epoll");
+        let waker = Arc::new(Waker::new(poll.registry(), REPORTS).expect("an eventfd"));
+        let (to, reports) = mpsc::channel();
+        (Self { to, waker, standing: Arc::default() }, reports)
+    }
+}
+
 /// What the thread works on.
 pub(crate) struct Control {
     poll: Poll,

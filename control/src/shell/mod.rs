@@ -38,3 +38,6 @@ pub use start::{
     CloseError, Closed, Leaving, MadeFabric, MakeFabric, NodeStats, SessionStatus, Stage, Start, StartError,
     Status,
 };
+
+#[cfg(test)]
+mod tests;

@@ -273,7 +273,7 @@ fn prepare(start: Start) -> Result<(Driver, Asking, JoinHandle<()>), StartError>
 }
 
 /// The engine's thread.
-fn run(mut driver: Driver, inbox: &Inbox) {
+pub(super) fn run(mut driver: Driver, inbox: &Inbox) {
     let ran = catch_unwind(AssertUnwindSafe(move || {
         let full = Cell::new(false);
         loop {
