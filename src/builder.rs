@@ -134,6 +134,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Whether the application has a state that joiners need (V7): then a joiner gets one member's
+    /// ([`Event::Snapshot`](crate::Event::Snapshot)) and what was delivered since ([`Event::Restore`](crate::Event::Restore)), before a view
+    /// admits it. The same at all nodes; not if not set.
+    pub fn state(mut self, state: bool) -> Self {
+        self.config.state = state;
+        self
+    }
+
     /// Makes it a witness: it has a vote on views, and holds no data.
     pub fn witness(mut self) -> Self {
         self.config.role = Role::Witness;

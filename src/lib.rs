@@ -89,7 +89,8 @@ pub use consort_control::link::message::Question;
 pub use consort_control::membership::{Absent, Stopped};
 pub use consort_control::shell::{
     AskError, CloseError, Closed, Delivered, DrivenNode, Event, Incoming, Leaving, Message, Node, NodeStats,
-    Outcome, OutcomeError, Reservation, SendError, Sender, SessionStatus, Stage, StartError, Status, ask,
+    Outcome, OutcomeError, Reservation, Restore, SendError, Sender, SessionStatus, SnapshotRequest, Stage,
+    StartError, Status, ask,
 };
 pub use consort_control::view::{Incarnation, Member, Role, View};
 pub use consort_dataplane::fabric::FabricStats;

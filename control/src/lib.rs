@@ -38,6 +38,7 @@
 //! | module | |
 //! |---|---|
 //! | [`view`] | an agreed membership, as a value; what sessions start from |
+//! | [`transfer`] | how a joiner comes to have the application's state. Pure |
 //! | [`config`] | what a node is told, as a value or a TOML file |
 //! | [`change`] | how a view ends and the next is decided, whatever fails on the way. Pure |
 //! | [`link`] | control links: frames, seals, messages, one link for a pair. Pure |
@@ -48,6 +49,7 @@
 //! | [`shell`] | threads, sockets, the clock: the driver, [`shell::Node`], [`shell::DrivenNode`] |
 
 pub mod view;
+pub mod transfer;
 pub mod config;
 pub mod change;
 pub mod link;

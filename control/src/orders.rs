@@ -9,6 +9,7 @@ use consort_dataplane::session::{Blocked, Frontiers};
 
 use crate::change::{Cut, Frozen};
 use crate::stop::{Absent, Stopped};
+use crate::transfer::{Lesson, Pupil, Took};
 use crate::view::{GroupId, View};
 
 /// Names one link of this node's fabric. A slot is used again, a number never: so news of an old link can be told from news of the
@@ -67,6 +68,17 @@ pub enum Order {
     },
     /// Deliver what lies below the trims, then the view, then start its session (V4).
     Install(Install),
+    /// Ask the application for a snapshot for this joiner, which has so many pieces from before, and record what it is given from there
+    /// on (V7); report [`Report::Lesson`]s.
+    Teach(Pupil, u64),
+    /// A pupil says how far it is.
+    Took(Pupil, Took),
+    /// That node learns no more from here.
+    EndTeaching(NodeId),
+    /// Learn anew, from somebody else perhaps: the attempt of this number. Pieces that are here stay as long as they fit (V7).
+    Learn(u64),
+    /// A lesson of that attempt; report [`Report::Took`].
+    Lesson(u64, Lesson),
     /// Tell the application for whom the start waits.
     Wait(Vec<Absent>),
     /// This incarnation is over, and another will begin with [`Order::Prepare`]: nothing of the view's sessions is delivered any more.
@@ -134,6 +146,16 @@ pub enum Report {
     Retired(ViewId),
     /// With each heartbeat of this node's data plane.
     Pulse(Pulse),
+    /// A lesson for a pupil.
+    Lesson(Pupil, Lesson),
+    /// In that attempt, this has been learned.
+    Took(u64, Took),
+    /// In that attempt, the application has all that has come.
+    CaughtUp(u64),
+    /// In that attempt, the application has everything up to the view that admits this node.
+    Learned(u64),
+    /// That attempt came to nothing: what the source said was not sound, or there is no room for it.
+    Unlearned(u64, String),
     /// The application wants to leave, and all that this node sent is delivered (V8).
     Leaving,
     /// The application left without order.

@@ -23,12 +23,12 @@ struct Shared {
     rings: Vec<Mirror>,
 }
 
-/// A delivered message's payload, lent from ring memory.
-pub struct Loan {
-    shared: Arc<Shared>,
-    flag: u32,
-    rank: u8,
-    range: Range<usize>,
+/// A delivered message's payload, lent from ring memory; or a copy, where it never lay in this node's rings.
+pub struct Loan(Bytes);
+
+enum Bytes {
+    Lent { shared: Arc<Shared>, flag: u32, rank: u8, range: Range<usize> },
+    Copied(Box<[u8]>),
 }
 
 /// The engine's side: which loans are out.
@@ -61,13 +61,13 @@ impl Loans {
         let number = self.made;
         self.made += 1;
         self.flag(number).store(LENT, Ordering::Relaxed);
-        let loan = Loan {
+        let loan = Bytes::Lent {
             shared: self.shared.clone(),
             flag: u32::try_from(number as usize % MAX_LOANS).unwrap_or(0),
             rank,
             range,
         };
-        Some((loan, number))
+        Some((Loan(loan), number))
     }
 
     /// What is lent of `rank`'s ring from now on lies in `memory`; what is lent already stays where it is.
@@ -94,11 +94,21 @@ impl Loans {
 }
 
 impl Loan {
+    /// A copy of what lies elsewhere.
+    pub(crate) fn copied(payload: &[u8]) -> Self {
+        Self(Bytes::Copied(payload.into()))
+    }
+
     /// Bytes of the message.
     pub fn payload(&self) -> &[u8] {
-        // SAFETY: `Loans::lend`'s caller vouched that the range holds a received record that isn't released before
-        // this loan's flag is set, which is when it is dropped.
-        unsafe { self.shared.rings[usize::from(self.rank)].bytes(self.range.clone()) }
+        match &self.0 {
+            // SAFETY: `Loans::lend`'s caller vouched that the range holds a received record that isn't released before
+            // this loan's flag is set, which is when it is dropped.
+            Bytes::Lent { shared, rank, range, .. } => unsafe {
+                shared.rings[usize::from(*rank)].bytes(range.clone())
+            },
+            Bytes::Copied(payload) => payload,
+        }
     }
 }
 
@@ -112,13 +122,15 @@ impl Deref for Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        // Release: this thread's reads of the payload come before the room's reuse.
-        self.shared.flags[self.flag as usize].store(RETURNED, Ordering::Release);
+        if let Bytes::Lent { shared, flag, .. } = &self.0 {
+            // Release: this thread's reads of the payload come before the room's reuse.
+            shared.flags[*flag as usize].store(RETURNED, Ordering::Release);
+        }
     }
 }
 
 impl fmt::Debug for Loan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Loan({} bytes)", self.range.len())
+        write!(f, "Loan({} bytes)", self.payload().len())
     }
 }

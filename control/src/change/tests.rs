@@ -150,6 +150,7 @@ impl World {
         let joining = self.joiner.iter().map(|(id, _)| Candidate {
             member: member(*id, Role::Data),
             linked: self.view.members.iter().map(|member| member.incarnation).collect(),
+            source: None,
         });
         let wishes = Wishes { joining: joining.collect(), leaving: self.leaving.clone() };
         for node in self.nodes.values_mut() {

@@ -69,6 +69,9 @@ pub struct Candidate {
     pub member: Member,
     /// Whom it is linked to.
     pub linked: BTreeSet<Incarnation>,
+    /// From whom it has its state (V7): who delivers the view that ends to its end, and passes that on. `None` where there is no state
+    /// to have.
+    pub source: Option<Incarnation>,
 }
 
 /// Who wants to come and go.
@@ -216,8 +219,14 @@ fn is_admissible(
         to_it && candidate.linked.contains(&member.incarnation)
     };
     let data = || members.iter().filter(|member| member.role == Role::Data);
+    // By then the source is none that was admitted with it: that one has its state from somebody itself.
+    let goes_on = |source: Incarnation| {
+        data().any(|member| member.incarnation == source)
+            && admitted.iter().all(|before| before.member.incarnation != source)
+    };
+    let has_source = candidate.source.is_none_or(goes_on);
     let has_room = it.role == Role::Witness || data().count() < MAX_NODES;
-    has_room && members.iter().all(|member| member.node != it.node) && data().all(linked)
+    has_room && has_source && members.iter().all(|member| member.node != it.node) && data().all(linked)
 }
 
 /// The reporters that can go on with each other: of two without a data link between them one has to go. Who leaves anyhow goes first,
@@ -271,4 +280,41 @@ fn cuts(
         trim.unwrap_or(0)
     });
     vec![Cut { group: first.group, trim: trim.collect() }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(id: u32) -> Member {
+        let address = ([127, 0, 0, 1], 1).into();
+        Member { node: NodeId(id), incarnation: Incarnation(id.into()), address, role: Role::Data }
+    }
+
+    // V7: who has its state from one that does not go on is not taken in, nor whose source comes with it.
+    #[test]
+    fn a_joiner_comes_in_only_with_its_source() {
+        let view = View { id: ViewId(1), members: vec![member(1), member(2)] };
+        let life = |id: u32| Incarnation(id.into());
+        let frozen = || vec![Frozen { group: GroupId::MAIN, received: vec![0, 0] }];
+        let linked = || vec![life(3), life(4)];
+        let report = || Report { frozen: frozen(), severed: Vec::new(), linked: linked(), free: true };
+        let (one, two) = (report(), report());
+        let reports = BTreeMap::from([(NodeId(1), &one), (NodeId(2), &two)]);
+        let joins = |id: u32, source: Option<u32>| Candidate {
+            member: member(id),
+            linked: (1..=4).map(life).collect(),
+            source: source.map(life),
+        };
+        let admitted = |joining: Vec<Candidate>, leaving: &[u32]| {
+            let leaving = leaving.iter().copied().map(NodeId).collect();
+            let wishes = Wishes { joining, leaving };
+            let next = choose(&view, &reports, &BTreeSet::new(), &wishes, Trimming::Least);
+            next.map(|next| next.view.nodes().iter().map(|node| node.0).collect::<Vec<_>>())
+        };
+        assert_eq!(admitted(vec![joins(3, None), joins(4, Some(2))], &[]), Some(vec![1, 2, 3, 4]));
+        assert_eq!(admitted(vec![joins(3, None), joins(4, Some(2))], &[2]), Some(vec![1, 3]));
+        assert_eq!(admitted(vec![joins(3, Some(1)), joins(4, Some(3))], &[]), Some(vec![1, 2, 3]));
+        assert_eq!(admitted(vec![joins(3, Some(9))], &[]), Some(vec![1, 2]));
+    }
 }

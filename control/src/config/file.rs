@@ -30,6 +30,7 @@ struct Raw {
     #[serde(default)]
     join: Vec<Spanned<String>>,
     rejoin: Option<bool>,
+    state: Option<bool>,
     role: Option<Spanned<String>>,
     silence: Option<Spanned<String>>,
     quorum_within: Option<Spanned<String>>,
@@ -113,6 +114,7 @@ impl NodeConfig {
             config.join.push(address);
         }
         config.rejoin = raw.rejoin.unwrap_or(false);
+        config.state = raw.state.unwrap_or(false);
         if let Some(value) = &raw.role {
             config.role = source.named("role", value)?;
         }

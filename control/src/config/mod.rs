@@ -15,6 +15,7 @@
 //! # start_within = "1m"         # give up if the group hasn't started by then; default: wait for ever
 //! # join = ["10.0.0.2:7101"]    # join the group that runs at one of these, instead of founding one with `[peers]`
 //! # rejoin = true               # join again, as a new incarnation, when the others went on without this node
+//! # state = true              # the application has a state, which joiners get from a member; the same at all nodes
 //! # role = "witness"            # data | witness: a witness votes and holds no data
 //! # silence = "1s"              # how long a member may say nothing before it is taken for gone
 //! # quorum_within = "10s"       # how long to look for a majority before this node gives up
@@ -92,6 +93,8 @@ pub struct NodeConfig {
     pub join: Vec<SocketAddr>,
     /// When the others went on without this node, or it can't reach a majority: join again as a new incarnation (V5).
     pub rejoin: bool,
+    /// The application has a state: a joiner gets a snapshot from a member and what was delivered since, before a view admits it (V7).
+    pub state: bool,
     /// What it does in a view (V6).
     pub role: Role,
     /// How long a member may be silent before it is taken for gone (V9).
@@ -221,6 +224,7 @@ impl NodeConfig {
             key: None,
             join: Vec::new(),
             rejoin: false,
+            state: false,
             role: Role::Data,
             silence: Duration::from_secs(1),
             quorum_within: Duration::from_secs(10),

@@ -265,6 +265,7 @@ mod tests {
             fabric: "sim".to_owned(),
             guarantee: "atomic".to_owned(),
             ring_bytes: 4096,
+            state: false,
             offer: vec![1, 2, 3],
         })
     }
@@ -427,7 +428,7 @@ mod tests {
 
     #[test]
     fn releases_that_share_no_version_say_so_and_others_take_the_greatest_of_both() {
-        for versions in [(1, 1), (3, 4)] {
+        for versions in [(1, 2), (4, 5)] {
             let [_, mut listener] = ends([None; 2]);
             let other = Preamble::of(versions, false, [9; 32]);
             let error = listener.on_bytes(other.bytes(), &mut Vec::new()).unwrap_err();
@@ -437,7 +438,7 @@ mod tests {
             let theirs = Preamble::parse(preamble).unwrap().unwrap();
             assert_eq!(other.agree(&theirs), Err(FrameError::Version { ours: versions, theirs: VERSIONS }));
             let text = String::from_utf8_lossy(refusal);
-            assert!(text.contains("no common protocol version") && text.contains("2 to 2"), "{text}");
+            assert!(text.contains("no common protocol version") && text.contains("3 to 3"), "{text}");
         }
         let [_, mut listener] = ends([None; 2]);
         let newer = Preamble::of((1, 7), false, [9; 32]);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::frame::{PEER_LEN, STRANGER_LEN};
 use crate::change::{Next, Report, Saying};
 use crate::config::{CLUSTER_LEN, FABRIC_LEN};
+use crate::transfer::{CHUNK, Lesson, REASON, Took};
 use crate::view::{GroupId, Incarnation, Role, View, node_id, view_id};
 
 /// The longest offer of a fabric, in bytes. A hello with it fits a stranger's frame.
@@ -63,6 +64,29 @@ pub enum Message {
         view: ViewId,
         /// To whom.
         to: Vec<Incarnation>,
+        /// From whom it has its state, if there is a state to have.
+        source: Option<Incarnation>,
+    },
+    /// From a joiner to a member with data: teach me your state (V7).
+    Learn {
+        /// The how manyth time it asks anyone.
+        attempt: u64,
+        /// So many pieces of a snapshot it has from before.
+        held: u64,
+    },
+    /// The answer, lesson by lesson.
+    Lesson {
+        /// As in what it answers.
+        attempt: u64,
+        /// The lesson.
+        lesson: Lesson,
+    },
+    /// From a joiner to its source: how far it is.
+    Took {
+        /// As in what it asked.
+        attempt: u64,
+        /// How far.
+        took: Took,
     },
     /// To a member that has it: give me this part of a ring (V3).
     Want(Want),
@@ -73,6 +97,7 @@ pub enum Message {
         /// Where in the part the piece begins, in bytes.
         at: u64,
         /// The piece; at most [`PIECE_LEN`].
+        #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
         /// Nothing of the part follows.
         last: bool,
@@ -112,6 +137,8 @@ pub struct Hello {
     pub guarantee: String,
     /// Bytes of every member's ring.
     pub ring_bytes: u64,
+    /// Its application has a state that joiners get.
+    pub state: bool,
     /// What the fabric must know to link to this node.
     pub offer: Vec<u8>,
 }
@@ -236,6 +263,9 @@ impl Message {
             ) => bound("a reason", reason.len(), REASON_LEN),
             Self::Change { saying, .. } => is_bounded_saying(saying),
             Self::Linked { to, .. } => bound("a list of links", to.len(), MAX_NODES),
+            Self::Lesson { lesson, .. } if !lesson.is_bounded() => {
+                Err(MessageError("a lesson longer than may be".to_owned()))
+            }
             Self::Part { bytes, .. } => bound("a piece", bytes.len(), PIECE_LEN),
             Self::Answer { text, .. } => bound("a piece of an answer", text.len(), PIECE_LEN),
             Self::Goodbye(Goodbye::Ended | Goodbye::Left)
@@ -247,6 +277,9 @@ impl Message {
             | Self::Retired(_)
             | Self::Leaving
             | Self::Want(_)
+            | Self::Learn { .. }
+            | Self::Lesson { .. }
+            | Self::Took { .. }
             | Self::Ask(_) => Ok(()),
         }
     }
@@ -296,7 +329,7 @@ const GROUPS: usize = 64;
 
 /// Lengths on the wire at most, in bytes: postcard's numbers take seven bits a byte.
 mod wire {
-    use super::{CLUSTER_LEN, FABRIC_LEN, GROUPS, MAX_NODES, OFFER_LEN, PIECE_LEN, REASON_LEN};
+    use super::{CHUNK, CLUSTER_LEN, FABRIC_LEN, GROUPS, MAX_NODES, OFFER_LEN, PIECE_LEN, REASON_LEN};
 
     pub(super) const U16: usize = 3;
     pub(super) const U32: usize = 5;
@@ -330,6 +363,7 @@ mod wire {
         + VARIANT
         + 2 * (LEN + FABRIC_LEN)
         + U64
+        + VARIANT
         + LEN
         + OFFER_LEN;
     /// A promise with a value that was accepted: the longest that is said about a change.
@@ -337,6 +371,8 @@ mod wire {
     const MISSING: usize = U32 + U64 + U64 + U32;
     pub(super) const FILL: usize = VARIANT + U64 + VARIANT + BALLOT + LEN + GROUPS * MAX_NODES * MISSING;
     pub(super) const PART: usize = VARIANT + WANT + U64 + LEN + PIECE_LEN + VARIANT;
+    pub(super) const LESSON: usize = VARIANT + U64 + VARIANT + U64 + DIGEST + VARIANT + LEN + CHUNK;
+    const DIGEST: usize = 32;
     pub(super) const GOODBYE: usize = 2 * VARIANT + 2 * U32 + LEN + REASON_LEN;
 }
 
@@ -347,9 +383,12 @@ const _: () = assert!(wire::VARIANT + wire::VIEW + FRAME <= PEER_LEN, "the large
 const _: () = assert!(wire::PROMISE + FRAME <= PEER_LEN, "the largest promise fits a frame");
 const _: () = assert!(wire::FILL + FRAME <= PEER_LEN, "the longest list of what is missing fits a frame");
 const _: () = assert!(wire::PART + FRAME <= PEER_LEN, "a piece fits a frame");
+const _: () = assert!(wire::LESSON + FRAME <= PEER_LEN && REASON < CHUNK, "a lesson fits a frame");
 const _: () = assert!(wire::GOODBYE + FRAME <= PEER_LEN, "the longest goodbye fits a frame");
 // A list's length takes three bytes.
-const _: () = assert!(PIECE_LEN < 1 << 21 && OFFER_LEN < 1 << 21 && MAX_NODES < 1 << 21 && GROUPS < 1 << 21);
+const _: () = assert!(
+    PIECE_LEN < 1 << 21 && CHUNK < 1 << 21 && OFFER_LEN < 1 << 21 && MAX_NODES < 1 << 21 && GROUPS < 1 << 21
+);
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -396,13 +435,13 @@ pub(crate) mod tests {
         (
             (text(CLUSTER_LEN), any::<u32>(), any::<u64>(), any::<Option<u64>>(), address()),
             (standing(), role(), text(FABRIC_LEN), text(FABRIC_LEN)),
-            (any::<u64>(), vec(any::<u8>(), 0..=OFFER_LEN)),
+            (any::<u64>(), any::<bool>(), vec(any::<u8>(), 0..=OFFER_LEN)),
         )
             .prop_map(
                 |(
                     (cluster, node, incarnation, engaged, address),
                     (standing, role, fabric, guarantee),
-                    (ring_bytes, offer),
+                    (ring_bytes, state, offer),
                 )| Hello {
                     cluster,
                     node: NodeId(node),
@@ -414,6 +453,7 @@ pub(crate) mod tests {
                     fabric,
                     guarantee,
                     ring_bytes,
+                    state,
                     offer,
                 },
             )
@@ -428,6 +468,29 @@ pub(crate) mod tests {
                 role,
             });
         (view_number(), vec(member, 0..=MAX_NODES)).prop_map(|(id, members)| View { id, members })
+    }
+
+    fn lesson() -> impl Strategy<Value = Lesson> {
+        let bytes = || vec(any::<u8>(), 0..100);
+        prop_oneof![
+            (any::<u64>(), any::<[u8; 32]>(), proptest::option::of(bytes()))
+                .prop_map(|(number, digest, bytes)| Lesson::Chunk { number, digest, bytes }),
+            any::<(u64, u64, [u8; 32])>().prop_map(|(chunks, len, digest)| Lesson::Whole {
+                chunks,
+                len,
+                digest
+            }),
+            (any::<u64>(), bytes()).prop_map(|(number, bytes)| Lesson::Tail { number, bytes }),
+            text(REASON).prop_map(Lesson::Refused),
+        ]
+    }
+
+    fn took() -> impl Strategy<Value = Took> {
+        prop_oneof![
+            any::<u64>().prop_map(Took::Chunks),
+            any::<u64>().prop_map(Took::Lacks),
+            any::<u64>().prop_map(Took::Tail),
+        ]
     }
 
     fn ballot() -> impl Strategy<Value = Ballot> {
@@ -500,7 +563,12 @@ pub(crate) mod tests {
             view_number().prop_map(Message::Retired),
             Just(Message::Leaving),
             view().prop_map(|view| Message::Welcome { view }),
-            (view_number(), incarnations()).prop_map(|(view, to)| Message::Linked { view, to }),
+            (view_number(), incarnations(), any::<Option<u64>>()).prop_map(|(view, to, source)| {
+                Message::Linked { view, to, source: source.map(Incarnation) }
+            }),
+            any::<(u64, u64)>().prop_map(|(attempt, held)| Message::Learn { attempt, held }),
+            (any::<u64>(), lesson()).prop_map(|(attempt, lesson)| Message::Lesson { attempt, lesson }),
+            (any::<u64>(), took()).prop_map(|(attempt, took)| Message::Took { attempt, took }),
             want().prop_map(Message::Want),
             (want(), any::<u64>(), vec(any::<u8>(), 0..400), any::<bool>())
                 .prop_map(|(want, at, bytes, last)| Message::Part { want, at, bytes, last }),
@@ -543,6 +611,7 @@ pub(crate) mod tests {
             fabric: "x".repeat(FABRIC_LEN),
             guarantee: "x".repeat(FABRIC_LEN),
             ring_bytes: u64::MAX,
+            state: true,
             offer: vec![0xff; OFFER_LEN],
         };
         vec![
@@ -626,7 +695,12 @@ pub(crate) mod tests {
         let want = Want { view: ViewId(1), group, rank: 0, from: 0, to: 1 };
         let others = [
             ("view", Message::Welcome { view: view(65) }),
-            ("links", Message::Linked { view: ViewId(1), to: vec![Incarnation(1); 65] }),
+            ("lesson", Message::Lesson { attempt: 1, lesson: Lesson::Refused("x".repeat(REASON + 1)) }),
+            (
+                "lesson",
+                Message::Lesson { attempt: 1, lesson: Lesson::Tail { number: 1, bytes: vec![0; CHUNK + 1] } },
+            ),
+            ("links", Message::Linked { view: ViewId(1), to: vec![Incarnation(1); 65], source: None }),
             ("piece", Message::Part { want, at: 0, bytes: vec![0; PIECE_LEN + 1], last: true }),
             ("answer", Message::Answer { last: true, text: "x".repeat(PIECE_LEN + 1) }),
         ];

@@ -36,6 +36,10 @@ impl Membership {
             "guarantee": self.terms.guarantee,
             "view": self.view().map(|view| self.view_status(view)),
             "joining": self.joiners.keys().map(|node| node.0).collect::<Vec<_>>(),
+            "learning": self.learning.standing().map(|(source, pieces, caught_up)| {
+                json!({ "from": source.0, "pieces": pieces, "caught_up": caught_up })
+            }),
+            "teaching": self.teaching.keys().map(|node| node.0).collect::<Vec<_>>(),
             "leaving": self.leaving.iter().map(|node| node.0).collect::<Vec<_>>(),
             "waiting": waiting,
             "engine_heard_ms": self.pulsed.map(|at| millis(now.since(at))),
@@ -105,6 +109,11 @@ impl Membership {
             }
             Phase::Joining(_) | Phase::Renewing { .. } => {
                 reason("V7", format!("this node is {}", self.phase));
+                if let Some((source, pieces, false)) = self.learning.standing() {
+                    let what =
+                        format!("it catches up with node {source}: {pieces} pieces of the state are here");
+                    reason("V7", what);
+                }
             }
             Phase::Stopped(why) => reason("V5", why.to_string()),
             _ => {}

@@ -230,6 +230,9 @@ impl Membership {
         if stays {
             let old = self.view().cloned();
             self.install(now, next, old);
+        } else if leaves && self.learning.has_failed() {
+            self.seek_members();
+            self.renew(now);
         } else if leaves {
             // All that it sent is delivered. What else lies below the trim it delivers if it has it.
             if self.change.as_ref().is_some_and(|change| change.covers(&next)) {
@@ -254,12 +257,17 @@ impl Membership {
         if !self.rejoin {
             return self.stop(crate::link::message::Goodbye::Left, reason);
         }
+        self.seek_members();
+        self.drive(Order::Over(reason));
+        self.renew(now);
+    }
+
+    /// The members of the view are where the group is to be found.
+    fn seek_members(&mut self) {
         let seeds: Vec<_> =
             self.view().into_iter().flat_map(|view| view.members.iter()).map(|it| it.address).collect();
         self.seeds.extend(seeds);
         self.seeds.remove(&self.address);
-        self.drive(Order::Over(reason));
-        self.renew(now);
     }
 
     /// V3: asks one who has what is missing here.

@@ -79,6 +79,7 @@ impl Membership {
             self.welcome(now, &hello);
         }
         self.catch_up(now);
+        self.check_source(now);
         self.look_for_reasons(now);
     }
 
@@ -111,6 +112,7 @@ impl Membership {
 
     /// That life of a node is gone, as far as this node knows (F5, V9).
     pub(super) fn gone(&mut self, now: Time, node: NodeId, incarnation: Incarnation, why: &str) {
+        self.end_teaching(node, incarnation);
         if self.joiners.get(&node).is_some_and(|joiner| joiner.member.incarnation == incarnation) {
             self.joiners.remove(&node);
             self.unlink(node);
@@ -131,6 +133,7 @@ impl Membership {
             change.on_suspect(node);
         }
         self.pump(now, node);
+        self.miss_source(now, node, incarnation, why);
     }
 
     /// The fabric's link to a member is of no use any more.

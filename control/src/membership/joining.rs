@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use consort_dataplane::names::{NodeId, Time, ViewId};
+use consort_dataplane::names::{NodeId, Time};
 
 use super::installed::AGAIN;
 use super::{Decision, Joiner, Membership, Phase};
@@ -43,6 +43,9 @@ impl Membership {
             let view = if let Phase::Joining(view) = &self.phase { view.clone() } else { None };
             for node in self.detection.silent() {
                 self.detection.forget(node);
+                self.learning_from(node).into_iter().for_each(|life| {
+                    self.miss_source(now, node, life, "it is silent");
+                });
                 if view.as_ref().is_none_or(|view| view.member(node).is_none()) {
                     self.decide(Decision::Forget(node));
                 }
@@ -51,6 +54,8 @@ impl Membership {
         let lonely = self.peers.values().all(|peer| peer.hello.is_none());
         if lonely {
             self.joining_since = now;
+        } else if self.is_learning() {
+            self.joining_since = now; // that takes as long as it takes
         } else if now.since(self.joining_since) >= JOIN_WITHIN {
             // The group is gone, or something on the way to it is stuck: all links are made anew.
             return self.renew(now);
@@ -113,7 +118,8 @@ impl Membership {
     }
 
     /// A joiner has lost the link to somebody. It links again when the control link comes back.
-    pub(super) fn missed(&mut self, _now: Time, node: NodeId, incarnation: Incarnation) {
+    pub(super) fn missed(&mut self, now: Time, node: NodeId, incarnation: Incarnation) {
+        self.miss_source(now, node, incarnation, "its control link broke");
         if self.links.incarnation(node) == Some(incarnation) {
             self.unlink(node);
         }
@@ -132,7 +138,8 @@ impl Membership {
     }
 
     /// A joiner that is linked to all members says so.
-    pub(super) fn linked(&mut self, _now: Time) {
+    pub(super) fn linked(&mut self, now: Time) {
+        let is_caught_up = self.learn(now);
         let Phase::Joining(Some(view)) = &self.phase else { return };
         let up: BTreeSet<_> = self.links.up().collect();
         let met = |member: &Member| {
@@ -141,12 +148,15 @@ impl Membership {
         };
         let needs = |member: &Member| self.role == Role::Data && member.role == Role::Data;
         let others = || view.members.iter().filter(|member| member.node != self.terms.me);
-        if !others().all(|member| met(member) && (!needs(member) || up.contains(&member.incarnation))) {
+        if !is_caught_up
+            || !others().all(|member| met(member) && (!needs(member) || up.contains(&member.incarnation)))
+        {
             return;
         }
         // Witnesses have no link to be up, and none is needed.
         let to: BTreeSet<_> = up.into_iter().chain(others().map(|member| member.incarnation)).collect();
-        let message = Message::Linked { view: view.id, to: to.into_iter().collect() };
+        let message =
+            Message::Linked { view: view.id, to: to.into_iter().collect(), source: self.learning.source() };
         self.say_all(&message);
     }
 
@@ -158,6 +168,7 @@ impl Membership {
         }
         tracing::info!(view = %next.view, "admitted");
         self.install(now, Next { cuts: Vec::new(), ..next }, None);
+        self.check_state(now);
     }
 
     /// Somebody who is no member said hello while the group runs.
@@ -174,7 +185,10 @@ impl Membership {
         let Some(view) = self.view().cloned() else { return };
         let member =
             Member { node, incarnation: hello.incarnation, address: hello.address, role: hello.role };
-        self.joiners.insert(node, Joiner { member, linked: BTreeSet::new(), try_at: now, pause: AGAIN });
+        self.joiners.insert(
+            node,
+            Joiner { member, linked: BTreeSet::new(), source: None, try_at: now, pause: AGAIN },
+        );
         self.say(node, Message::Welcome { view });
         // A link that this node's change still counts as a member's is cut by the change.
         if self.incarnation_of(node).is_none() {
@@ -183,8 +197,15 @@ impl Membership {
     }
 
     /// A joiner says whom it is linked to.
-    pub(super) fn on_linked(&mut self, now: Time, node: NodeId, _view: ViewId, to: Vec<Incarnation>) {
+    pub(super) fn on_linked(
+        &mut self,
+        now: Time,
+        node: NodeId,
+        to: Vec<Incarnation>,
+        source: Option<Incarnation>,
+    ) {
         let Some(joiner) = self.joiners.get_mut(&node) else { return };
+        joiner.source = source;
         joiner.linked = to.into_iter().collect();
         self.wish();
         self.look_for_reasons(now);
@@ -202,7 +223,11 @@ impl Membership {
             || self.links.is_up(joiner.member.node)
                 && self.links.incarnation(joiner.member.node) == Some(joiner.member.incarnation);
         let others = view.members.iter().filter(|member| !goes(&member.node));
+        let learns = self.terms.state && joiner.member.role == Role::Data;
+        let taught = |member: &Member| joiner.source == Some(member.incarnation);
+        let has_state = !learns || view.data().any(|member| taught(member) && !goes(&member.node));
         reached
+            && has_state
             && others
                 .filter(|member| member.role == Role::Data)
                 .all(|member| joiner.linked.contains(&member.incarnation))
@@ -211,7 +236,12 @@ impl Membership {
     /// All that can be admitted.
     pub(super) fn candidates(&self) -> Vec<Candidate> {
         let ready = self.joiners.values().filter(|joiner| self.is_ready(joiner));
-        ready.map(|joiner| Candidate { member: joiner.member, linked: joiner.linked.clone() }).collect()
+        let ready = ready.map(|joiner| Candidate {
+            member: joiner.member,
+            linked: joiner.linked.clone(),
+            source: joiner.source,
+        });
+        ready.collect()
     }
 
     /// Joiners that this node is linked to, for a report.

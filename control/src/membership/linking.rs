@@ -100,6 +100,8 @@ impl Membership {
         self.links.clear();
         self.joiners.clear();
         self.leaving.clear();
+        self.teaching.clear();
+        self.learning.renew();
         self.early.clear();
         self.change = None;
         self.changing = super::changing::Changing::default();

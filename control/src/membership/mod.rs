@@ -18,7 +18,7 @@
 //! - *Installed*: the view stands (`installed`). Whoever is lost (F5), silent (V9), misbehaves or wants to come or go is a reason for a
 //!   change.
 //! - *Changing*: [`crate::change`] decides the next view; `changing` carries out what it wants and gives it patience.
-//! - *Joining*: `joining`: dial who is known, link to all members, be admitted by a view (V7).
+//! - *Joining*: `joining`: dial who is known, link to all members, have the state of one (`learning`), be admitted by a view (V7).
 //! - *Stopped*, or, if the node is to repair itself, *Renewing* and joining as a new incarnation (V5).
 //!
 //! # What is remembered
@@ -33,6 +33,7 @@ mod changing;
 mod linking;
 mod installed;
 mod joining;
+mod learning;
 mod answer;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -48,10 +49,12 @@ use crate::config::{NodeConfig, SlowPolicy};
 use crate::link::message::{Goodbye, Hello, Message, Standing, Want};
 use crate::link::table::Random;
 use crate::orders::{LinkNumber, Order, Part, Pulse, SessionState};
+use crate::transfer::{Lesson, Pupil, Took};
 use crate::view::{Incarnation, Member, Role, View};
 
 use data_links::DataLinks;
 use detection::Detection;
+use learning::Learning;
 
 pub use crate::stop::{Absent, Stopped};
 pub use detection::Beats;
@@ -164,6 +167,10 @@ pub struct Membership {
     retired: ViewId,
     /// Joiners, by node.
     joiners: BTreeMap<NodeId, Joiner>,
+    /// What this node learns, before it is a member and for a moment after.
+    learning: Learning,
+    /// Who learns from this node.
+    teaching: BTreeMap<NodeId, Pupil>,
     /// Since when this node tries to join.
     joining_since: Time,
     /// Members that want to leave, this node perhaps among them.
@@ -210,6 +217,8 @@ struct Joiner {
     member: Member,
     /// Whom it is linked to, of which view.
     linked: BTreeSet<Incarnation>,
+    /// Whose state it has.
+    source: Option<Incarnation>,
     /// When to try (again) to admit it, and how long to wait for the time after.
     try_at: Time,
     pause: Duration,
@@ -242,6 +251,8 @@ impl Membership {
             before: None,
             retired: ViewId(0),
             joiners: BTreeMap::new(),
+            learning: Learning::default(),
+            teaching: BTreeMap::new(),
             joining_since: now,
             leaving: BTreeSet::new(),
             wanted: Vec::new(),
@@ -377,7 +388,10 @@ impl Membership {
             (_, Message::Change { view, saying }) => self.on_change(now, node, view, saying),
             (_, Message::Retired(view)) => self.on_peer_retired(now, node, view),
             (_, Message::Leaving) => self.on_leaving(now, node),
-            (_, Message::Linked { view, to }) => self.on_linked(now, node, view, to),
+            (_, Message::Linked { to, source, .. }) => self.on_linked(now, node, to, source),
+            (_, Message::Learn { attempt, held }) => self.on_learn(node, attempt, held),
+            (_, Message::Lesson { attempt, lesson }) => self.on_lesson(now, node, attempt, lesson),
+            (_, Message::Took { attempt, took }) => self.on_pupil_took(node, attempt, took),
             (_, Message::Want(want)) => self.on_want(node, want),
             (_, Message::Part { want, at, bytes, last }) => self.on_part(node, want, at, &bytes, last),
             (_, Message::Goodbye(goodbye)) => self.on_goodbye(now, node, &goodbye),
@@ -439,6 +453,31 @@ impl Membership {
     /// A part of a ring that was missing is there, or can't be.
     pub fn on_supplied(&mut self, now: Time, part: Part, sound: bool) {
         self.supplied(now, part, sound);
+    }
+
+    /// A lesson for a pupil of this node.
+    pub fn on_taught(&mut self, pupil: Pupil, lesson: Lesson) {
+        self.teach(pupil, lesson);
+    }
+
+    /// This node has learned something.
+    pub fn on_taken(&mut self, now: Time, attempt: u64, took: Took) {
+        self.on_took(now, attempt, took);
+    }
+
+    /// This node's application has all that has come.
+    pub fn on_up_to_date(&mut self, now: Time, attempt: u64) {
+        self.on_caught_up(now, attempt);
+    }
+
+    /// This node's application has all up to the view that admits it.
+    pub fn on_all_learned(&mut self, attempt: u64) {
+        self.on_learned(attempt);
+    }
+
+    /// What this node was to learn can't be used.
+    pub fn on_unlearned(&mut self, now: Time, attempt: u64, reason: &str) {
+        self.unlearned(now, attempt, reason);
     }
 
     /// The sessions of a view are over here (V10).

@@ -27,6 +27,8 @@ pub struct Terms {
     pub stable: bool,
     /// Bytes of every member's ring.
     pub ring_bytes: u64,
+    /// The application has a state that joiners get (V7).
+    pub state: bool,
 }
 
 impl Terms {
@@ -41,6 +43,7 @@ impl Terms {
             guarantee: config.guarantee.to_string(),
             stable: config.guarantee.stable(),
             ring_bytes: config.ring_bytes as u64,
+            state: config.state,
         }
     }
 
@@ -70,6 +73,7 @@ impl Terms {
             fabric: self.fabric.clone(),
             guarantee: self.guarantee.clone(),
             ring_bytes: self.ring_bytes,
+            state: self.state,
             offer,
         }
     }
@@ -118,6 +122,10 @@ impl Terms {
                 &format_args!("{} bytes", hello.ring_bytes),
                 remedy,
             );
+        }
+        if hello.state != self.state {
+            let remedy = "set the same `state` at all nodes";
+            return differ("state", &self.state, &hello.state, remedy);
         }
         Ok(())
     }

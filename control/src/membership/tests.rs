@@ -15,6 +15,8 @@
 //! settle                               everybody meets, everything arrives, until nothing is left to do
 //! wedged 1                             the driver of 1 has wedged the view's sessions
 //! retired 1 2                          the sessions of view 2 are over at 1
+//! teaches 1 refused                    the driver of 1 has a lesson for its pupil
+//! took 4 | caught-up 4 | learned 4     what the driver of a joiner reports of its lessons
 //! leaving 1 | left 1 | fault 1 2 WHY   what else the driver of 1 reports
 //! join 4                               start a node that joins where 1 to 3 are; `key=value` as for start
 //! ```
@@ -33,6 +35,7 @@ use crate::config::NodeConfig;
 use crate::link::message::{Hello, Message};
 use crate::link::table::Random;
 use crate::orders::{LinkNumber, Order};
+use crate::transfer::{Digest, Lesson, Pupil, Took};
 use crate::view::{GroupId, Incarnation};
 
 struct World {
@@ -61,6 +64,9 @@ struct Node {
     session: Option<(ViewId, usize)>,
     over: Vec<ViewId>,
     phase: String,
+    /// Whom it teaches, and the how manyth attempt to learn this is.
+    pupil: Option<Pupil>,
+    attempt: u64,
 }
 
 impl World {
@@ -131,6 +137,27 @@ impl World {
                 *self = Self { starts, ..Self::new() };
             }
             "leaving" => self.tell(id(1), Membership::on_leave),
+            "teaches" => {
+                let Some(pupil) = self.nodes[&id(1)].pupil else { return "nobody".to_owned() };
+                let lesson = match words[2] {
+                    "refused" => Lesson::Refused("it is busy".to_owned()),
+                    "last" => Lesson::Tail { number: 0, bytes: Vec::new() },
+                    _ => Lesson::Whole { chunks: 0, len: 0, digest: Digest::default() },
+                };
+                self.tell(id(1), |membership, _| membership.on_taught(pupil, lesson));
+            }
+            "took" => {
+                let attempt = self.nodes[&id(1)].attempt;
+                self.tell(id(1), |membership, now| membership.on_taken(now, attempt, Took::Chunks(3)));
+            }
+            "caught-up" => {
+                let attempt = self.nodes[&id(1)].attempt;
+                self.tell(id(1), |membership, now| membership.on_up_to_date(now, attempt));
+            }
+            "learned" => {
+                let attempt = self.nodes[&id(1)].attempt;
+                self.tell(id(1), |membership, _| membership.on_all_learned(attempt));
+            }
             "left" => self.tell(id(1), |membership, _| membership.on_left()),
             "fault" => {
                 let (peer, why) = (NodeId(id(2)), words[3..].join(" "));
@@ -181,6 +208,7 @@ impl World {
                         config.start_within = Some(Duration::from_millis(value.parse().unwrap()));
                     }
                     ("rejoin", value) => config.rejoin = value == "yes",
+                    ("state", value) => config.state = value == "yes",
                     ("role", value) => config.role = value.parse().unwrap(),
                     _ => panic!("no setting {setting:?}"),
                 }
@@ -198,6 +226,8 @@ impl World {
                 wedging: Vec::new(),
                 session: None,
                 over: Vec::new(),
+                pupil: None,
+                attempt: 0,
                 phase: String::new(),
             };
             self.nodes.insert(id, node);
@@ -310,6 +340,24 @@ impl World {
                 for peer in std::mem::take(&mut node.met) {
                     self.lose(peer, id, "it closed the connection");
                 }
+            }
+            Order::Teach(pupil, held) => {
+                node.pupil = Some(pupil);
+                let _ =
+                    writeln!(self.log, "{id} takes a snapshot for {}, which has {held} pieces", pupil.node);
+            }
+            Order::EndTeaching(pupil) => {
+                let _ = writeln!(self.log, "{id} teaches {pupil} no more");
+            }
+            Order::Learn(attempt) => {
+                node.attempt = attempt;
+                let _ = writeln!(self.log, "{id} begins to learn, for the {attempt}. time");
+            }
+            Order::Lesson(_, lesson) => {
+                let _ = writeln!(self.log, "{id} learns {lesson:?}");
+            }
+            Order::Took(pupil, took) => {
+                let _ = writeln!(self.log, "{id} hears that {} has {took:?}", pupil.node);
             }
             Order::Prepare(_) | Order::Read(_) | Order::Supply { .. } => {}
         }
@@ -548,6 +596,12 @@ fn a_proposer_that_dies_leaves_no_two_views() {
 #[test]
 fn who_differs_is_told_in_what() {
     golden("differences.txt");
+}
+
+// V7
+#[test]
+fn a_joiner_learns_before_it_is_admitted() {
+    golden("learning.txt");
 }
 
 // V1 to V4

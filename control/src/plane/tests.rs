@@ -669,6 +669,11 @@ impl World {
                 self.push(soon, Happening::Report(at, Report::Supplied(part, sound)));
             }
             Order::Install(install) => self.install(at, install),
+            Order::Teach(..)
+            | Order::Took(..)
+            | Order::EndTeaching(_)
+            | Order::Learn(_)
+            | Order::Lesson(..) => unreachable!("no node has a state here"),
             Order::Over(_) => self.starts[at].session = None,
             Order::Wait(_) => {}
             Order::Stop(_) => {

@@ -29,7 +29,8 @@ const CONNECTIONS: usize = 2;
 /// How long a silent peer's machine may stay unanswering before the kernel gives the link up.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
-/// The driver's side: tells the control thread, and knows where membership stands.
+/// The driver's side, and that of whoever reads a snapshot: tells the control thread, and knows where membership stands.
+#[derive(Clone)]
 pub(crate) struct Reports {
     to: mpsc::Sender<Report>,
     waker: Arc<Waker>,

@@ -28,10 +28,12 @@ use consort_dataplane::session::{Fault, Needed, Verdict};
 use super::clock;
 use super::control::Reports;
 use super::event::Incoming;
+use super::learning::{Learned, Learner};
 use super::outcome::OutcomeError;
 use super::running::{Application, Running, Taker, Unsent};
 use super::shared::{Ask, Shared};
 use super::start::{CloseError, Leaving, MadeFabric, MakeFabric, NodeStats, Status};
+use super::teaching::{SnapshotRequest, Teaching};
 use super::wait::{Rest, Waiting};
 use crate::config::NodeConfig;
 use crate::membership::{Absent, Stopped};
@@ -80,6 +82,10 @@ pub(crate) struct Driver {
     orders: mpsc::Receiver<Order>,
     asks: mpsc::Receiver<Ask>,
     reports: Reports,
+    /// Joiners that get their state here (V7),
+    teaching: Teaching,
+    /// and what this node gets.
+    learner: Learner,
     /// Members whose sends have ended, as the application was told.
     ended: Vec<(NodeId, Incarnation)>,
     /// What the application couldn't take when it happened.
@@ -103,6 +109,8 @@ enum Untold {
     Evicted(Stopped),
     /// Told after everything of the views before it.
     View(View),
+    /// Told between two deliveries.
+    Snapshot(SnapshotRequest),
 }
 
 struct Closing {
@@ -141,6 +149,8 @@ impl Driver {
             orders,
             asks,
             reports,
+            teaching: Teaching::default(),
+            learner: Learner::default(),
             ended: Vec::new(),
             untold: VecDeque::new(),
             refused: false,
@@ -181,6 +191,11 @@ impl Driver {
             [only] if only.is_live() && self.is_open && self.untold.is_empty() => self.step(app),
             _ => self.change(app),
         };
+        if !self.teaching.tails.is_empty() {
+            self.teaching.go_on(&self.reports);
+        }
+        #[cfg(test)]
+        self.teaching.read_in_turn(&self.reports);
         // Who waits for room looks for itself; here it is enough to say now and then that it may be worth it.
         if self.shared.outbox.gate.is_waited_at()
             && (busy || wanted || self.turns.is_multiple_of(TURNS_A_READING))
@@ -243,7 +258,7 @@ impl Driver {
         if std::mem::take(&mut self.moved) {
             until = until.min(self.now.plus(BRIEF));
         }
-        let (sessions, links, shared) = (&self.sessions, &self.links, &self.shared);
+        let (sessions, links, shared, learner) = (&self.sessions, &self.links, &self.shared, &self.learner);
         let (refused, looked) = (self.refused, self.looked);
         // The node's own bell before the fabric's, whose announcement is part of the wait: see `Shared::new`.
         shared.bell.announce();
@@ -253,6 +268,7 @@ impl Driver {
                 || shared.outbox.is_wanted()
                 || !looked && shared.outbox.is_wanted_here()
                 || refused && room()
+                || !refused && learner.has_work()
                 || is_retirable(sessions, links);
             !work
         });
@@ -291,8 +307,8 @@ impl Driver {
 
     /// One step of the one session that there is, and runs.
     fn step(&mut self, app: &mut Application<'_>) -> bool {
-        let Self { sessions, fabric, ended, shared, refused, .. } = self;
-        let mut taker = Taker { app, ended, shared, refused };
+        let Self { sessions, fabric, ended, shared, teaching, refused, .. } = self;
+        let mut taker = Taker { app, ended, shared, tails: &mut teaching.tails, refused };
         match sessions[0].step(&mut **fabric, &mut taker) {
             Ok(busy) => busy,
             Err(fault) => self.on_fault(0, &fault),
@@ -309,13 +325,14 @@ impl Driver {
             }
         }
         self.fabric.flush();
+        busy |= self.learn(app);
         // V4: what lies below the trim, then the view, then its messages.
         loop {
             busy |= self.tell(app);
             let Some(at) = self.sessions.iter().position(|running| !running.is_over()) else { break };
             let view = self.sessions[at].view.id;
             let comes_first = |untold: &Untold| matches!(untold, Untold::View(untold) if untold.id <= view);
-            if self.refused || self.untold.iter().any(comes_first) {
+            if self.refused || self.learner.is_active() || self.untold.iter().any(comes_first) {
                 break;
             }
             busy |= self.deliver(at, app);
@@ -327,10 +344,30 @@ impl Driver {
         busy | self.retire()
     }
 
+    /// V7: what was before the first view of this node comes from a member, not from rings.
+    fn learn(&mut self, app: &mut Application<'_>) -> bool {
+        if !self.learner.is_active() {
+            return false;
+        }
+        let learned = self.learner.turn(app, &self.shared.bell, &mut self.refused);
+        match learned {
+            Learned::Nothing => return false,
+            Learned::Something => {}
+            Learned::CaughtUp(attempt) => self.reports.tell(Report::CaughtUp(attempt)),
+            Learned::All(attempt) => self.reports.tell(Report::Learned(attempt)),
+            Learned::Broken(attempt, reason) => self.reports.tell(Report::Unlearned(attempt, reason)),
+            Learned::GivenUp => {
+                let reason = "the application did not finish restoring the state that it was given";
+                self.break_off(reason.to_owned());
+            }
+        }
+        true
+    }
+
     /// Delivers what is due of a session.
     fn deliver(&mut self, at: usize, app: &mut Application<'_>) -> bool {
-        let Self { sessions, fabric, ended, shared, refused, .. } = self;
-        let mut taker = Taker { app, ended, shared, refused };
+        let Self { sessions, fabric, ended, shared, teaching, refused, .. } = self;
+        let mut taker = Taker { app, ended, shared, tails: &mut teaching.tails, refused };
         let running = &mut sessions[at];
         match running.deliver(&mut **fabric, &mut taker) {
             Ok(busy) => {
@@ -422,21 +459,30 @@ impl Driver {
                 Untold::Evicted(reason) => app(Incoming::Evicted(reason)),
                 Untold::View(view) => {
                     let is_before = |running: &Running| running.view.id < view.id && !running.is_over();
-                    if self.sessions.iter().any(is_before) {
+                    // V7: what was before its first view comes first.
+                    if self.learner.is_active() || self.sessions.iter().any(is_before) {
                         return any;
                     }
                     app(Incoming::View(view))
                 }
+                Untold::Snapshot(request) => app(Incoming::Snapshot(request)),
             };
             if verdict == Verdict::Later {
                 self.refused = true;
                 return any;
             }
             any = true;
-            if let Some(Untold::View(view)) = self.untold.pop_front() {
-                // A node that comes again begins anew.
-                self.ended
-                    .retain(|(node, life)| view.member(*node).is_some_and(|it| it.incarnation == *life));
+            match self.untold.pop_front() {
+                Some(Untold::View(view)) => {
+                    self.teaching.tails.view(&view);
+                    // A node that comes again begins anew.
+                    let is_in = |life: &(NodeId, Incarnation)| {
+                        view.member(life.0).is_some_and(|member| member.incarnation == life.1)
+                    };
+                    self.ended.retain(is_in);
+                }
+                Some(Untold::Snapshot(request)) => self.teaching.begin(&request),
+                _ => {}
             }
         }
         any
@@ -475,6 +521,25 @@ impl Driver {
                 self.reports.tell(Report::Supplied(part, supplied));
             }
             Order::Install(install) => self.install(install),
+            Order::Teach(pupil, held) => {
+                let request = self.teaching.request(pupil, held, &self.reports);
+                self.untold.push_back(Untold::Snapshot(request));
+            }
+            Order::Took(pupil, took) => self.teaching.on_took(pupil, took),
+            Order::EndTeaching(node) => self.teaching.end(node),
+            Order::Learn(attempt) => {
+                if let Err(error) = self.learner.begin(attempt) {
+                    self.reports.tell(Report::Unlearned(attempt, format!("no file to keep it in: {error}")));
+                }
+            }
+            Order::Lesson(attempt, lesson) => match self.learner.on_lesson(attempt, &lesson) {
+                Ok(Some(took)) => self.reports.tell(Report::Took(attempt, took)),
+                Ok(None) => {}
+                Err(error) => {
+                    self.learner.end();
+                    self.reports.tell(Report::Unlearned(attempt, error.to_string()));
+                }
+            },
             Order::Wait(absent) => {
                 // Only the last word counts.
                 self.untold.retain(|untold| !matches!(untold, Untold::Waiting(_)));
@@ -494,6 +559,8 @@ impl Driver {
     fn over(&mut self, reason: &Stopped) {
         self.end_sessions(&OutcomeError::Evicted);
         (self.view, self.is_open) = (None, false);
+        self.teaching.clear();
+        self.learner.end();
         self.untold.clear();
         self.untold.push_back(Untold::Evicted(reason.clone()));
     }
@@ -503,7 +570,9 @@ impl Driver {
         self.end_sessions(&OutcomeError::Evicted);
         self.links.clear();
         (self.view, self.is_open) = (None, false);
-        self.untold.retain(|untold| !matches!(untold, Untold::View(_)));
+        self.teaching.clear();
+        self.learner.end();
+        self.untold.retain(|untold| !matches!(untold, Untold::View(_) | Untold::Snapshot(_)));
         if let Some(closing) = &mut self.closing {
             closing.stage = Leaving::Delivering;
         }
@@ -689,6 +758,8 @@ impl Driver {
         if self.stopped.is_some() {
             return;
         }
+        self.teaching.clear();
+        self.learner.end();
         for at in 0..self.sessions.len() {
             self.wedge(at);
             self.sessions[at].end(&OutcomeError::Stopped(reason.clone()));

@@ -17,6 +17,8 @@ use consort_dataplane::session::{Delivery, Verdict};
 use crossbeam_queue::ArrayQueue;
 
 use super::gate::Gate;
+use super::learning::Restore;
+use super::teaching::SnapshotRequest;
 use crate::membership::{Absent, Stopped};
 use crate::view::View;
 
@@ -45,6 +47,12 @@ pub enum Event {
     View(View),
     /// A message of some member, this node included.
     Message(Message),
+    /// A joiner needs the state that this application has after all that was told so far (V7). Comes only to nodes that are built with a
+    /// [state](crate::config::NodeConfig::state).
+    Snapshot(SnapshotRequest),
+    /// This node joins, and here is another member's state to begin with (V7). The events after it tell what was delivered since, with
+    /// views of which this node is not yet a member, until one has it in it.
+    Restore(Restore),
     /// That member sends nothing more; no message of it follows, in whatever view.
     Ended {
         /// Who.
@@ -63,6 +71,10 @@ pub enum Incoming<'a, 'd> {
     View(&'a View),
     /// A message, in ring memory. [`Delivery::lend`] keeps it past the call.
     Message(&'a mut Delivery<'d>),
+    /// As [`Event::Snapshot`]; clone it to answer later.
+    Snapshot(&'a SnapshotRequest),
+    /// As [`Event::Restore`]: take it.
+    Restore(&'a mut Option<Restore>),
     /// As [`Event::Ended`].
     Ended(NodeId),
 }
@@ -119,6 +131,8 @@ pub(crate) enum Entry {
     Evicted(Stopped),
     View(View),
     Message { view: ViewId, seq: Seq, sender: NodeId, ticket: Option<Ticket>, loan: Loan },
+    Snapshot(SnapshotRequest),
+    Restore(Restore),
     Ended(NodeId),
 }
 
@@ -158,6 +172,11 @@ impl Inbox {
             Incoming::Waiting(absent) => Entry::Waiting(absent.to_vec()),
             Incoming::Evicted(reason) => Entry::Evicted(reason.clone()),
             Incoming::View(view) => Entry::View(view.clone()),
+            Incoming::Snapshot(request) => Entry::Snapshot(request.clone()),
+            Incoming::Restore(restore) => match restore.take() {
+                Some(restore) => Entry::Restore(restore),
+                None => return Verdict::Later, // not reached: it is there
+            },
             Incoming::Ended(node) => Entry::Ended(node),
             Incoming::Message(delivery) => {
                 // None: as many loans are out as can be. One that comes back rings the bell.
@@ -220,6 +239,8 @@ impl Inbox {
                 let returned = Returned(self.bell.clone());
                 Event::Message(Message { view, seq, sender, ticket, loan, _returned: returned })
             }
+            Entry::Snapshot(request) => Event::Snapshot(request),
+            Entry::Restore(restore) => Event::Restore(restore),
             Entry::Ended(node) => Event::Ended { node },
         }
     }

@@ -25,12 +25,15 @@ mod event;
 mod start;
 mod shared;
 mod control;
+mod teaching;
 mod running;
+mod learning;
 mod driver;
 mod node;
 
 pub use ask::{AskError, ask};
 pub use event::{Event, Incoming, Message};
+pub use learning::Restore;
 pub use node::{DrivenNode, Node};
 pub use outcome::{Delivered, Outcome, OutcomeError};
 pub use sender::{Reservation, SendError, Sender};
@@ -38,6 +41,7 @@ pub use start::{
     CloseError, Closed, Leaving, MadeFabric, MakeFabric, NodeStats, SessionStatus, Stage, Start, StartError,
     Status,
 };
+pub use teaching::SnapshotRequest;
 
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,7 @@ use super::shared::Shared;
 use super::start::{SessionStatus, Stage};
 use crate::change::Frozen;
 use crate::orders::{Part, SessionState};
+use crate::transfer::Tails;
 use crate::view::{GroupId, Incarnation, View};
 
 /// What the application is given; it may refuse what it can't take yet.
@@ -70,6 +71,8 @@ pub(crate) struct Taker<'a, 'b> {
     /// Who has ended its sends.
     pub(crate) ended: &'a mut Vec<(NodeId, Incarnation)>,
     pub(crate) shared: &'a Shared,
+    /// What is recorded for joiners (V7).
+    pub(crate) tails: &'a mut Tails,
     /// The application refused something.
     pub(crate) refused: &'a mut bool,
 }
@@ -307,8 +310,13 @@ fn deliver(
                 let first = if again.is_empty() { None } else { again.get(&end).copied() };
                 delivery.ticket = Some(first.unwrap_or_else(|| open.ticket(end)));
             }
+            let payload = delivery.payload;
             let verdict = (taker.app)(Incoming::Message(delivery));
             if verdict == Verdict::Taken {
+                if !taker.tails.is_empty() {
+                    let sender = (delivery.rank, delivery.sender);
+                    taker.tails.message(outcome.view, outcome.seq, sender, payload);
+                }
                 count(&taker.shared.delivered);
                 if let Some(Ticket(end)) = own {
                     count(&taker.shared.sent);

@@ -39,7 +39,8 @@ pub enum Verdict {
     Later,
 }
 
-/// A message that is due, in ring memory.
+/// A message that is due, in ring memory; or one that another member delivered, for a node that comes to know of it later
+/// ([`Delivery::of_another`]).
 pub struct Delivery<'a> {
     /// The session's view.
     pub view: ViewId,
@@ -57,8 +58,17 @@ pub struct Delivery<'a> {
     /// The message.
     pub payload: &'a [u8],
     range: Range<usize>,
-    loans: &'a mut Loans,
+    /// None where the payload lies in no ring of this node.
+    loans: Option<&'a mut Loans>,
     lent: Option<u64>,
+}
+
+impl<'a> Delivery<'a> {
+    /// What another member delivered, with a payload that lies wherever it lies; [`Delivery::lend`] copies it.
+    pub fn of_another(view: ViewId, seq: Seq, (rank, sender): (Rank, NodeId), payload: &'a [u8]) -> Self {
+        let (kind, range) = (Kind::Data, 0..payload.len());
+        Self { view, seq, rank, sender, kind, ticket: None, payload, range, loans: None, lent: None }
+    }
 }
 
 impl Delivery<'_> {
@@ -69,9 +79,10 @@ impl Delivery<'_> {
         if self.lent.is_some() {
             return None;
         }
+        let Some(loans) = &mut self.loans else { return Some(Loan::copied(self.payload)) };
         // SAFETY: the range was received (its head was read) and lies in this sender's ring (checked when its header was
         // read); `Session::run` records the loan and releases nothing at or after it before it is back.
-        let (loan, number) = unsafe { self.loans.lend(self.rank.0, self.range.clone()) }?;
+        let (loan, number) = unsafe { loans.lend(self.rank.0, self.range.clone()) }?;
         self.lent = Some(number);
         Some(loan)
     }
@@ -284,7 +295,7 @@ impl Session {
                 ticket: mine.then_some(Ticket(next.end)),
                 payload,
                 range,
-                loans: &mut self.loans,
+                loans: Some(&mut self.loans),
                 lent: None,
             };
             let verdict = sink.deliver(&mut delivery);

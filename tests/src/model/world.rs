@@ -105,7 +105,8 @@ impl World {
 
     pub(super) fn wishes(&self) -> Wishes {
         let members = (0..self.roles.len()).map(|at| self.member(at).incarnation);
-        let candidate = Candidate { member: self.member(self.roles.len()), linked: members.collect() };
+        let candidate =
+            Candidate { member: self.member(self.roles.len()), linked: members.collect(), source: None };
         let joining = self.joiner.iter().map(|_| candidate.clone()).collect();
         Wishes { joining, leaving: self.leaving.iter().map(|at| node(*at)).collect() }
     }

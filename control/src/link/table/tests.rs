@@ -23,6 +23,7 @@ fn hello(node: u32, life: u64) -> Hello {
         fabric: "sim".to_owned(),
         guarantee: "atomic".to_owned(),
         ring_bytes: 4096,
+        state: false,
         offer: Vec::new(),
     }
 }

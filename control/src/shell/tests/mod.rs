@@ -5,4 +5,5 @@ mod world;
 mod changes;
 mod orders;
 mod senders;
+mod states;
 mod threads;

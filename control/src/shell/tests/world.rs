@@ -1,6 +1,7 @@
 //! Several drivers in one thread and in virtual time; the membership over them does what it should, in the plainest way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Cursor, Read};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::shell::outcome::Outcome;
 use crate::shell::sender::{SendError, Sender};
 use crate::shell::shared::{Ask, Shared};
 use crate::shell::start::{CloseError, MadeFabric};
+use crate::transfer::{Lesson, Pupil};
 use crate::view::{GroupId, Incarnation, Member, Role, View};
 
 pub(super) const RING: usize = 4096;
@@ -42,6 +44,8 @@ pub(super) enum Told {
         number: u64,
     },
     Ended(u32),
+    /// Somebody's state, of so many messages.
+    Restored(usize),
 }
 
 /// A node: its driver, and the application that takes what it gives.
@@ -74,6 +78,10 @@ pub(super) struct Host {
     pub(super) own: Vec<Ticket>,
     pub(super) outcomes: Vec<(u64, Outcome)>,
     pub(super) stopped: Option<Stopped>,
+    /// What the application has made of it all: sender and number of every message.
+    pub(super) state: Vec<(u32, u64)>,
+    /// It gives no snapshot, or doesn't finish what it restores.
+    pub(super) is_stubborn: bool,
 }
 
 pub(super) struct World {
@@ -86,6 +94,10 @@ pub(super) struct World {
     lives: u64,
     /// Everything that anyone was told by one that is gone.
     pub(super) gone: Vec<(u32, Vec<Told>)>,
+    /// Who teaches whom (V7).
+    pub(super) courses: Vec<(u32, Pupil)>,
+    /// Pieces of snapshots that were said with their bytes, and without.
+    pub(super) pieces: (u32, u32),
 }
 
 impl Host {
@@ -105,7 +117,7 @@ impl Host {
         if self.stopped.is_some() {
             return;
         }
-        let Self { driver, told, room, keeps, refuses_views, loans, own, .. } = self;
+        let Self { driver, told, room, keeps, refuses_views, loans, own, state, is_stubborn, .. } = self;
         let turned = driver.turn(&mut |incoming| {
             if *room == 0 || *refuses_views && matches!(incoming, Incoming::View(_)) {
                 return Verdict::Later;
@@ -122,7 +134,29 @@ impl Host {
                     let number = u64::from_le_bytes(delivery.payload[..8].try_into().unwrap());
                     assert!(delivery.payload[8..].iter().all(|byte| *byte == delivery.sender.0 as u8));
                     let (view, seq, sender) = (delivery.view.0, delivery.seq.0, delivery.sender.0);
+                    state.push((sender, number));
                     Told::Message { view, seq, sender, number }
+                }
+                Incoming::Snapshot(request) => {
+                    if !*is_stubborn {
+                        let words = |(sender, number): &(u32, u64)| [u64::from(*sender), *number];
+                        let words = state.iter().flat_map(words).flat_map(u64::to_le_bytes);
+                        request.give_in_turn(Cursor::new(words.collect::<Vec<_>>()));
+                    }
+                    return Verdict::Taken;
+                }
+                Incoming::Restore(restore) => {
+                    let mut restore = restore.take().unwrap();
+                    if *is_stubborn {
+                        return Verdict::Taken;
+                    }
+                    let mut bytes = Vec::new();
+                    restore.read_to_end(&mut bytes).unwrap();
+                    assert_eq!(bytes.len() as u64, restore.len());
+                    restore.finish();
+                    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+                    *state = bytes.chunks(16).map(|it| (word(&it[..8]) as u32, word(&it[8..]))).collect();
+                    Told::Restored(state.len())
                 }
                 Incoming::Evicted(_) | Incoming::Waiting(_) => return Verdict::Taken,
             });
@@ -215,6 +249,8 @@ impl World {
             now: Time(1),
             lives: 0,
             gone: Vec::new(),
+            courses: Vec::new(),
+            pieces: (0, 0),
         };
         for id in 1..=nodes {
             world.add(id);
@@ -265,6 +301,8 @@ impl World {
             own: Vec::new(),
             outcomes: Vec::new(),
             stopped: None,
+            state: Vec::new(),
+            is_stubborn: false,
         };
         self.hosts.insert(id, host);
     }
@@ -286,6 +324,62 @@ impl World {
             if self.choices.chance(80) {
                 host.turn();
             }
+        }
+        self.relay();
+    }
+
+    /// Carries lessons and answers, as membership does, while both live.
+    fn relay(&mut self) {
+        for (source, pupil) in self.courses.clone() {
+            let take = |host: &mut Host, is_one: &dyn Fn(&Report) -> bool| {
+                let (these, others) = std::mem::take(&mut host.reports).into_iter().partition(is_one);
+                host.reports = others;
+                let these: Vec<Report> = these;
+                these
+            };
+            if !self.hosts.contains_key(&source) || !self.hosts.contains_key(&pupil.node.0) {
+                continue;
+            }
+            let lessons = take(self.host(source), &|it| matches!(it, Report::Lesson(to, _) if *to == pupil));
+            for report in lessons {
+                let Report::Lesson(_, lesson) = report else { continue };
+                match &lesson {
+                    Lesson::Chunk { bytes: Some(_), .. } => self.pieces.0 += 1,
+                    Lesson::Chunk { bytes: None, .. } => self.pieces.1 += 1,
+                    _ => {}
+                }
+                self.hosts[&pupil.node.0].order(Order::Lesson(pupil.attempt, lesson));
+            }
+            let answers = take(
+                self.host(pupil.node.0),
+                &|it| matches!(it, Report::Took(of, _) if *of == pupil.attempt),
+            );
+            for report in answers {
+                let Report::Took(_, took) = report else { continue };
+                self.hosts[&source].order(Order::Took(pupil, took));
+            }
+        }
+    }
+
+    /// One node begins to learn from another.
+    pub(super) fn teach(&mut self, source: u32, id: u32, held: u64) -> u64 {
+        let attempt = self.courses.len() as u64 + 1;
+        let pupil = Pupil { node: NodeId(id), incarnation: Incarnation(self.hosts[&id].life), attempt };
+        self.hosts[&id].order(Order::Learn(attempt));
+        self.hosts[&source].order(Order::Teach(pupil, held));
+        self.courses.push((source, pupil));
+        attempt
+    }
+
+    /// Who has the same history has the same state (V7).
+    pub(super) fn check_states(&self) {
+        let mut states: Vec<_> =
+            self.members().iter().map(|id| (*id, self.hosts[id].state.clone())).collect();
+        if self.guarantee == Guarantee::Fifo {
+            states.iter_mut().for_each(|(_, state)| state.sort_unstable());
+        }
+        for pair in states.windows(2) {
+            assert_eq!(pair[0].1, pair[1].1, "the states of {} and {} differ (V7)", pair[0].0, pair[1].0);
         }
     }
 
@@ -487,7 +581,11 @@ impl World {
         let mut in_view: BTreeMap<u64, Vec<(u32, Vec<Told>, bool)>> = BTreeMap::new();
         for (id, told) in &all {
             let (mut view, mut next) = (0, BTreeMap::<u32, u64>::new());
-            for it in told.iter() {
+            // What is told of the time before a node was a member shows in its state (V7).
+            let is_own = |it: &Told| matches!(it, Told::View(view) if view.member(NodeId(*id)).is_some());
+            let restored = told.iter().any(|it| matches!(it, Told::Restored(_)));
+            let from = if restored { told.iter().position(is_own).unwrap_or(told.len()) } else { 0 };
+            for it in &told[from..] {
                 match it {
                     Told::View(it) => {
                         assert!(it.id.0 > view, "node {id}: views in order");
@@ -504,10 +602,10 @@ impl World {
                         *next += 1;
                         in_view.get_mut(&view).unwrap().last_mut().unwrap().1.push(it.clone());
                     }
-                    Told::Ended(_) => {}
+                    Told::Ended(_) | Told::Restored(_) => {}
                 }
             }
-            let last = *views(told).last().unwrap_or(&0);
+            let last = *views(&told[from..]).last().unwrap_or(&0);
             for (view, seen) in &mut in_view {
                 seen.iter_mut().filter(|(of, ..)| of == id).for_each(|it| it.2 = *view < last);
             }
