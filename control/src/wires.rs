@@ -147,13 +147,13 @@ impl Wires {
         }
     }
 
-    /// A dial is there; `listener` is the start that listens, if any does.
+    /// A dial is there; `listener` is the start that listens, if any does, and what its clock shows.
     pub(crate) fn on_accept(
         &mut self,
         now: Time,
         dialler: End,
         to: u32,
-        listener: Option<(usize, &mut Plane)>,
+        listener: Option<(usize, &mut Plane, Time)>,
     ) -> Dialled {
         let from = self.starts[dialler.0];
         if let Some(until) = self.held(now, from, to).max(self.held(now, to, from)) {
@@ -161,7 +161,7 @@ impl Wires {
             self.arrivals.push((until.max(soon), Arrival::Accept(dialler, to)));
             return Dialled::Held;
         }
-        let Some((at, id)) = listener.and_then(|(at, plane)| Some((at, plane.on_accepted(now)?))) else {
+        let Some((at, id)) = listener.and_then(|(at, plane, now)| Some((at, plane.on_accepted(now)?))) else {
             return Dialled::Refused;
         };
         self.ends.insert(dialler, (at, id));

@@ -337,7 +337,7 @@ impl World {
         match arrival {
             Arrival::Accept(dialler, to) => {
                 let listener = self.alive(to).filter(|_| self.starts[dialler.0].alive);
-                let listener = listener.map(|at| (at, &mut self.starts[at].plane));
+                let listener = listener.map(|at| (at, &mut self.starts[at].plane, now));
                 match self.wires.on_accept(now, dialler, to, listener) {
                     Dialled::Held => {}
                     Dialled::Accepted => self.go_on(dialler.0),

@@ -229,4 +229,3 @@ pub(super) fn views(told: &[Told]) -> Vec<u64> {
     };
     told.iter().filter_map(view).collect()
 }
-

@@ -7,3 +7,4 @@ mod changes;
 mod orders;
 mod senders;
 mod threads;
+mod whole;
