@@ -188,11 +188,6 @@ impl Plane {
     pub(crate) fn explain(&self, now: Time) -> String {
         self.membership.answer(now, crate::link::message::Question::Explain)
     }
-
-    /// Who this node is now.
-    pub(crate) fn incarnation(&self) -> crate::view::Incarnation {
-        self.membership.incarnation()
-    }
 }
 
 #[cfg(test)]

@@ -68,6 +68,8 @@ pub(crate) struct Wires {
     ends: BTreeMap<End, End>,
     /// Bytes don't overtake each other.
     arrives: BTreeMap<End, Time>,
+    /// What comes there later than that is lost.
+    lost: BTreeMap<End, Time>,
     /// Until when what the one says to the other is held up.
     held: BTreeMap<(u32, u32), Time>,
     arrivals: Vec<(Time, Arrival)>,
@@ -81,6 +83,7 @@ impl Wires {
             starts: Vec::new(),
             ends: BTreeMap::new(),
             arrives: BTreeMap::new(),
+            lost: BTreeMap::new(),
             held: BTreeMap::new(),
             arrivals: Vec::new(),
         }
@@ -169,9 +172,9 @@ impl Wires {
         Dialled::Accepted
     }
 
-    /// Whether a connection has an end there.
-    pub(crate) fn is_open(&self, end: End) -> bool {
-        self.ends.contains_key(&end)
+    /// Whether what comes there now is heard.
+    pub(crate) fn is_heard(&self, now: Time, end: End) -> bool {
+        self.ends.contains_key(&end) && self.lost.get(&end).is_none_or(|at| now < *at)
     }
 
     /// One of all ends there are.
@@ -180,16 +183,27 @@ impl Wires {
         self.ends.keys().nth(at).copied()
     }
 
-    /// The other end of a connection sees its end.
-    pub(crate) fn break_off(&mut self, now: Time, end: End) {
-        self.break_off_later(now, end, Duration::ZERO);
-    }
-
-    fn break_off_later(&mut self, now: Time, end: End, after: Duration) {
+    /// The other end of a connection sees its end, after all that was said to it.
+    fn break_off(&mut self, now: Time, end: End) {
         if let Some(other) = self.ends.remove(&end) {
-            let soon = self.soon(now).max(now.plus(after));
+            let soon = self.soon(now);
             let at = self.arrives.get(&other).copied().unwrap_or_default().max(soon);
             self.arrivals.push((at, Arrival::Closed(other)));
+        }
+    }
+
+    /// The other end of a connection sees its end, after a part of what was said to it; nothing more comes to this one.
+    pub(crate) fn cut(&mut self, now: Time, end: End) {
+        self.cut_later(now, end, Duration::ZERO);
+    }
+
+    fn cut_later(&mut self, now: Time, end: End, after: Duration) {
+        if let Some(other) = self.ends.remove(&end) {
+            let soon = self.soon(now);
+            let last = self.arrives.get(&other).copied().unwrap_or_default();
+            let at = Time(now.0 + self.choices.below(last.0.saturating_sub(now.0)));
+            self.lost.insert(other, at);
+            self.arrivals.push((soon.max(now.plus(after)), Arrival::Closed(other)));
         }
     }
 
@@ -198,12 +212,22 @@ impl Wires {
         self.ends.remove(&end);
     }
 
-    /// A process is gone, and its connections with it. If its machine is, the others find out only after so long.
-    pub(crate) fn end(&mut self, now: Time, at: usize, after: Duration) {
-        let ends: Vec<_> = self.ends.keys().filter(|end| end.0 == at).copied().collect();
-        for end in ends {
-            self.break_off_later(now, end, after);
+    /// A process has ended. What it said last arrives.
+    pub(crate) fn end(&mut self, now: Time, at: usize) {
+        for end in self.ends_of(at) {
+            self.break_off(now, end);
         }
+    }
+
+    /// A process is killed, and a part of what it said is lost. The others find out only after so long.
+    pub(crate) fn kill(&mut self, now: Time, at: usize, after: Duration) {
+        for end in self.ends_of(at) {
+            self.cut_later(now, end, after);
+        }
+    }
+
+    fn ends_of(&self, at: usize) -> Vec<End> {
+        self.ends.keys().filter(|end| end.0 == at).copied().collect()
     }
 
     fn send(&mut self, now: Time, from: End, bytes: &[u8]) {

@@ -303,13 +303,14 @@ impl World {
             Happening::Crash(id) => {
                 if let Some(at) = self.alive(id) {
                     self.trouble.crashes += 1;
+                    self.wires.kill(self.now, at, Duration::ZERO);
                     self.end(at);
                 }
             }
             Happening::Cut => {
                 if let Some(end) = self.wires.any() {
                     self.trouble.cuts += 1;
-                    self.wires.break_off(self.now, end);
+                    self.wires.cut(self.now, end);
                     self.closed(end);
                 }
             }
@@ -345,7 +346,7 @@ impl World {
                 }
             }
             Arrival::Bytes(end, bytes) => {
-                if self.starts[end.0].alive && self.wires.is_open(end) {
+                if self.starts[end.0].alive && self.wires.is_heard(now, end) {
                     self.starts[end.0].plane.on_bytes(end.1, now, &bytes);
                     self.go_on(end.0);
                 }
@@ -403,7 +404,7 @@ impl World {
     fn end(&mut self, at: usize) {
         self.starts[at].alive = false;
         self.starts[at].session = None;
-        self.wires.end(self.now, at, Duration::ZERO);
+        self.wires.end(self.now, at);
         self.unlink(at);
     }
 

@@ -96,6 +96,18 @@ pub(crate) struct Driver {
     moved: bool,
     closing: Option<Closing>,
     stopped: Option<Stopped>,
+    #[cfg(test)]
+    mutant: Option<Mutant>,
+}
+
+/// A rule to break on purpose, so that tests can show that they would notice.
+#[cfg(test)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mutant {
+    /// D13: what no view delivered is not sent again.
+    NoResend,
+    /// D13: it is, twice.
+    ResendTwice,
 }
 
 enum Untold {
@@ -151,7 +163,15 @@ impl Driver {
             moved: false,
             closing: None,
             stopped: None,
+            #[cfg(test)]
+            mutant: None,
         }
+    }
+
+    /// Breaks a rule from now on.
+    #[cfg(test)]
+    pub(super) fn mutate(&mut self, mutant: Mutant) {
+        self.mutant = Some(mutant);
     }
 
     /// One turn. Never blocks, but for making a fabric while the node is no member. Returns whether anything happened.
@@ -390,6 +410,12 @@ impl Driver {
         let Some(newest) = self.sessions.last_mut().filter(|newest| newest.is_live()) else { return };
         // Tickets are in the order of the sends, whatever ring they were in last.
         while let Some((ticket, unsent)) = self.unsent.pop_first() {
+            #[cfg(test)]
+            match self.mutant {
+                Some(Mutant::NoResend) => continue,
+                Some(Mutant::ResendTwice) => newest.send_again(ticket, unsent.copy()),
+                None => {}
+            }
             newest.send_again(ticket, unsent);
         }
         // The others know already that this node has ended its sends; a member that is new would wait for ever.

@@ -69,3 +69,43 @@ fn whole_nodes_agree_whatever_befalls_them() {
         );
     }
 }
+
+#[test]
+fn explore() {
+    use crate::shell::driver::Mutant as Driver;
+    let all = [
+        Broken::Change(Mutant::NoMajority),
+        Broken::Change(Mutant::NotFrozen),
+        Broken::Change(Mutant::OwnValue),
+        Broken::Change(Mutant::Blend),
+        Broken::Change(Mutant::GreatestTrim),
+        Broken::Change(Mutant::LeastTrim),
+        Broken::Change(Mutant::Unfilled),
+        Broken::Change(Mutant::Severed),
+        Broken::Change(Mutant::Unlinked),
+        Broken::Change(Mutant::NotFree),
+        Broken::Change(Mutant::Mute),
+        Broken::Orders(Disobedience::NotFrozen),
+        Broken::Orders(Disobedience::BeyondTrim),
+        Broken::Orders(Disobedience::NoFence),
+        Broken::Driver(Driver::NoResend),
+        Broken::Driver(Driver::ResendTwice),
+    ];
+    let seeds = number("SEEDS").unwrap_or(SEEDS);
+    for (at, broken) in all.into_iter().enumerate() {
+        if number("ONLY").is_some_and(|only| only != at as u64) {
+            continue;
+        }
+        let mut found = 0;
+        for seed in 0..seeds {
+            if let Err(error) = run(seed, Some(broken)) {
+                found += 1;
+                println!("FOUND {at} {broken:?} {seed} {}", error.lines().next().unwrap_or_default());
+                if found == number("FOUND").unwrap_or(4) {
+                    break;
+                }
+            }
+        }
+        println!("FOUND {at} {broken:?} {found}");
+    }
+}

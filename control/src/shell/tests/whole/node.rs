@@ -12,7 +12,7 @@ use consort_dataplane::names::{NodeId, PeerSet, Slot, Time};
 use consort_dataplane::sim::{SimFabric, SimNetwork};
 
 use super::history::{Past, Sent};
-use crate::change::Frozen;
+use crate::change::{self, Frozen};
 use crate::orders::{Order, Report};
 use crate::plane::Plane;
 use crate::shell::start::CloseError;
@@ -85,8 +85,8 @@ pub(super) struct Node {
     pub(super) belongs: Option<Belonging>,
     pub(super) sent: Vec<Sent>,
     pub(super) leaving: Option<mpsc::Receiver<Result<(), CloseError>>>,
-    /// The last change in which another fault was thought of.
-    pub(super) cascaded: u64,
+    /// The last step of a change in which another fault was thought of.
+    pub(super) cascaded: Option<(u64, std::mem::Discriminant<change::Phase>)>,
     /// It has sent something since everything is quiet.
     pub(super) probed: bool,
 }

@@ -17,8 +17,8 @@ use crate::config::{NodeConfig, SharedKey, SlowPolicy, WaitStrategy};
 use crate::membership::{Phase, Stopped};
 use crate::orders::{Order, Report};
 use crate::plane::Plane;
-use crate::shell::clock;
 use crate::shell::tests::host::{Host, Told};
+use crate::shell::{clock, driver};
 use crate::view::{Role, View};
 use crate::wires::{Agenda, Arrival, Dialled, MILLISECOND, Wires};
 
@@ -28,7 +28,7 @@ const FAULTS: u64 = 1_200 * MILLISECOND;
 /// and last no longer than this.
 const LONGEST: u64 = 500 * MILLISECOND;
 /// Everyone must have everything by then.
-const END: u64 = 90_000 * MILLISECOND;
+const END: u64 = 60_000 * MILLISECOND;
 
 /// A kind of trouble; each is off in about half of the runs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -92,7 +92,8 @@ struct Layers {
 
 enum Happening {
     Start(u32),
-    Fault(Kind),
+    /// To whom; or to anyone.
+    Fault(Kind, Option<u32>),
     Wire(Arrival),
     /// What the driver told reaches the control thread.
     Reports(usize),
@@ -112,7 +113,8 @@ enum Happening {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Broken {
     Change(Mutant),
-    Driver(Disobedience),
+    Orders(Disobedience),
+    Driver(driver::Mutant),
 }
 
 /// What happened.
@@ -151,8 +153,8 @@ impl fmt::Display for Counts {
         let history::Counts { views, delivered, resent, last_words } = self.told;
         writeln!(
             f,
-            "{} runs, {} groups, {} with a witness; {} views; {} messages sent, {} deliveries, of these {} in views \
-             whose end was not seen; {} messages sent again, {} parts of rings supplied; {} evictions",
+            "{} runs, {} groups, {} with a witness; {} views; {} messages sent, {} deliveries, of these {} in last \
+             views; {} messages sent again, {} parts of rings supplied; {} evictions",
             self.runs,
             self.foundings,
             self.witnesses,
@@ -269,14 +271,12 @@ impl World {
                 _ => {
                     for _ in 0..world.choices.below(5) {
                         let at = world.choices.below(FAULTS);
-                        world.push(Time(at), Happening::Fault(kind));
+                        world.push(Time(at), Happening::Fault(kind, None));
                     }
                 }
             }
         }
-        for tick in 1..20 {
-            world.push(Time(FAULTS + tick * 4_000 * MILLISECOND), Happening::Operator);
-        }
+        world.push(Time(300 * MILLISECOND), Happening::Operator);
         world.push(Time(FAULTS + LONGEST), Happening::Look);
         world
     }
@@ -334,7 +334,7 @@ impl World {
     fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Start(id) => self.start(id),
-            Happening::Fault(kind) => self.fault(kind),
+            Happening::Fault(kind, whom) => self.fault(kind, whom),
             Happening::Wire(arrival) => self.arrive(arrival),
             Happening::Reports(at) => {
                 if let Some(until) = self.deaf(at) {
@@ -384,8 +384,12 @@ impl World {
                 }
             }
             Happening::Operator => {
+                let again = Time(self.now.0 + 300 * MILLISECOND);
+                self.push(again, Happening::Operator);
                 let alive = || self.nodes.iter().filter(|node| node.lives());
-                if !alive().any(|node| node.plane.as_ref().is_some_and(|plane| plane.view().is_some())) {
+                if self.founded
+                    && !alive().any(|node| node.plane.as_ref().is_some_and(|plane| plane.view().is_some()))
+                {
                     let ids: Vec<_> = alive().map(|node| node.id).collect();
                     self.founded = false;
                     for id in ids {
@@ -429,7 +433,7 @@ impl World {
                     return self.push(until, Happening::Wire(Arrival::Bytes(end, bytes)));
                 }
                 let Node { plane, clock, .. } = &mut self.nodes[end.0];
-                if let Some(plane) = plane.as_mut().filter(|_| self.wires.is_open(end)) {
+                if let Some(plane) = plane.as_mut().filter(|_| self.wires.is_heard(now, end)) {
                     plane.on_bytes(end.1, clock.shows(now), &bytes);
                     self.go_on(end.0);
                 }
@@ -453,8 +457,8 @@ impl World {
     }
 
     /// A fault of this kind happens to somebody.
-    fn fault(&mut self, kind: Kind) {
-        let (id, other) = (self.any(), self.any());
+    fn fault(&mut self, kind: Kind, whom: Option<u32>) {
+        let (id, other) = (whom.unwrap_or_else(|| self.any()), self.any());
         let at = self.alive(id);
         let length = match self.choices.chance(50) {
             true => self.choices.below(LONGEST),
@@ -477,7 +481,9 @@ impl World {
                 }
             }
             (Kind::Part, _) => {
-                let side: BTreeSet<_> = (1..=self.members).filter(|_| self.choices.chance(50)).collect();
+                let mut side: BTreeSet<_> =
+                    (1..=self.members).filter(|_| whom.is_none() && self.choices.chance(50)).collect();
+                side.insert(id);
                 let far = |node: &u32| !side.contains(node);
                 let pairs =
                     side.iter().flat_map(|one| (1..=self.members).filter(far).map(|other| (*one, other)));
@@ -495,7 +501,7 @@ impl World {
             }
             (Kind::Break, _) => {
                 let Some(end) = self.wires.any() else { return };
-                self.wires.break_off(self.now, end);
+                self.wires.cut(self.now, end);
                 self.closed(end);
             }
             (Kind::Sever, Some(_)) if id != other && self.alive(other).is_some() => {
@@ -583,6 +589,9 @@ impl World {
         );
         // No two starts send messages of the same number.
         host.sent = (at as u64) << 32;
+        if let Some(Broken::Driver(mutant)) = self.broken {
+            host.driver.mutate(mutant);
+        }
         self.nodes.push(Node {
             id,
             clock,
@@ -600,7 +609,7 @@ impl World {
             belongs: None,
             sent: Vec::new(),
             leaving: None,
-            cascaded: 0,
+            cascaded: None,
             probed: false,
         });
         self.push(self.now, Happening::Reports(at));
@@ -613,7 +622,7 @@ impl World {
         self.end_fabric(at, proof);
         // A machine that is gone resets no connection; others' kernels give it up in time.
         let after = if proof { Duration::ZERO } else { Duration::from_secs(2) };
-        self.wires.end(self.now, at, after);
+        self.wires.kill(self.now, at, after);
         self.nodes[at].plane = None;
         self.bury(at);
     }
@@ -656,7 +665,7 @@ impl World {
     fn go_on(&mut self, at: usize) {
         let now = self.now;
         let obeys = match self.broken {
-            Some(Broken::Driver(how)) => Some(how),
+            Some(Broken::Orders(how)) => Some(how),
             _ => None,
         };
         let mut any = false;
@@ -681,7 +690,7 @@ impl World {
         if let Some(plane) = &node.plane {
             if let Phase::Stopped(_) = plane.phase() {
                 node.plane = None;
-                self.wires.end(now, at, Duration::ZERO);
+                self.wires.end(now, at);
                 if self.nodes[at].host.is_none() {
                     self.start_again(at);
                 }
@@ -707,11 +716,13 @@ impl World {
     /// While a view changes is when another fault does most.
     fn cascade(&mut self, at: usize) {
         let node = &mut self.nodes[at];
-        let Some(Phase::Changing(view, _)) = node.plane.as_ref().map(Plane::phase) else { return };
-        if node.cascaded == view.id.0 || self.now.0 > FAULTS || !self.kinds.contains(&Kind::Cascade) {
+        let Some(Phase::Changing(view, phase)) = node.plane.as_ref().map(Plane::phase) else { return };
+        let step = (view.id.0, std::mem::discriminant(phase));
+        if node.cascaded == Some(step) || self.now.0 > FAULTS || !self.kinds.contains(&Kind::Cascade) {
             return;
         }
-        node.cascaded = view.id.0;
+        node.cascaded = Some(step);
+        let id = node.id;
         let also = [
             Kind::Crash,
             Kind::SilentCrash,
@@ -724,11 +735,12 @@ impl World {
             Kind::Sever,
         ];
         let also: Vec<_> = also.into_iter().filter(|kind| self.kinds.contains(kind)).collect();
-        if !also.is_empty() && self.choices.chance(25) {
+        if !also.is_empty() && self.choices.chance(6) {
             self.count(Kind::Cascade);
             let kind = also[self.choices.below(also.len() as u64) as usize];
-            let soon = self.later(15 * MILLISECOND);
-            self.push(soon, Happening::Fault(kind));
+            let soon = if self.choices.chance(50) { MILLISECOND } else { 15 * MILLISECOND };
+            let (soon, whom) = (self.later(soon), self.choices.chance(50).then_some(id));
+            self.push(soon, Happening::Fault(kind, whom));
         }
     }
 
@@ -806,7 +818,7 @@ impl World {
             return;
         }
         let Some(host) = &mut node.host else { return };
-        let load = self.load;
+        let load = if self.now.0 < FAULTS { self.load } else { self.load * 5 };
         node.send_at = Time(self.now.0 + self.choices.below(load));
         for _ in 0..1 + self.choices.below(3) * self.choices.below(2) {
             let most = if self.choices.chance(5) { self.ring_bytes as u64 / 5 } else { 100 };
