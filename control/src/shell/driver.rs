@@ -570,6 +570,9 @@ impl Driver {
         for running in self.sessions.iter().chain(&self.past) {
             running.needed(slot, &mut needed);
         }
+        for running in &mut self.sessions {
+            running.session.lose(slot);
+        }
         self.fabric.fence_keeping(slot, &needed.kept());
     }
 
