@@ -57,6 +57,8 @@ pub mod stop;
 pub mod orders;
 pub mod membership;
 pub mod plane;
+#[cfg(test)]
+mod wires;
 pub mod shell;
 
 pub use shell::{DrivenNode, Event, Node};

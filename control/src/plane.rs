@@ -178,4 +178,22 @@ impl Plane {
 }
 
 #[cfg(test)]
+impl Plane {
+    /// Breaks a rule from now on, for tests of the tests.
+    pub(crate) fn mutate(&mut self, mutant: crate::change::Mutant) {
+        self.membership.mutant = Some(mutant);
+    }
+
+    /// The view that is installed, or ends.
+    pub(crate) fn view(&self) -> Option<&crate::view::View> {
+        self.membership.view()
+    }
+
+    /// What keeps the next view, or the next message, from coming (V11).
+    pub(crate) fn explain(&self, now: Time) -> String {
+        self.membership.answer(now, crate::link::message::Question::Explain)
+    }
+}
+
+#[cfg(test)]
 mod tests;

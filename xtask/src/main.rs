@@ -52,9 +52,9 @@ enum Command {
         /// Run only tests whose name contains this
         filter: Option<String>,
     },
-    /// Whole groups over the simulated fabric, many seeds, every history checked
+    /// Groups of sessions, and of whole nodes, over the simulated fabric, many seeds, every history checked
     Sim {
-        /// How many seeds
+        /// How many seeds; a part of them for whole nodes
         #[arg(long, default_value_t = steps::SIM_SEEDS)]
         seeds: u64,
         /// Only this seed, to repeat a failure

@@ -8,8 +8,11 @@ use crate::layers;
 use crate::shell::{Tally, Trouble, Workspace, quiet, run};
 use crate::tools;
 
-/// Simulated runs in CI.
+/// Simulated runs in CI, of sessions alone.
 pub(crate) const SIM_SEEDS: u64 = 30_000;
+
+/// A run of whole nodes takes as long as so many of sessions alone.
+const RUNS_A_WHOLE: u64 = 20;
 
 /// Seconds for each fuzz target in CI: enough to run the corpus and to see that the target still bites; the long runs are
 /// made by hand.
@@ -140,15 +143,27 @@ impl Step {
                 counted(run(command, limit))
             }
             Self::Sim(which) => {
-                let mut command = workspace.cargo();
-                command.args(["test", "-p", "consort-tests", "--release", "--test", "all", "sim"]);
+                let mut sessions = workspace.cargo();
+                sessions.args(["test", "-p", "consort-tests", "--release", "--test", "all", "sim"]);
+                let mut nodes = workspace.cargo();
+                nodes.args(["test", "-p", "consort-control", "--release", "--lib", "whole"]);
                 match which {
-                    Sim::Seeds(seeds) => command.env("CONSORT_SIM_SEEDS", seeds.to_string()),
-                    Sim::Seed(seed) => {
-                        command.env("CONSORT_SIM_SEED", seed.to_string()).args(["--", "--nocapture"])
+                    Sim::Seeds(seeds) => {
+                        sessions.env("CONSORT_SIM_SEEDS", seeds.to_string());
+                        nodes.env("SEEDS", seeds.div_ceil(RUNS_A_WHOLE).to_string());
                     }
-                };
-                counted(run(command, limit))
+                    Sim::Seed(seed) => {
+                        sessions.env("CONSORT_SIM_SEED", seed.to_string()).args(["--", "--nocapture"]);
+                        nodes.env("SEED", seed.to_string()).args(["--", "--nocapture"]);
+                    }
+                }
+                let (mut tally, result) = counted(run(sessions, limit));
+                if result.is_err() {
+                    return (tally, result);
+                }
+                let (more, result) = counted(run(nodes, limit));
+                tally += more;
+                (tally, result.map(|_| Done::Passed(tally)))
             }
             Self::Model { large, filter } => {
                 let mut command = workspace.cargo();

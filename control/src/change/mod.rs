@@ -263,11 +263,15 @@ impl Change {
         self.decided.as_ref()
     }
 
-    /// Whether this member has everything below the trims of a value. Whoever goes on has; who leaves may have been left behind.
+    /// Whether this member can end where a value says: it has everything below the trims, and has delivered nothing beyond. Whoever
+    /// goes on can; who leaves may have been left behind, or, where delivery did not wait for stability, be ahead with what is lost.
     pub fn covers(&self, next: &Next) -> bool {
         let Some(report) = self.report.as_ref().filter(|_| !self.wedging) else { return false };
-        let covers =
-            |(cut, frozen): (&Cut, &Frozen)| cut.trim.iter().zip(&frozen.received).all(|(to, at)| to <= at);
+        let ends = |(to, at): (&u64, &u64)| match self.trimming {
+            Trimming::Least => to <= at,
+            Trimming::Greatest => to == at, // what it received it may have delivered
+        };
+        let covers = |(cut, frozen): (&Cut, &Frozen)| cut.trim.iter().zip(&frozen.received).all(ends);
         next.cuts.iter().zip(&report.frozen).all(covers)
     }
 

@@ -539,3 +539,19 @@ fn memory_that_is_freed_while_the_driver_wedges_is_free() {
     let saying = other.under_way.remove(&(2, 1)).unwrap().pop_back().unwrap();
     assert!(told(&mut world, 1, 2, saying).contains("accept"));
 }
+
+// V4, V8: who leaves is told the next view if it ends where the others do.
+#[test]
+fn a_leaver_ends_where_the_others_do_or_is_told_nothing() {
+    let covers = |trimming, received: &[u64]| {
+        let mut change = Change::new(NodeId(2), of(3), trimming);
+        change.on_wedged(report(received));
+        change.covers(&next(2, &[1], &[8, 16, 8]))
+    };
+    for trimming in [Trimming::Least, Trimming::Greatest] {
+        assert!(covers(trimming, &[8, 16, 8]));
+        assert!(!covers(trimming, &[8, 16, 0]), "it lacks something");
+    }
+    assert!(covers(Trimming::Least, &[8, 16, 24]), "what is beyond was not stable, and so not delivered");
+    assert!(!covers(Trimming::Greatest, &[8, 16, 24]), "it may have delivered what is lost");
+}

@@ -230,11 +230,12 @@ impl Membership {
         if stays {
             let old = self.view().cloned();
             self.install(now, next, old);
-        } else if leaves && self.learning.has_failed() {
+        } else if leaves && let Some(from) = self.learning.failed() {
+            self.drive(Order::Over(Stopped::Unlearned { from }));
             self.seek_members();
             self.renew(now);
         } else if leaves {
-            // All that it sent is delivered. What else lies below the trim it delivers if it has it.
+            // All that it sent is delivered. It delivers what else lies below the trim, and tells the view, if it can end there.
             if self.change.as_ref().is_some_and(|change| change.covers(&next)) {
                 let view = next.view.clone();
                 let install = Install { view, slots: BTreeMap::new(), cut: Some(next.cuts), renew: false };

@@ -70,6 +70,7 @@ impl Membership {
                 self.phase = Phase::Joining(None);
                 self.seek(now);
             }
+            self.ask_again();
             self.linked(now);
         }
     }
@@ -109,6 +110,14 @@ impl Membership {
             }
         }
         self.linked(now);
+    }
+
+    /// A joiner has another control link to somebody: lessons on the way over the one before are lost.
+    pub(super) fn meet_again(&mut self, now: Time, node: NodeId) {
+        if let Some(life) = self.learning_from(node) {
+            self.miss_source(now, node, life, "its control link is another");
+        }
+        self.meet(now, node);
     }
 
     /// A joiner has a control link to somebody.

@@ -25,14 +25,16 @@ pub(super) struct Learning {
     /// Attempts so far.
     attempt: u64,
     source: Option<(NodeId, Incarnation)>,
+    /// It has answered, in this attempt.
+    answered: bool,
     /// Pieces of a snapshot that are here, of this attempt or an earlier one.
     held: u64,
     /// The application has had all that had come.
     caught_up: bool,
     /// Not to be asked before.
     again_at: Option<Time>,
-    /// This node is a member, lacks what came before that, and its source is gone.
-    failed: bool,
+    /// This node is a member, lacks what came before that, and this source of it is gone.
+    failed: Option<NodeId>,
 }
 
 impl Learning {
@@ -41,7 +43,7 @@ impl Learning {
         *self = Self { attempt: self.attempt, held: self.held, ..Self::default() };
     }
 
-    pub(super) fn has_failed(&self) -> bool {
+    pub(super) fn failed(&self) -> Option<NodeId> {
         self.failed
     }
 
@@ -85,12 +87,21 @@ impl Membership {
         let (node, incarnation) = (source.node, source.incarnation);
         let learning = &mut self.learning;
         learning.attempt += 1;
-        (learning.source, learning.caught_up, learning.again_at) = (Some((node, incarnation)), false, None);
+        (learning.source, learning.again_at) = (Some((node, incarnation)), None);
+        (learning.caught_up, learning.answered) = (false, false);
         let (attempt, held) = (learning.attempt, learning.held);
         tracing::info!(source = %node, attempt, held, "catching up");
         self.drive(Order::Learn(attempt));
         self.say(node, Message::Learn { attempt, held });
         false
+    }
+
+    /// Asks once more: what was said may be lost, as long as there was no answer.
+    pub(super) fn ask_again(&mut self) {
+        let Learning { attempt, held, source, answered, .. } = self.learning;
+        if let (Some((node, _)), false) = (source, answered) {
+            self.say(node, Message::Learn { attempt, held });
+        }
     }
 
     /// Whether that life of a node is a member that this one has a control link to.
@@ -107,6 +118,7 @@ impl Membership {
             return;
         }
         self.joining_since = now;
+        self.learning.answered = true;
         if let Lesson::Refused(reason) = lesson {
             return self.unlearned(now, attempt, &reason);
         }
@@ -187,12 +199,12 @@ impl Membership {
     }
 
     fn lose_source(&mut self, now: Time, why: &str) {
-        self.learning.source = None;
+        let source = self.learning.source.take().map_or(self.terms.me, |(node, _)| node);
         self.learning.caught_up = false;
-        if self.view().is_some() && !self.learning.failed {
+        if self.view().is_some() && self.learning.failed.is_none() {
             // A member with a vote, and without a state.
             tracing::warn!(why, "what this node lacks is gone with its source: it leaves and joins again");
-            self.learning.failed = true;
+            self.learning.failed = Some(source);
             self.leave(now);
         }
     }
@@ -211,6 +223,9 @@ impl Membership {
             return self.say(from, Message::Lesson { attempt, lesson: Lesson::Refused(reason) });
         }
         let pupil = Pupil { node: from, incarnation, attempt };
+        if self.teaching.get(&from) == Some(&pupil) {
+            return; // said twice
+        }
         tracing::info!(node = %from, attempt, held, "teaching a joiner");
         self.teaching.insert(from, pupil);
         self.drive(Order::Teach(pupil, held));

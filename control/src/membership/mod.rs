@@ -341,7 +341,7 @@ impl Membership {
         match self.phase {
             Phase::Gathering => self.gather(now),
             Phase::Linking { .. } => self.link_to(now, node),
-            Phase::Joining(_) => self.meet(now, node),
+            Phase::Joining(_) => self.meet_again(now, node),
             Phase::Installed(_) | Phase::Changing(..) => self.greeted(now, node),
             Phase::Renewing { .. } | Phase::Stopped(_) => {}
         }

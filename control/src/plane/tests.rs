@@ -6,8 +6,7 @@
 //! end of it; what was delivered anywhere lies below the trim (V4). Checked in the end, when the faults have
 //! stopped and whoever stopped was started again: all have installed the same view, of all of them.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use consort_dataplane::fabric::LinkDown;
@@ -18,28 +17,22 @@ use consort_dataplane::sim::Choices;
 use super::Plane;
 use crate::change::{Cut, Frozen, Mutant};
 use crate::config::{NodeConfig, SharedKey};
-use crate::link::table::{ConnectionId, Request};
 use crate::membership::Phase;
 use crate::orders::{Install, LinkNumber, Order, Pulse, Report};
 use crate::view::{GroupId, Incarnation, Role, View};
+use crate::wires::{Agenda, Arrival, Dialled, End, MILLISECOND, Wires};
 
-const MILLISECOND: u64 = 1_000_000;
 /// Faults happen until then.
 const FAULTS: Time = Time(3_000 * MILLISECOND);
 /// Everyone must have installed by then.
 const END: Time = Time(120_000 * MILLISECOND);
-
-/// One end of a connection: a node's start, and its number there.
-type End = (usize, ConnectionId);
 
 enum Happening {
     Start(u32),
     Crash(u32),
     /// A connection breaks for both ends.
     Cut,
-    Accept(End, u32),
-    Bytes(End, Vec<u8>),
-    Closed(End),
+    Wire(Arrival),
     Report(usize, Report),
     Timer(usize),
     /// A node does nothing for so long.
@@ -84,14 +77,10 @@ struct World {
     choices: Choices,
     members: u32,
     now: Time,
-    queue: BinaryHeap<Reverse<(Time, u64)>>,
-    happenings: BTreeMap<u64, Happening>,
-    next: u64,
-    /// Every start of every node; a connection's other end must never reach the next start.
+    agenda: Agenda<Happening>,
+    wires: Wires,
+    /// Every start of every node.
     starts: Vec<Node>,
-    ends: BTreeMap<End, End>,
-    /// Bytes don't overtake each other.
-    arrives: BTreeMap<End, Time>,
     /// First views.
     foundings: Vec<View>,
     /// By founding and number.
@@ -99,8 +88,6 @@ struct World {
     ends_of: BTreeMap<(usize, ViewId), Vec<Cut>>,
     /// The most that was delivered of each ring, by founding and view.
     delivered: BTreeMap<(usize, ViewId), Vec<u64>>,
-    /// Which sides a partition has, and when it heals.
-    parted: (BTreeSet<u32>, Time),
     guarantee: Guarantee,
     /// The node with the highest id joins instead of founding; it has no data.
     last_joins: bool,
@@ -138,17 +125,13 @@ impl World {
             choices,
             members,
             now: Time(0),
-            queue: BinaryHeap::new(),
-            happenings: BTreeMap::new(),
-            next: 0,
+            agenda: Agenda::new(),
+            wires: Wires::new(!seed),
             starts: Vec::new(),
-            ends: BTreeMap::new(),
-            arrives: BTreeMap::new(),
             foundings: Vec::new(),
             views: BTreeMap::new(),
             ends_of: BTreeMap::new(),
             delivered: BTreeMap::new(),
-            parted: (BTreeSet::new(), Time(0)),
             guarantee,
             last_joins: false,
             last_witnesses: false,
@@ -203,14 +186,11 @@ impl World {
     }
 
     fn push(&mut self, at: Time, happening: Happening) {
-        self.queue.push(Reverse((at.max(self.now), self.next)));
-        self.happenings.insert(self.next, happening);
-        self.next += 1;
+        self.agenda.push(at.max(self.now), happening);
     }
 
     fn soon(&mut self) -> Time {
-        let most = if self.choices.chance(5) { 30 } else { 2 } * MILLISECOND;
-        Time(self.now.0 + 1000 + self.choices.below(most))
+        self.wires.soon(self.now)
     }
 
     fn alive(&self, id: u32) -> Option<usize> {
@@ -218,10 +198,12 @@ impl World {
     }
 
     fn run(&mut self) -> Result<(), String> {
-        while let Some(Reverse((at, number))) = self.queue.pop() {
+        while let Some((at, happening)) = self.agenda.pop() {
             self.now = at;
-            let Some(happening) = self.happenings.remove(&number) else { continue };
             self.happen(happening);
+            for (at, arrival) in self.wires.arrivals() {
+                self.push(at, Happening::Wire(arrival));
+            }
             if let Some(failure) = self.failure.take() {
                 return Err(failure);
             }
@@ -254,12 +236,6 @@ impl World {
         everyone && (2..=self.members).all(|id| view(id) == first)
     }
 
-    /// Whether what is between two nodes gets through only later, and when.
-    fn held(&self, one: u32, other: u32) -> Option<Time> {
-        let (side, heal) = &self.parted;
-        (self.now < *heal && side.contains(&one) != side.contains(&other)).then_some(*heal)
-    }
-
     /// A paused node does everything when it goes on.
     fn paused(&mut self, at: usize, happening: Happening) -> Option<Happening> {
         let until = self.starts[at].paused_until;
@@ -272,7 +248,7 @@ impl World {
 
     fn happen(&mut self, happening: Happening) {
         let at = match &happening {
-            Happening::Bytes(end, _) | Happening::Closed(end) => Some(end.0),
+            Happening::Wire(Arrival::Bytes(end, _) | Arrival::Closed(end)) => Some(end.0),
             Happening::Report(at, _) | Happening::Timer(at) => Some(*at),
             _ => None,
         };
@@ -292,7 +268,13 @@ impl World {
             }
             Happening::Part(side, heal) => {
                 self.trouble.parts += 1;
-                self.parted = (side, heal);
+                self.wires.let_go();
+                for one in side.iter().copied() {
+                    for other in (1..=self.members).filter(|other| !side.contains(other)) {
+                        self.wires.hold(one, other, heal);
+                        self.wires.hold(other, one, heal);
+                    }
+                }
             }
             Happening::Leave(id) => {
                 if let Some(at) =
@@ -321,47 +303,18 @@ impl World {
             Happening::Crash(id) => {
                 if let Some(at) = self.alive(id) {
                     self.trouble.crashes += 1;
+                    self.wires.kill(self.now, at, Duration::ZERO);
                     self.end(at);
                 }
             }
             Happening::Cut => {
-                let ends: Vec<_> = self.ends.keys().copied().collect();
-                if !ends.is_empty() {
+                if let Some(end) = self.wires.any() {
                     self.trouble.cuts += 1;
-                    let end = ends[self.choices.below(ends.len() as u64) as usize];
-                    self.break_off(end);
+                    self.wires.cut(self.now, end);
                     self.closed(end);
                 }
             }
-            Happening::Accept(dialler, to) => {
-                let now = self.now;
-                let from = self.starts[dialler.0].id;
-                if let Some(heal) = self.held(from, to) {
-                    let soon = self.soon();
-                    return self.push(heal.max(soon), Happening::Accept(dialler, to));
-                }
-                let listener = self.alive(to).filter(|_| self.starts[dialler.0].alive);
-                let id = listener.and_then(|at| self.starts[at].plane.on_accepted(now));
-                match listener.zip(id) {
-                    Some(listener) => {
-                        self.ends.insert(dialler, listener);
-                        self.ends.insert(listener, dialler);
-                        self.go_on(dialler.0);
-                    }
-                    None => self.closed(dialler),
-                }
-            }
-            Happening::Bytes(end, bytes) => {
-                if self.starts[end.0].alive && self.ends.contains_key(&end) {
-                    let now = self.now;
-                    self.starts[end.0].plane.on_bytes(end.1, now, &bytes);
-                    self.go_on(end.0);
-                }
-            }
-            Happening::Closed(end) => {
-                self.ends.remove(&end);
-                self.closed(end);
-            }
+            Happening::Wire(arrival) => self.arrive(arrival),
             Happening::Report(at, report) => {
                 if self.starts[at].alive {
                     let now = self.now;
@@ -376,6 +329,31 @@ impl World {
                     self.starts[at].plane.on_time(now);
                     self.go_on(at);
                 }
+            }
+        }
+    }
+
+    fn arrive(&mut self, arrival: Arrival) {
+        let now = self.now;
+        match arrival {
+            Arrival::Accept(dialler, to) => {
+                let listener = self.alive(to).filter(|_| self.starts[dialler.0].alive);
+                let listener = listener.map(|at| (at, &mut self.starts[at].plane, now));
+                match self.wires.on_accept(now, dialler, to, listener) {
+                    Dialled::Held => {}
+                    Dialled::Accepted => self.go_on(dialler.0),
+                    Dialled::Refused => self.closed(dialler),
+                }
+            }
+            Arrival::Bytes(end, bytes) => {
+                if self.starts[end.0].alive && self.wires.is_heard(now, end) {
+                    self.starts[end.0].plane.on_bytes(end.1, now, &bytes);
+                    self.go_on(end.0);
+                }
+            }
+            Arrival::Closed(end) => {
+                self.wires.on_closed(end);
+                self.closed(end);
             }
         }
     }
@@ -417,7 +395,7 @@ impl World {
             paused_until: Time(0),
             session: None,
         });
-        let at = self.starts.len() - 1;
+        let at = self.wires.add(id);
         self.prepare(at, 0);
         self.go_on(at);
     }
@@ -426,20 +404,8 @@ impl World {
     fn end(&mut self, at: usize) {
         self.starts[at].alive = false;
         self.starts[at].session = None;
-        let ends: Vec<_> = self.ends.keys().filter(|end| end.0 == at).copied().collect();
-        for end in ends {
-            self.break_off(end);
-        }
+        self.wires.end(self.now, at);
         self.unlink(at);
-    }
-
-    /// The other end of a connection sees its end.
-    fn break_off(&mut self, end: End) {
-        if let Some(other) = self.ends.remove(&end) {
-            let soon = self.soon();
-            let at = self.arrives.get(&other).copied().unwrap_or_default().max(soon);
-            self.push(at, Happening::Closed(other));
-        }
     }
 
     fn closed(&mut self, end: End) {
@@ -453,33 +419,9 @@ impl World {
     /// Carries out what a plane wants.
     fn go_on(&mut self, at: usize) {
         while self.starts[at].alive {
-            for id in self.starts[at].plane.talkative() {
-                // A dial that isn't answered yet keeps what it has to say.
-                if self.ends.contains_key(&(at, id))
-                    && let Some(output) = self.starts[at].plane.output(id)
-                {
-                    let bytes = std::mem::take(output);
-                    self.send((at, id), &bytes);
-                }
-            }
-            let node = &mut self.starts[at];
-            if let Some(request) = node.plane.poll_request() {
-                match request {
-                    Request::Dial(id, address) => {
-                        let std::net::IpAddr::V4(ip) = address.ip() else { unreachable!("10.0.0.x") };
-                        let soon = self.soon();
-                        self.push(soon, Happening::Accept((at, id), u32::from(ip.octets()[3])));
-                    }
-                    Request::Close(id, last) => {
-                        self.send((at, id), &last);
-                        self.break_off((at, id));
-                    }
-                }
-            } else if let Some(order) = node.plane.poll_order() {
-                self.obey(at, order);
-            } else {
-                break;
-            }
+            self.wires.serve(self.now, at, &mut self.starts[at].plane);
+            let Some(order) = self.starts[at].plane.poll_order() else { break };
+            self.obey(at, order);
         }
         self.set_timer(at);
     }
@@ -491,19 +433,6 @@ impl World {
         {
             node.timer = Some(due);
             self.push(due, Happening::Timer(at));
-        }
-    }
-
-    fn send(&mut self, from: End, bytes: &[u8]) {
-        let Some(to) = self.ends.get(&from).copied() else { return };
-        let cut = 1 + self.choices.below(200) as usize;
-        for piece in bytes.chunks(cut) {
-            let soon = self.soon();
-            let (one, other) = (self.starts[from.0].id, self.starts[to.0].id);
-            let soon = self.held(one, other).map_or(soon, |heal| heal.max(soon));
-            let at = self.arrives.get(&to).copied().unwrap_or_default().max(soon);
-            self.arrives.insert(to, at);
-            self.push(at, Happening::Bytes(to, piece.to_vec()));
         }
     }
 

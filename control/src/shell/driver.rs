@@ -102,6 +102,18 @@ pub(crate) struct Driver {
     moved: bool,
     closing: Option<Closing>,
     stopped: Option<Stopped>,
+    #[cfg(test)]
+    mutant: Option<Mutant>,
+}
+
+/// A rule to break on purpose, so that tests can show that they would notice.
+#[cfg(test)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mutant {
+    /// D13: what no view delivered is not sent again.
+    NoResend,
+    /// D13: it is, twice.
+    ResendTwice,
 }
 
 enum Untold {
@@ -161,7 +173,15 @@ impl Driver {
             moved: false,
             closing: None,
             stopped: None,
+            #[cfg(test)]
+            mutant: None,
         }
+    }
+
+    /// Breaks a rule from now on.
+    #[cfg(test)]
+    pub(super) fn mutate(&mut self, mutant: Mutant) {
+        self.mutant = Some(mutant);
     }
 
     /// One turn. Never blocks, but for making a fabric while the node is no member. Returns whether anything happened.
@@ -346,7 +366,9 @@ impl Driver {
 
     /// V7: what was before the first view of this node comes from a member, not from rings.
     fn learn(&mut self, app: &mut Application<'_>) -> bool {
-        if !self.learner.is_active() {
+        // That it was evicted is told before what comes of joining again.
+        let is_late = self.untold.iter().any(|untold| matches!(untold, Untold::Evicted(_)));
+        if !self.learner.is_active() || is_late {
             return false;
         }
         let learned = self.learner.turn(app, &self.shared.bell, &mut self.refused);
@@ -427,6 +449,12 @@ impl Driver {
         let Some(newest) = self.sessions.last_mut().filter(|newest| newest.is_live()) else { return };
         // Tickets are in the order of the sends, whatever ring they were in last.
         while let Some((ticket, unsent)) = self.unsent.pop_first() {
+            #[cfg(test)]
+            match self.mutant {
+                Some(Mutant::NoResend) => continue,
+                Some(Mutant::ResendTwice) => newest.send_again(ticket, unsent.copy()),
+                None => {}
+            }
             newest.send_again(ticket, unsent);
         }
         // The others know already that this node has ended its sends; a member that is new would wait for ever.
@@ -536,7 +564,7 @@ impl Driver {
                 Ok(Some(took)) => self.reports.tell(Report::Took(attempt, took)),
                 Ok(None) => {}
                 Err(error) => {
-                    self.learner.end();
+                    self.learner.give_up();
                     self.reports.tell(Report::Unlearned(attempt, error.to_string()));
                 }
             },
@@ -612,6 +640,9 @@ impl Driver {
         let mut needed = Needed::default();
         for running in self.sessions.iter().chain(&self.past) {
             running.needed(slot, &mut needed);
+        }
+        for running in &mut self.sessions {
+            running.session.lose(slot);
         }
         self.fabric.fence_keeping(slot, &needed.kept());
     }

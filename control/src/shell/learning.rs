@@ -142,6 +142,8 @@ enum Stage {
     Whole(Pieces),
     Restoring(Arc<Progress>),
     Following,
+    /// It came to nothing: nothing is told before the next attempt.
+    Broken,
 }
 
 /// What was delivered since, in a file: written at its end, read from its beginning.
@@ -195,6 +197,13 @@ impl Learner {
         self.course = None;
     }
 
+    /// This attempt came to nothing. Nothing is told before the next.
+    pub(crate) fn give_up(&mut self) {
+        if let Some(course) = &mut self.course {
+            course.stage = Stage::Broken;
+        }
+    }
+
     /// Whether what is delivered comes from here, not from rings.
     pub(crate) fn is_active(&self) -> bool {
         self.course.is_some()
@@ -203,7 +212,7 @@ impl Learner {
     /// Whether there is something to tell the application.
     pub(crate) fn has_work(&self) -> bool {
         self.course.as_ref().is_some_and(|course| match &course.stage {
-            Stage::Receiving => false,
+            Stage::Receiving | Stage::Broken => false,
             Stage::Whole(_) => true,
             Stage::Restoring(progress) => progress.state.load(Ordering::Acquire) != RESTORING,
             Stage::Following => course.tail.has_entry() || !course.is_caught_up,
@@ -258,7 +267,7 @@ impl Learner {
         let Some(course) = &mut self.course else { return Learned::Nothing };
         let attempt = course.attempt;
         match &course.stage {
-            Stage::Receiving => Learned::Nothing,
+            Stage::Receiving | Stage::Broken => Learned::Nothing,
             Stage::Whole(pieces) => {
                 let progress = Arc::new(Progress { state: AtomicU8::new(RESTORING), bell: bell.clone() });
                 let (pieces, theirs) = (pieces.clone(), progress.clone());
@@ -291,7 +300,7 @@ impl Learner {
                 }
                 Ok(None) => Learned::Nothing,
                 Err(error) => {
-                    self.course = None;
+                    course.stage = Stage::Broken;
                     Learned::Broken(attempt, error.to_string())
                 }
             },

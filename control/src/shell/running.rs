@@ -57,6 +57,12 @@ pub(crate) struct Unsent {
 }
 
 impl Unsent {
+    /// The same once more, and nobody waits for it.
+    #[cfg(test)]
+    pub(super) fn copy(&self) -> Self {
+        Self { kind: self.kind, payload: self.payload.clone(), tracked: None }
+    }
+
     /// It is not sent again.
     pub(crate) fn fail(self, reason: &OutcomeError) {
         if let Some(tracked) = self.tracked {

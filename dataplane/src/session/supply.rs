@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use super::{Session, Stream};
 use crate::fabric::Kept;
-use crate::layout::unwrap;
+use crate::layout::{ROW_BYTES, unwrap};
 use crate::memory::{Segment, WORD};
 use crate::names::{Position, Rank, Round, Slot};
 use crate::record::Header;
@@ -106,7 +106,8 @@ impl Session {
     }
 
     /// What this session may still need of the mirror behind `slot`, when that member is to be fenced:
-    /// for [`Fabric::fence_keeping`](crate::fabric::Fabric::fence_keeping). Nothing if it is no member.
+    /// for [`Fabric::fence_keeping`](crate::fabric::Fabric::fence_keeping). Nothing if it is no member. A session that is not
+    /// wedged must be told to [lose](Session::lose) that member before the fence.
     pub fn needed(&self, slot: Slot) -> Needed {
         let mut needed = Needed::default();
         let Some(peer) = self.peers.iter().find(|peer| peer.slot == Some(slot)) else { return needed };
@@ -125,6 +126,26 @@ impl Session {
             needed.words.extend(parts(oldest, stream.released));
         }
         needed
+    }
+
+    /// The member behind `slot` is about to be fenced: up to here it was heard, and no further. What it acknowledged counts; records
+    /// that it published and that were not received yet don't, for a fence need not keep their bytes. Call it between
+    /// [`Session::needed`] and the fence.
+    pub fn lose(&mut self, slot: Slot) {
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.slot == Some(slot)) else { return };
+        // The slot may be another's soon.
+        peer.slot = None;
+        self.everyone = self.everyone.without(slot);
+        if peer.unborn.take().is_some() {
+            self.unborn &= !(1 << peer.rank); // its row is the page of zeros, and stays that
+            return;
+        }
+        let row = Segment::private(ROW_BYTES);
+        for word in (0..self.layout.end()).step_by(WORD) {
+            row.store(word, peer.mirror.load(peer.base + word));
+        }
+        row.store(self.layout.head(), peer.head);
+        (peer.mirror, peer.base) = (row.mirror(), 0);
     }
 
     /// The bytes of `rank`'s ring in `range`, for a member that lacks them ([`Session::supply`]). `None` where they haven't

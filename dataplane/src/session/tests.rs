@@ -607,3 +607,31 @@ fn what_is_supplied_is_checked() {
     w.sessions[1].supply(Rank(0), from, &good).unwrap();
     assert_eq!(w.sessions[1].frontiers().senders[0].received, to);
 }
+
+// F4: what a member published and nobody has looked at is lost with the link, in a session that goes on too: a fence keeps what was
+// received and no more, so beyond it are zeros.
+#[test]
+fn nothing_more_is_read_of_a_member_that_is_fenced() {
+    for has_heard in [false, true] {
+        let mut w = World::new(3, Guarantee::Agreed);
+        if has_heard {
+            w.send(0, b"first");
+            w.settle();
+        }
+        // This is there, and not looked at.
+        w.send(0, b"second");
+        w.step(0).unwrap();
+        w.pass();
+        let before = w.sessions[1].frontiers().senders[0].received;
+        let needed = w.sessions[1].needed(Slot(0));
+        w.sessions[1].lose(Slot(0));
+        w.fabrics[1].fence_keeping(Slot(0), &needed.kept());
+        for _ in 0..5 {
+            w.step(1).unwrap();
+            w.step(2).unwrap();
+        }
+        assert_eq!(w.sessions[1].frontiers().senders[0].received, before);
+        assert_eq!(w.sessions[1].unborn().count(), 0);
+        assert_eq!(w.delivered[1].len(), usize::from(has_heard));
+    }
+}

@@ -5,7 +5,8 @@ use std::time::Duration;
 use consort_dataplane::names::{NodeId, Seq, ViewId};
 use consort_dataplane::plan::Guarantee;
 
-use super::world::{RING, Told, World};
+use super::host::Told;
+use super::world::{RING, World};
 use crate::membership::Stopped;
 use crate::orders::{Order, Report};
 use crate::shell::outcome::{Delivered, OutcomeError};

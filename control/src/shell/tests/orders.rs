@@ -7,7 +7,8 @@ use consort_dataplane::layout::Layout;
 use consort_dataplane::names::{NodeId, Slot, ViewId};
 use consort_dataplane::plan::{Guarantee, SessionPlan};
 
-use super::world::{RING, Told, World};
+use super::host::Told;
+use super::world::{RING, World};
 use crate::change::Cut;
 use crate::membership::Stopped;
 use crate::orders::{Install, LinkNumber, Order, Part, Report};

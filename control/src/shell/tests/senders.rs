@@ -3,7 +3,8 @@
 use consort_dataplane::names::ViewId;
 use consort_dataplane::plan::Guarantee;
 
-use super::world::{RING, Told, World};
+use super::host::Told;
+use super::world::{RING, World};
 use crate::orders::Report;
 use crate::shell::sender::SendError;
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use consort_dataplane::names::NodeId;
 use consort_dataplane::plan::Guarantee;
 
-use super::world::{Told, World};
+use super::host::Told;
+use super::world::World;
 use crate::membership::Stopped;
 use crate::orders::{Order, Report};
 use crate::transfer::Lesson;

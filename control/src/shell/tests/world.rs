@@ -1,88 +1,26 @@
 //! Several drivers in one thread and in virtual time; the membership over them does what it should, in the plainest way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Cursor, Read};
-use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use consort_dataplane::loan::Loan;
 use consort_dataplane::names::{NodeId, Slot, Time, ViewId};
 use consort_dataplane::plan::{Guarantee, SessionPlan};
-use consort_dataplane::ring::Ticket;
-use consort_dataplane::session::Verdict;
 use consort_dataplane::sim::{Choices, SimNetwork, SimOptions};
 
-use crate::change::{Cut, Frozen};
+use crate::change::Cut;
 use crate::config::{NodeConfig, WaitStrategy};
-use crate::membership::Stopped;
 use crate::orders::{Install, LinkNumber, Order, Part, Report};
 use crate::shell::clock;
-use crate::shell::control::Reports;
-use crate::shell::driver::Driver;
-use crate::shell::event::Incoming;
-use crate::shell::outcome::Outcome;
-use crate::shell::sender::{SendError, Sender};
-use crate::shell::shared::{Ask, Shared};
-use crate::shell::start::{CloseError, MadeFabric};
+use crate::shell::start::MadeFabric;
 use crate::transfer::{Lesson, Pupil};
 use crate::view::{GroupId, Incarnation, Member, Role, View};
+
+use super::host::{Host, Told, views};
 
 pub(super) const RING: usize = 4096;
 
 /// Rounds within which whatever is waited for must have happened.
 const PATIENCE: usize = 20_000;
-
-/// What an application was told.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Told {
-    View(View),
-    /// Message `number` of a sender.
-    Message {
-        view: u64,
-        seq: u64,
-        sender: u32,
-        number: u64,
-    },
-    Ended(u32),
-    /// Somebody's state, of so many messages.
-    Restored(usize),
-}
-
-/// A node: its driver, and the application that takes what it gives.
-pub(super) struct Host {
-    pub(super) driver: Driver,
-    pub(super) shared: Arc<Shared>,
-    pub(super) sender: Sender,
-    orders: mpsc::Sender<Order>,
-    asks: mpsc::Sender<Ask>,
-    from: mpsc::Receiver<Report>,
-    /// Its reports, but for those of its heart.
-    pub(super) reports: Vec<Report>,
-    pub(super) pulses: Vec<Vec<(NodeId, u64)>>,
-    pub(super) life: u64,
-    pub(super) offer: Vec<u8>,
-    pub(super) links: BTreeMap<u32, (Slot, LinkNumber)>,
-    numbers: u64,
-    pub(super) installed: Vec<ViewId>,
-    pub(super) told: Vec<Told>,
-    /// So much its application takes.
-    pub(super) room: usize,
-    /// It takes no view.
-    pub(super) refuses_views: bool,
-    /// It keeps what it takes.
-    pub(super) keeps: bool,
-    pub(super) loans: Vec<Loan>,
-    pub(super) sent: u64,
-    pub(super) tickets: Vec<Ticket>,
-    /// The tickets of its own messages, as they were delivered.
-    pub(super) own: Vec<Ticket>,
-    pub(super) outcomes: Vec<(u64, Outcome)>,
-    pub(super) stopped: Option<Stopped>,
-    /// What the application has made of it all: sender and number of every message.
-    pub(super) state: Vec<(u32, u64)>,
-    /// It gives no snapshot, or doesn't finish what it restores.
-    pub(super) is_stubborn: bool,
-}
 
 pub(super) struct World {
     pub(super) network: SimNetwork,
@@ -98,137 +36,6 @@ pub(super) struct World {
     pub(super) courses: Vec<(u32, Pupil)>,
     /// Pieces of snapshots that were said with their bytes, and without.
     pub(super) pieces: (u32, u32),
-}
-
-impl Host {
-    pub(super) fn order(&self, order: Order) {
-        self.orders.send(order).unwrap();
-        self.shared.call();
-    }
-
-    pub(super) fn close(&self, within: Duration) -> mpsc::Receiver<Result<(), CloseError>> {
-        let (answer, answered) = mpsc::channel();
-        self.asks.send(Ask::Close(within, answer)).unwrap();
-        self.shared.call();
-        answered
-    }
-
-    pub(super) fn turn(&mut self) {
-        if self.stopped.is_some() {
-            return;
-        }
-        let Self { driver, told, room, keeps, refuses_views, loans, own, state, is_stubborn, .. } = self;
-        let turned = driver.turn(&mut |incoming| {
-            if *room == 0 || *refuses_views && matches!(incoming, Incoming::View(_)) {
-                return Verdict::Later;
-            }
-            *room -= 1;
-            told.push(match incoming {
-                Incoming::View(view) => Told::View(view.clone()),
-                Incoming::Ended(node) => Told::Ended(node.0),
-                Incoming::Message(delivery) => {
-                    if *keeps {
-                        loans.push(delivery.lend().unwrap());
-                    }
-                    own.extend(delivery.ticket);
-                    let number = u64::from_le_bytes(delivery.payload[..8].try_into().unwrap());
-                    assert!(delivery.payload[8..].iter().all(|byte| *byte == delivery.sender.0 as u8));
-                    let (view, seq, sender) = (delivery.view.0, delivery.seq.0, delivery.sender.0);
-                    state.push((sender, number));
-                    Told::Message { view, seq, sender, number }
-                }
-                Incoming::Snapshot(request) => {
-                    if !*is_stubborn {
-                        let words = |(sender, number): &(u32, u64)| [u64::from(*sender), *number];
-                        let words = state.iter().flat_map(words).flat_map(u64::to_le_bytes);
-                        request.give_in_turn(Cursor::new(words.collect::<Vec<_>>()));
-                    }
-                    return Verdict::Taken;
-                }
-                Incoming::Restore(restore) => {
-                    let mut restore = restore.take().unwrap();
-                    if *is_stubborn {
-                        return Verdict::Taken;
-                    }
-                    let mut bytes = Vec::new();
-                    restore.read_to_end(&mut bytes).unwrap();
-                    assert_eq!(bytes.len() as u64, restore.len());
-                    restore.finish();
-                    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
-                    *state = bytes.chunks(16).map(|it| (word(&it[..8]) as u32, word(&it[8..]))).collect();
-                    Told::Restored(state.len())
-                }
-                Incoming::Evicted(_) | Incoming::Waiting(_) => return Verdict::Taken,
-            });
-            Verdict::Taken
-        });
-        match turned {
-            Ok(true) => {}
-            Ok(false) => driver.rest(&|| true),
-            Err(reason) => self.stopped = Some(reason),
-        }
-        while let Ok(report) = self.from.try_recv() {
-            match report {
-                Report::Pulse(pulse) => self.pulses.push(pulse.beats),
-                report => self.reports.push(report),
-            }
-        }
-    }
-
-    /// Sends the next message, tracked or not, if there is room.
-    pub(super) fn send(&mut self, id: u32, len: usize, tracked: bool) -> Result<(), SendError> {
-        let mut room = self.sender.try_reserve(8 + len)?;
-        room[..8].copy_from_slice(&self.sent.to_le_bytes());
-        room[8..].fill(id as u8);
-        if tracked {
-            let outcome = room.send_tracked();
-            self.tickets.push(outcome.ticket());
-            self.outcomes.push((self.sent, outcome));
-        } else {
-            self.tickets.push(room.send());
-        }
-        self.sent += 1;
-        Ok(())
-    }
-
-    /// Whether it has reported this.
-    pub(super) fn has(&self, report: &Report) -> bool {
-        self.reports.contains(report)
-    }
-
-    /// How often it was told this.
-    pub(super) fn count(&self, told: &Told) -> usize {
-        self.told.iter().filter(|it| *it == told).count()
-    }
-
-    /// The messages that it was told of, by sender and number.
-    pub(super) fn messages(&self) -> Vec<(u32, u64)> {
-        let message = |told: &Told| match told {
-            Told::Message { sender, number, .. } => Some((*sender, *number)),
-            _ => None,
-        };
-        self.told.iter().filter_map(message).collect()
-    }
-
-    /// The views that it was told of.
-    pub(super) fn views(&self) -> Vec<u64> {
-        views(&self.told)
-    }
-
-    pub(super) fn frozen(&self, view: ViewId) -> Option<Frozen> {
-        self.reports.iter().find_map(|report| match report {
-            Report::Wedged(of, frozen) if *of == view => frozen.first().cloned(),
-            _ => None,
-        })
-    }
-}
-
-pub(super) fn views(told: &[Told]) -> Vec<u64> {
-    let view = |told: &Told| match told {
-        Told::View(view) => Some(view.id.0),
-        _ => None,
-    };
-    told.iter().filter_map(view).collect()
 }
 
 impl World {
@@ -266,44 +73,9 @@ impl World {
         let mut config = NodeConfig::new(NodeId(id));
         (config.ring_bytes, config.guarantee, config.wait) = (RING, self.guarantee, WaitStrategy::Block);
         let network = self.network.clone();
-        let fabric: MadeFabric = (Box::new(network.add(NodeId(id))), "sim");
-        let offer = fabric.0.offer();
-        let shared = Arc::new(Shared::new(fabric.0.doorbell()));
-        let ((orders, ordered), (asks, asked)) = (mpsc::channel(), mpsc::channel());
-        let (reports, from) = Reports::apart();
-        let make = Box::new(move || {
-            let fabric: MadeFabric = (Box::new(network.add(NodeId(id))), "sim");
-            Ok(fabric)
-        });
-        let sender = Sender::new(shared.outbox.clone());
+        let make = move || -> MadeFabric { (Box::new(network.add(NodeId(id))), "sim") };
         self.lives += 1;
-        let host = Host {
-            driver: Driver::new(config, make, fabric, shared.clone(), (ordered, asked), reports),
-            shared,
-            sender,
-            orders,
-            asks,
-            from,
-            reports: Vec::new(),
-            pulses: Vec::new(),
-            life: self.lives,
-            offer,
-            links: BTreeMap::new(),
-            numbers: 0,
-            installed: Vec::new(),
-            told: Vec::new(),
-            room: usize::MAX,
-            refuses_views: false,
-            keeps: false,
-            loans: Vec::new(),
-            sent: 0,
-            tickets: Vec::new(),
-            own: Vec::new(),
-            outcomes: Vec::new(),
-            stopped: None,
-            state: Vec::new(),
-            is_stubborn: false,
-        };
+        let host = Host::new(config, make, self.lives);
         self.hosts.insert(id, host);
     }
 
@@ -602,7 +374,7 @@ impl World {
                         *next += 1;
                         in_view.get_mut(&view).unwrap().last_mut().unwrap().1.push(it.clone());
                     }
-                    Told::Ended(_) | Told::Restored(_) => {}
+                    Told::Ended(_) | Told::Evicted | Told::Restored(_) => {}
                 }
             }
             let last = *views(&told[from..]).last().unwrap_or(&0);

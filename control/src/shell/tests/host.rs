@@ -1,0 +1,267 @@
+//! A driver with an application around it that takes what it gives, and remembers it.
+
+use std::collections::BTreeMap;
+use std::io::{Cursor, Read};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use consort_dataplane::loan::Loan;
+use consort_dataplane::names::{NodeId, Slot, ViewId};
+use consort_dataplane::ring::Ticket;
+use consort_dataplane::session::Verdict;
+
+use crate::change::Frozen;
+use crate::config::NodeConfig;
+use crate::membership::Stopped;
+use crate::orders::{LinkNumber, Order, Report};
+use crate::shell::control::Reports;
+use crate::shell::driver::Driver;
+use crate::shell::event::Incoming;
+use crate::shell::outcome::Outcome;
+use crate::shell::sender::{SendError, Sender};
+use crate::shell::shared::{Ask, Shared};
+use crate::shell::start::{CloseError, MadeFabric};
+use crate::view::View;
+
+/// What an application was told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Told {
+    View(View),
+    /// Message `number` of a sender.
+    Message {
+        view: u64,
+        seq: u64,
+        sender: u32,
+        number: u64,
+    },
+    Ended(u32),
+    Evicted,
+    /// Somebody's state, of so many messages.
+    Restored(usize),
+}
+
+/// A node: its driver, and the application that takes what it gives.
+pub(super) struct Host {
+    pub(super) driver: Driver,
+    pub(super) shared: Arc<Shared>,
+    pub(super) sender: Sender,
+    orders: mpsc::Sender<Order>,
+    asks: mpsc::Sender<Ask>,
+    from: mpsc::Receiver<Report>,
+    /// Its reports, but for those of its heart.
+    pub(super) reports: Vec<Report>,
+    pub(super) pulses: Vec<Vec<(NodeId, u64)>>,
+    pub(super) life: u64,
+    pub(super) offer: Vec<u8>,
+    pub(super) links: BTreeMap<u32, (Slot, LinkNumber)>,
+    pub(super) numbers: u64,
+    pub(super) installed: Vec<ViewId>,
+    pub(super) told: Vec<Told>,
+    /// So much its application takes.
+    pub(super) room: usize,
+    /// It takes no view.
+    pub(super) refuses_views: bool,
+    /// It keeps what it takes.
+    pub(super) keeps: bool,
+    pub(super) loans: Vec<Loan>,
+    pub(super) sent: u64,
+    pub(super) tickets: Vec<Ticket>,
+    /// The tickets of its own messages, as they were delivered.
+    pub(super) own: Vec<Ticket>,
+    pub(super) outcomes: Vec<(u64, Outcome)>,
+    pub(super) stopped: Option<Stopped>,
+    /// What the application has made of it all: sender and number of every message.
+    pub(super) state: Vec<(u32, u64)>,
+    /// It gives no snapshot, or doesn't finish what it restores.
+    pub(super) is_stubborn: bool,
+}
+
+impl Host {
+    pub(super) fn new(
+        config: NodeConfig,
+        mut make: impl FnMut() -> MadeFabric + Send + 'static,
+        life: u64,
+    ) -> Self {
+        let fabric = make();
+        let offer = fabric.0.offer();
+        let shared = Arc::new(Shared::new(fabric.0.doorbell()));
+        let ((orders, ordered), (asks, asked)) = (mpsc::channel(), mpsc::channel());
+        let (reports, from) = Reports::apart();
+        let make = Box::new(move || Ok(make()));
+        let sender = Sender::new(shared.outbox.clone());
+        Self {
+            driver: Driver::new(config, make, fabric, shared.clone(), (ordered, asked), reports),
+            shared,
+            sender,
+            orders,
+            asks,
+            from,
+            reports: Vec::new(),
+            pulses: Vec::new(),
+            life,
+            offer,
+            links: BTreeMap::new(),
+            numbers: 0,
+            installed: Vec::new(),
+            told: Vec::new(),
+            room: usize::MAX,
+            refuses_views: false,
+            keeps: false,
+            loans: Vec::new(),
+            sent: 0,
+            tickets: Vec::new(),
+            own: Vec::new(),
+            outcomes: Vec::new(),
+            stopped: None,
+            state: Vec::new(),
+            is_stubborn: false,
+        }
+    }
+
+    pub(super) fn order(&self, order: Order) {
+        self.orders.send(order).unwrap();
+        self.shared.call();
+    }
+
+    pub(super) fn close(&self, within: Duration) -> mpsc::Receiver<Result<(), CloseError>> {
+        let (answer, answered) = mpsc::channel();
+        self.asks.send(Ask::Close(within, answer)).unwrap();
+        self.shared.call();
+        answered
+    }
+
+    /// A turn, whose reports are kept here.
+    pub(super) fn turn(&mut self) {
+        self.take_turn();
+        while let Ok(report) = self.from.try_recv() {
+            match report {
+                Report::Pulse(pulse) => self.pulses.push(pulse.beats),
+                report => self.reports.push(report),
+            }
+        }
+    }
+
+    /// A turn. Returns whether anything happened.
+    pub(super) fn take_turn(&mut self) -> bool {
+        if self.stopped.is_some() {
+            return false;
+        }
+        let Self { driver, told, room, keeps, refuses_views, loans, own, state, is_stubborn, .. } = self;
+        let turned = driver.turn(&mut |incoming| {
+            if *room == 0 || *refuses_views && matches!(incoming, Incoming::View(_)) {
+                return Verdict::Later;
+            }
+            *room -= 1;
+            told.push(match incoming {
+                Incoming::View(view) => {
+                    if view.id == ViewId(1) {
+                        state.clear(); // a group that is founded has done nothing yet
+                    }
+                    Told::View(view.clone())
+                }
+                Incoming::Ended(node) => Told::Ended(node.0),
+                Incoming::Message(delivery) => {
+                    if *keeps {
+                        loans.push(delivery.lend().unwrap());
+                    }
+                    own.extend(delivery.ticket);
+                    let number = u64::from_le_bytes(delivery.payload[..8].try_into().unwrap());
+                    assert!(delivery.payload[8..].iter().all(|byte| *byte == delivery.sender.0 as u8));
+                    let (view, seq, sender) = (delivery.view.0, delivery.seq.0, delivery.sender.0);
+                    state.push((sender, number));
+                    Told::Message { view, seq, sender, number }
+                }
+                Incoming::Snapshot(request) => {
+                    if !*is_stubborn {
+                        let words = |(sender, number): &(u32, u64)| [u64::from(*sender), *number];
+                        let words = state.iter().flat_map(words).flat_map(u64::to_le_bytes);
+                        request.give_in_turn(Cursor::new(words.collect::<Vec<_>>()));
+                    }
+                    return Verdict::Taken;
+                }
+                Incoming::Restore(restore) => {
+                    let mut restore = restore.take().unwrap();
+                    if *is_stubborn {
+                        return Verdict::Taken;
+                    }
+                    let mut bytes = Vec::new();
+                    restore.read_to_end(&mut bytes).unwrap();
+                    assert_eq!(bytes.len() as u64, restore.len());
+                    restore.finish();
+                    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+                    *state = bytes.chunks(16).map(|it| (word(&it[..8]) as u32, word(&it[8..]))).collect();
+                    Told::Restored(state.len())
+                }
+                Incoming::Evicted(_) => Told::Evicted,
+                Incoming::Waiting(_) => return Verdict::Taken,
+            });
+            Verdict::Taken
+        });
+        match turned {
+            Ok(true) => return true,
+            Ok(false) => driver.rest(&|| true),
+            Err(reason) => self.stopped = Some(reason),
+        }
+        false
+    }
+
+    /// What the driver has told since this was asked last.
+    pub(super) fn told_membership(&self) -> impl Iterator<Item = Report> {
+        self.from.try_iter()
+    }
+
+    /// Sends the next message, tracked or not, if there is room.
+    pub(super) fn send(&mut self, id: u32, len: usize, tracked: bool) -> Result<(), SendError> {
+        let mut room = self.sender.try_reserve(8 + len)?;
+        room[..8].copy_from_slice(&self.sent.to_le_bytes());
+        room[8..].fill(id as u8);
+        if tracked {
+            let outcome = room.send_tracked();
+            self.tickets.push(outcome.ticket());
+            self.outcomes.push((self.sent, outcome));
+        } else {
+            self.tickets.push(room.send());
+        }
+        self.sent += 1;
+        Ok(())
+    }
+
+    /// Whether it has reported this.
+    pub(super) fn has(&self, report: &Report) -> bool {
+        self.reports.contains(report)
+    }
+
+    /// How often it was told this.
+    pub(super) fn count(&self, told: &Told) -> usize {
+        self.told.iter().filter(|it| *it == told).count()
+    }
+
+    /// The messages that it was told of, by sender and number.
+    pub(super) fn messages(&self) -> Vec<(u32, u64)> {
+        let message = |told: &Told| match told {
+            Told::Message { sender, number, .. } => Some((*sender, *number)),
+            _ => None,
+        };
+        self.told.iter().filter_map(message).collect()
+    }
+
+    /// The views that it was told of.
+    pub(super) fn views(&self) -> Vec<u64> {
+        views(&self.told)
+    }
+
+    pub(super) fn frozen(&self, view: ViewId) -> Option<Frozen> {
+        self.reports.iter().find_map(|report| match report {
+            Report::Wedged(of, frozen) if *of == view => frozen.first().cloned(),
+            _ => None,
+        })
+    }
+}
+
+pub(super) fn views(told: &[Told]) -> Vec<u64> {
+    let view = |told: &Told| match told {
+        Told::View(view) => Some(view.id.0),
+        _ => None,
+    };
+    told.iter().filter_map(view).collect()
+}

@@ -1,0 +1,444 @@
+//! What applications were told, and what must hold of it. Knows nothing of rings, rounds or ballots: only views, messages, and who
+//! sent what.
+
+use std::collections::{BTreeMap, HashMap};
+
+use consort_dataplane::names::NodeId;
+use consort_dataplane::plan::Guarantee;
+
+use crate::shell::outcome::{Delivered, OutcomeError};
+use crate::shell::tests::host::Told;
+use crate::view::{Incarnation, View};
+
+/// A message that was sent: its number, which no other has, by which life of its sender, and in which view.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    pub(super) number: u64,
+    pub(super) life: Incarnation,
+    pub(super) view: u64,
+}
+
+/// One process from its start to its end.
+pub(super) struct Past {
+    pub(super) node: u32,
+    pub(super) told: Vec<Told>,
+    pub(super) sent: Vec<Sent>,
+    /// Of what was tracked, by number.
+    pub(super) outcomes: Vec<(u64, Option<Result<Delivered, OutcomeError>>)>,
+    /// It was not killed: nobody may wait for an outcome any more.
+    pub(super) stopped: bool,
+}
+
+/// A message, as it was delivered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Got {
+    seq: u64,
+    sender: u32,
+    number: u64,
+}
+
+/// One life's time in one view.
+#[derive(Debug)]
+struct Stay {
+    node: u32,
+    life: Incarnation,
+    view: View,
+    got: Vec<Got>,
+    /// It was told the next view.
+    ended: bool,
+}
+
+/// What a simulation counts of its histories.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) views: u64,
+    pub(super) delivered: u64,
+    pub(super) resent: u64,
+    /// Of a view, by one that was told no other.
+    pub(super) last_words: u64,
+}
+
+/// Checks everything.
+pub(super) fn check(pasts: &[Past], guarantee: Guarantee) -> Result<Counts, String> {
+    let mut senders = HashMap::new();
+    let mut first = HashMap::new();
+    for sent in pasts.iter().flat_map(|past| &past.sent) {
+        senders.insert(sent.number, *sent);
+        first.entry(sent.life).or_insert(sent.number);
+    }
+    let mut stays = Vec::new();
+    for past in pasts {
+        stays.extend(of_one(past)?);
+        truthful(past)?;
+    }
+    for stay in &stays {
+        for got in &stay.got {
+            let life = stay.view.member(NodeId(got.sender)).map(|member| member.incarnation);
+            if life.is_none() || senders.get(&got.number).map(|sent| sent.life) != life {
+                return Err(format!(
+                    "created: node {} delivered {got:?} in {}, which nobody sent as that",
+                    stay.node, stay.view
+                ));
+            }
+        }
+    }
+    let groups = agreed(&stays)?;
+    let mut counts = Counts::default();
+    for group in groups {
+        let mut next: HashMap<Incarnation, Option<u64>> = HashMap::new();
+        let mut whole = true;
+        for (_, stays) in group {
+            counts.views += 1;
+            let canon = one_view(&stays, guarantee)?;
+            whole &= canon.ended;
+            for got in &canon.got {
+                let Some(sent) = senders.get(&got.number) else { continue };
+                counts.resent += u64::from(sent.view != canon.view.id.0);
+                let due =
+                    next.entry(sent.life).or_insert_with(|| first.get(&sent.life).copied().filter(|_| whole));
+                if due.is_some_and(|due| due != got.number) {
+                    return Err(format!(
+                        "sender order: in {} comes {:x} of node {}, and {:x} was next",
+                        canon.view,
+                        got.number,
+                        got.sender,
+                        due.unwrap_or_default()
+                    ));
+                }
+                *due = Some(got.number + 1);
+            }
+            if !canon.ended {
+                next.clear(); // nobody is left who knows how this view ended
+            }
+            for stay in &stays {
+                counts.delivered += stay.got.len() as u64;
+                counts.last_words += u64::from(!stay.ended) * stay.got.len() as u64;
+            }
+        }
+    }
+    Ok(counts)
+}
+
+/// What one process was told, as the stays of its lives.
+fn of_one(past: &Past) -> Result<Vec<Stay>, String> {
+    let node = past.node;
+    let mut stays: Vec<Stay> = Vec::new();
+    let mut is_open = false;
+    // What is told of the time before a life was a member is of its source's (V7).
+    let mut learns = None;
+    for (at, told) in past.told.iter().enumerate() {
+        match told {
+            Told::Restored(_) => learns = Some(admitted(&past.told[at + 1..], node)),
+            Told::View(view) if learns.is_some_and(|life| is_life(view, node) != life || life.is_none()) => {}
+            Told::Message { .. } if learns.is_some() => {}
+            Told::View(view) => {
+                let life = view.member(NodeId(node)).map(|member| member.incarnation);
+                if is_open && let Some(last) = stays.last_mut() {
+                    if view.id != last.view.id.next() {
+                        return Err(format!("node {node} was told {view} after {}", last.view));
+                    }
+                    if life.is_some_and(|life| life != last.life) {
+                        return Err(format!("node {node} is another in {view} and was not told why"));
+                    }
+                    last.ended = true;
+                }
+                is_open = life.is_some();
+                learns = None;
+                if let Some(life) = life {
+                    stays.push(Stay { node, life, view: view.clone(), got: Vec::new(), ended: false });
+                }
+            }
+            Told::Message { view, seq, sender, number } => {
+                let Some(stay) = stays.last_mut().filter(|stay| is_open && stay.view.id.0 == *view) else {
+                    return Err(format!("node {node} was told {told:?}, and is not in that view (V4)"));
+                };
+                if stay.got.last().is_some_and(|last| last.seq >= *seq) {
+                    return Err(format!("node {node}: sequence numbers of {} fall", stay.view));
+                }
+                stay.got.push(Got { seq: *seq, sender: *sender, number: *number });
+            }
+            Told::Evicted => (is_open, learns) = (false, None),
+            Told::Ended(_) => {}
+        }
+    }
+    let mut seen = HashMap::new();
+    for stay in &stays {
+        for got in &stay.got {
+            if let Some(before) = seen.insert(got.number, stay.view.id) {
+                return Err(format!(
+                    "duplicate: node {node} delivered {:x} of node {} in view {before} and in view {} (D13)",
+                    got.number, got.sender, stay.view.id
+                ));
+            }
+        }
+    }
+    Ok(stays)
+}
+
+fn is_life(view: &View, node: u32) -> Option<Incarnation> {
+    view.member(NodeId(node)).map(|member| member.incarnation)
+}
+
+/// As what a node that has restored a state is admitted. Earlier lives of it may be members of views that it is told before (V7).
+fn admitted(told: &[Told], node: u32) -> Option<Incarnation> {
+    let until = |told: &&Told| !matches!(told, Told::Restored(_) | Told::Evicted);
+    let lives = told.iter().take_while(until).filter_map(|told| match told {
+        Told::View(view) => is_life(view, node),
+        _ => None,
+    });
+    lives.last()
+}
+
+/// D12: an outcome says that a message was delivered if and only if it was, here, and where it was.
+fn truthful(past: &Past) -> Result<(), String> {
+    let mut own = BTreeMap::new();
+    let mut learns = None;
+    for (at, told) in past.told.iter().enumerate() {
+        match told {
+            Told::Restored(_) => learns = Some(admitted(&past.told[at + 1..], past.node)),
+            Told::View(view)
+                if learns.is_some_and(|life| is_life(view, past.node) == life && life.is_some()) =>
+            {
+                learns = None;
+            }
+            Told::Evicted => learns = None,
+            _ => {}
+        }
+        if let Told::Message { view, seq, sender, number } = told
+            && *sender == past.node
+            && learns.is_none()
+        {
+            own.insert(*number, (*view, *seq));
+        }
+    }
+    for (number, outcome) in &past.outcomes {
+        let says = match outcome {
+            Some(Ok(at)) => Some((at.view.0, at.seq.0)),
+            _ => None,
+        };
+        if says != own.get(number).copied() {
+            return Err(format!(
+                "untrue: node {} was told {outcome:?} of {number:x}, which it delivered at {:?} (D12)",
+                past.node,
+                own.get(number)
+            ));
+        }
+        if past.stopped && outcome.is_none() {
+            return Err(format!("node {} stopped and says nothing of {number:x} (D12)", past.node));
+        }
+    }
+    Ok(())
+}
+
+/// The stays by view, of each group of views that have to do with each other: no two of them have the same number (V1).
+fn agreed(stays: &[Stay]) -> Result<Vec<BTreeMap<u64, Vec<&Stay>>>, String> {
+    // Views with a life in common belong to the same group.
+    let mut group_of: HashMap<Incarnation, usize> = HashMap::new();
+    let mut groups: Vec<BTreeMap<u64, Vec<&Stay>>> = Vec::new();
+    for stay in stays {
+        let lives: Vec<_> = stay.view.members.iter().map(|member| member.incarnation).collect();
+        let known: std::collections::BTreeSet<_> =
+            lives.iter().filter_map(|life| group_of.get(life).copied()).collect();
+        let mut known = known.into_iter();
+        let group = known.next().unwrap_or_else(|| {
+            groups.push(BTreeMap::new());
+            groups.len() - 1
+        });
+        for other in known {
+            for (view, mut stays) in std::mem::take(&mut groups[other]) {
+                groups[group].entry(view).or_default().append(&mut stays);
+            }
+            group_of.values_mut().filter(|it| **it == other).for_each(|it| *it = group);
+        }
+        group_of.extend(lives.into_iter().map(|life| (life, group)));
+        groups[group].entry(stay.view.id.0).or_default().push(stay);
+    }
+    for stays in groups.iter().flat_map(BTreeMap::values) {
+        if let Some(other) = stays.iter().find(|stay| stay.view != stays[0].view) {
+            return Err(format!(
+                "two views {}: node {} was told {}, node {} {} (V1)",
+                other.view.id, stays[0].node, stays[0].view, other.node, other.view
+            ));
+        }
+    }
+    Ok(groups)
+}
+
+/// What must hold of one view. Returns who knows how it ended; or, if nobody does, who has come furthest.
+fn one_view<'a>(stays: &[&'a Stay], guarantee: Guarantee) -> Result<&'a Stay, String> {
+    let holds_data = |stay: &&&Stay| stay.view.rank_of(NodeId(stay.node)).is_some();
+    let canon = stays.iter().filter(holds_data).max_by_key(|stay| (stay.ended, stay.got.len()));
+    let Some(canon) = canon.copied() else { return Ok(stays[0]) };
+    for stay in stays.iter().filter(holds_data) {
+        let same = if stay.ended {
+            let (one, other) = (sorted(&stay.got, guarantee), sorted(&canon.got, guarantee));
+            one == other
+        } else {
+            match guarantee {
+                Guarantee::Fifo => is_part(&by_sender(&stay.got), &by_sender(&canon.got)),
+                Guarantee::Agreed => {
+                    // Beyond what the others have it may have delivered what is lost, or sent again.
+                    let known: std::collections::HashSet<_> =
+                        canon.got.iter().map(|got| got.number).collect();
+                    let got = stay.got.iter().filter(|got| known.contains(&got.number));
+                    got.zip(&canon.got).all(|(one, other)| one.number == other.number)
+                }
+                _ => canon.got.starts_with(&stay.got),
+            }
+        };
+        if !same {
+            return Err(format!(
+                "{} differs: node {} (told the next view: {}) and node {} (told the next view: {}) delivered\n{}\n{} (V4)",
+                canon.view,
+                stay.node,
+                stay.ended,
+                canon.node,
+                canon.ended,
+                difference(&stay.got, &canon.got),
+                difference(&canon.got, &stay.got),
+            ));
+        }
+    }
+    Ok(canon)
+}
+
+fn sorted(got: &[Got], guarantee: Guarantee) -> Vec<Got> {
+    match guarantee {
+        Guarantee::Fifo => {
+            let mut got: Vec<_> = got.iter().map(|got| Got { seq: 0, ..*got }).collect();
+            got.sort_by_key(|got| got.sender);
+            got
+        }
+        _ => got.to_vec(),
+    }
+}
+
+fn by_sender(got: &[Got]) -> BTreeMap<u32, Vec<u64>> {
+    let mut senders: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+    for got in got {
+        senders.entry(got.sender).or_default().push(got.number);
+    }
+    senders
+}
+
+/// Of each sender the one begins as the other.
+fn is_part(one: &BTreeMap<u32, Vec<u64>>, other: &BTreeMap<u32, Vec<u64>>) -> bool {
+    one.iter().all(|(sender, one)| {
+        let other = other.get(sender).map_or(&[][..], Vec::as_slice);
+        one.iter().zip(other).all(|(one, other)| one == other)
+    })
+}
+
+/// The first that the one has in another place than the other, and how many there are.
+fn difference(one: &[Got], other: &[Got]) -> String {
+    let at = one.iter().zip(other).take_while(|(one, other)| one == other).count();
+    format!("{} messages, from place {at} on {:x?}", one.len(), &one[at..one.len().min(at + 5)])
+}
+
+#[cfg(test)]
+mod tests {
+    use consort_dataplane::names::{Seq, ViewId};
+
+    use super::*;
+    use crate::view::{Member, Role};
+
+    fn view(id: u64, nodes: &[u32]) -> Told {
+        let member = |node: &u32| Member {
+            node: NodeId(*node),
+            incarnation: Incarnation(u64::from(*node)),
+            address: ([10, 0, 0, 1], 7101).into(),
+            role: Role::Data,
+        };
+        Told::View(View { id: ViewId(id), members: nodes.iter().map(member).collect() })
+    }
+
+    fn message(view: u64, seq: u64, sender: u32, number: u64) -> Told {
+        Told::Message { view, seq, sender, number: u64::from(sender) << 32 | number }
+    }
+
+    fn past(node: u32, told: Vec<Told>) -> Past {
+        let sent = (0..4).map(|number| Sent {
+            number: u64::from(node) << 32 | number,
+            life: Incarnation(u64::from(node)),
+            view: 1,
+        });
+        Past { node, told, sent: sent.collect(), outcomes: Vec::new(), stopped: true }
+    }
+
+    fn found(pasts: &[Past], guarantee: Guarantee, what: &str) {
+        let error = check(pasts, guarantee).map(|_| ()).unwrap_err();
+        assert!(error.contains(what), "{error}");
+    }
+
+    fn good() -> [Past; 2] {
+        let told = || {
+            vec![
+                view(1, &[1, 2, 3]),
+                message(1, 0, 1, 0),
+                message(1, 1, 2, 0),
+                view(2, &[1, 2]),
+                message(2, 0, 1, 1),
+            ]
+        };
+        [past(1, told()), past(2, told())]
+    }
+
+    #[test]
+    fn each_kind_of_fault_is_found() {
+        let all = [Guarantee::Fifo, Guarantee::Agreed, Guarantee::Atomic];
+        for guarantee in all {
+            let counts = check(&good(), guarantee).unwrap();
+            assert_eq!((counts.views, counts.delivered, counts.resent), (2, 6, 1));
+
+            let mut it = good();
+            it[1].told.remove(1);
+            found(&it, guarantee, "differs");
+            let mut it = good();
+            it[1].told[3] = view(2, &[2, 3]);
+            it[1].told.truncate(4);
+            found(&it, guarantee, "two views");
+            let mut it = good();
+            it.iter_mut().for_each(|it| it.told[4] = message(2, 0, 1, 2));
+            found(&it, guarantee, "sender order");
+            let mut it = good();
+            it.iter_mut().for_each(|it| it.told[4] = message(2, 0, 1, 0));
+            found(&it, guarantee, "duplicate");
+            let mut it = good();
+            it.iter_mut().for_each(|it| it.told[4] = message(2, 0, 1, 9));
+            found(&it, guarantee, "created");
+            let mut it = good();
+            it[0].told.swap(2, 3);
+            found(&it, guarantee, "not in that view");
+            let mut it = good();
+            it[0].told[3] = view(3, &[1, 2]);
+            found(&it, guarantee, "after view 1");
+            let mut it = good();
+            it[0].outcomes.push((1 << 32, None));
+            found(&it, guarantee, "untrue");
+            let mut it = good();
+            let at = Delivered { view: ViewId(1), seq: Seq(0) };
+            it[0].outcomes.push((1 << 32 | 3, Some(Ok(at))));
+            found(&it, guarantee, "untrue");
+            let mut it = good();
+            it[0].outcomes.push((1 << 32 | 3, None));
+            found(&it, guarantee, "says nothing");
+        }
+    }
+
+    #[test]
+    fn who_is_gone_may_have_delivered_what_its_guarantee_says() {
+        let told = |more: Vec<Told>| past(3, [vec![view(1, &[1, 2, 3]), message(1, 0, 1, 0)], more].concat());
+        let with = |third: Past| good().into_iter().chain([third]).collect::<Vec<_>>();
+        // What is lost, after all that the others have.
+        let lost = || with(told(vec![message(1, 1, 2, 0), message(1, 2, 3, 0)]));
+        check(&lost(), Guarantee::Agreed).unwrap();
+        found(&lost(), Guarantee::Atomic, "differs");
+        // Another order.
+        let swapped = || with(past(3, vec![view(1, &[1, 2, 3]), message(1, 0, 2, 0), message(1, 1, 1, 0)]));
+        check(&swapped(), Guarantee::Fifo).unwrap();
+        found(&swapped(), Guarantee::Agreed, "differs");
+        // A gap in one sender's.
+        let gap = || with(past(3, vec![view(1, &[1, 2, 3]), message(1, 0, 1, 1)]));
+        found(&gap(), Guarantee::Fifo, "differs");
+    }
+}

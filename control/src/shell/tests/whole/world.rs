@@ -1,0 +1,940 @@
+//! The world in which whole nodes live: what happens when, to whom, and what becomes of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use consort_dataplane::names::{NodeId, Time};
+use consort_dataplane::plan::{Guarantee, SessionPlan};
+use consort_dataplane::sim::{Choices, SimNetwork, SimOptions};
+
+use super::history::{self, Past, Sent};
+use super::node::{Clock, Disobedience, Node, OnMachine};
+use crate::change::Mutant;
+use crate::config::{NodeConfig, SharedKey, SlowPolicy, WaitStrategy};
+use crate::membership::{Phase, Stopped};
+use crate::orders::{Order, Report};
+use crate::plane::Plane;
+use crate::shell::tests::host::{Host, Told};
+use crate::shell::{clock, driver};
+use crate::view::{Role, View};
+use crate::wires::{Agenda, Arrival, Dialled, MILLISECOND, Wires};
+
+const MICROSECOND: u64 = 1000;
+/// Faults begin until then,
+const FAULTS: u64 = 1_200 * MILLISECOND;
+/// and last no longer than this.
+const LONGEST: u64 = 500 * MILLISECOND;
+/// Everyone must have everything by then.
+const END: u64 = 60_000 * MILLISECOND;
+
+/// A kind of trouble; each is off in about half of the runs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Kind {
+    /// A process is killed, and its machine tells; it is started again.
+    Crash,
+    /// A machine dies.
+    SilentCrash,
+    /// A process does nothing for a while.
+    Pause,
+    /// Its driver alone doesn't.
+    Stall,
+    /// Its control thread alone doesn't.
+    Deaf,
+    /// The nodes are in two parts.
+    Part,
+    /// Two nodes can't reach each other: over the fabric, the control links, or both.
+    Cut,
+    /// One can't reach another, which can.
+    OneWay,
+    /// A control connection breaks.
+    Break,
+    /// A fabric's link breaks.
+    Sever,
+    /// A node leaves in order; it is started again.
+    Leave,
+    /// An application takes nothing for a while, or no views, or keeps what it takes.
+    Refuse,
+    /// Another fault while a view changes.
+    Cascade,
+    /// Clocks go differently.
+    Drift,
+    /// Everything takes its time.
+    Slow,
+}
+
+pub(super) const KINDS: [Kind; 15] = [
+    Kind::Crash,
+    Kind::SilentCrash,
+    Kind::Pause,
+    Kind::Stall,
+    Kind::Deaf,
+    Kind::Part,
+    Kind::Cut,
+    Kind::OneWay,
+    Kind::Break,
+    Kind::Sever,
+    Kind::Leave,
+    Kind::Refuse,
+    Kind::Cascade,
+    Kind::Drift,
+    Kind::Slow,
+];
+
+/// Which ways something takes.
+#[derive(Clone, Copy)]
+struct Layers {
+    fabric: bool,
+    control: bool,
+}
+
+enum Happening {
+    Start(u32),
+    /// To whom; or to anyone.
+    Fault(Kind, Option<u32>),
+    Wire(Arrival),
+    /// What the driver told reaches the control thread.
+    Reports(usize),
+    Timer(usize),
+    Turn(usize),
+    /// What was cut is whole again.
+    Heal(Vec<(u32, u32)>),
+    /// An application takes what comes again.
+    Take(usize),
+    /// Whoever runs the nodes starts those again that find no group.
+    Operator,
+    /// Looks whether all is well.
+    Look,
+}
+
+/// What is broken on purpose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Broken {
+    Change(Mutant),
+    Orders(Disobedience),
+    Driver(driver::Mutant),
+}
+
+/// What happened.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) faults: BTreeMap<Kind, u64>,
+    pub(super) runs: u64,
+    pub(super) foundings: u64,
+    pub(super) told: history::Counts,
+    pub(super) sent: u64,
+    pub(super) supplied: u64,
+    pub(super) evicted: u64,
+    pub(super) witnesses: u64,
+}
+
+impl Counts {
+    pub(super) fn add(&mut self, other: &Self) {
+        for (kind, times) in &other.faults {
+            *self.faults.entry(*kind).or_default() += times;
+        }
+        self.runs += other.runs;
+        self.foundings += other.foundings;
+        self.told.views += other.told.views;
+        self.told.delivered += other.told.delivered;
+        self.told.resent += other.told.resent;
+        self.told.last_words += other.told.last_words;
+        self.sent += other.sent;
+        self.supplied += other.supplied;
+        self.evicted += other.evicted;
+        self.witnesses += other.witnesses;
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let history::Counts { views, delivered, resent, last_words } = self.told;
+        writeln!(
+            f,
+            "{} runs, {} groups, {} with a witness; {} views; {} messages sent, {} deliveries, of these {} in last \
+             views; {} messages sent again, {} parts of rings supplied; {} evictions",
+            self.runs,
+            self.foundings,
+            self.witnesses,
+            views,
+            self.sent,
+            delivered,
+            last_words,
+            resent,
+            self.supplied,
+            self.evicted
+        )?;
+        write!(f, "faults: {:?}", self.faults)
+    }
+}
+
+pub(super) struct World {
+    choices: Choices,
+    pub(super) now: Time,
+    agenda: Agenda<Happening>,
+    wires: Wires,
+    network: SimNetwork,
+    members: u32,
+    guarantee: Guarantee,
+    /// Applications have a state, which joiners get (V7).
+    stateful: bool,
+    ring_bytes: usize,
+    kinds: BTreeSet<Kind>,
+    clocks: Vec<Clock>,
+    /// The least time between two turns of a driver, and the mean time between two sends.
+    pace: u64,
+    load: u64,
+    slow: SlowPolicy,
+    /// The node with the highest id joins instead of founding; it is a witness.
+    last_joins: bool,
+    last_witnesses: bool,
+    /// There is a group: who starts now joins it.
+    founded: bool,
+    /// Every start of every node.
+    nodes: Vec<Node>,
+    pasts: Vec<Past>,
+    /// How often what the one publishes to the other is cut.
+    cuts: BTreeMap<(u32, u32), u32>,
+    quiet: bool,
+    done: bool,
+    broken: Option<Broken>,
+    pub(super) counts: Counts,
+    failure: Option<String>,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, broken: Option<Broken>) -> Self {
+        let mut choices = Choices::new(seed);
+        let members = 3 + choices.below(3) as u32;
+        let guarantee = match choices.below(10) {
+            0..5 => Guarantee::Atomic,
+            5..9 => Guarantee::Agreed,
+            _ => Guarantee::Fifo,
+        };
+        let kinds: BTreeSet<_> = KINDS.into_iter().filter(|_| choices.chance(50)).collect();
+        let slow = kinds.contains(&Kind::Slow);
+        let ring_bytes = 4096 << choices.below(2);
+        let options = SimOptions {
+            delay: (
+                Duration::from_micros(1),
+                Duration::from_micros([20, 200, if slow { 5000 } else { 1000 }][choices.below(3) as usize]),
+            ),
+            tearing: choices.below(2) * choices.below(50),
+            segment_bytes: SessionPlan::segment_bytes(ring_bytes),
+        };
+        let mut wires = Wires::new(choices.any());
+        wires.delays =
+            if slow { (3 * MILLISECOND, 40 * MILLISECOND) } else { (MILLISECOND, 5 * MILLISECOND) };
+        let clocks = (0..=members).map(|_| match kinds.contains(&Kind::Drift) {
+            true => Clock { began: 1 + choices.below(1 << 50), rate: 900_000 + choices.below(200_000) },
+            false => Clock { began: 1, rate: 1_000_000 },
+        });
+        let clocks = clocks.collect();
+        let mut world = Self {
+            now: Time(0),
+            agenda: Agenda::new(),
+            wires,
+            network: SimNetwork::empty(choices.any(), options),
+            members,
+            guarantee,
+            stateful: Choices::new(!seed).chance(50),
+            ring_bytes,
+            clocks,
+            pace: [20, 100, 300][choices.below(3) as usize] * MICROSECOND,
+            load: [300, 1000, 5000][choices.below(3) as usize] * MICROSECOND,
+            slow: match choices.chance(30) {
+                true => SlowPolicy::Evict(Duration::from_millis(300)),
+                false => SlowPolicy::Wait,
+            },
+            last_joins: choices.chance(30),
+            last_witnesses: choices.chance(25),
+            founded: false,
+            nodes: Vec::new(),
+            pasts: Vec::new(),
+            cuts: BTreeMap::new(),
+            quiet: false,
+            done: false,
+            broken,
+            counts: Counts { runs: 1, ..Counts::default() },
+            failure: None,
+            kinds,
+            choices,
+        };
+        world.counts.witnesses = u64::from(world.last_witnesses);
+        for id in 1..=members {
+            let at = world.choices.below(20 * MILLISECOND);
+            world.push(Time(at), Happening::Start(id));
+        }
+        for kind in world.kinds.clone() {
+            match kind {
+                Kind::Cascade => {}
+                Kind::Drift | Kind::Slow => world.count(kind),
+                _ => {
+                    for _ in 0..world.choices.below(5) {
+                        let at = world.choices.below(FAULTS);
+                        world.push(Time(at), Happening::Fault(kind, None));
+                    }
+                }
+            }
+        }
+        world.push(Time(300 * MILLISECOND), Happening::Operator);
+        world.push(Time(FAULTS + LONGEST), Happening::Look);
+        world
+    }
+
+    fn count(&mut self, kind: Kind) {
+        *self.counts.faults.entry(kind).or_default() += 1;
+    }
+
+    fn push(&mut self, at: Time, happening: Happening) {
+        self.agenda.push(at.max(self.now), happening);
+    }
+
+    fn later(&mut self, most: u64) -> Time {
+        Time(self.now.0 + self.choices.below(most))
+    }
+
+    fn any(&mut self) -> u32 {
+        1 + self.choices.below(u64::from(self.members)) as u32
+    }
+
+    fn alive(&self, id: u32) -> Option<usize> {
+        self.nodes.iter().rposition(|node| node.id == id).filter(|at| self.nodes[*at].lives())
+    }
+
+    /// Runs to the end, and checks.
+    pub(super) fn run(&mut self) -> Result<(), String> {
+        let mut result = Ok(());
+        while let Some((at, happening)) = self.agenda.pop() {
+            self.now = at;
+            self.happen(happening);
+            for (at, arrival) in self.wires.arrivals() {
+                self.push(at, Happening::Wire(arrival));
+            }
+            if let Some(failure) = self.failure.take() {
+                result = Err(failure);
+                break;
+            }
+            if self.done {
+                break;
+            }
+            if at.0 > END {
+                result = Err(format!("not everyone has everything:\n{}", self.standing()));
+                break;
+            }
+        }
+        for node in std::mem::take(&mut self.nodes) {
+            self.pasts.push(node.past());
+        }
+        self.counts.sent = self.pasts.iter().map(|past| past.sent.len() as u64).sum();
+        // What is wrong with what was told is worse than whatever else there is.
+        self.counts.told = history::check(&self.pasts, self.guarantee)?;
+        result
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Start(id) => self.start(id),
+            Happening::Fault(kind, whom) => self.fault(kind, whom),
+            Happening::Wire(arrival) => self.arrive(arrival),
+            Happening::Reports(at) => {
+                if let Some(until) = self.deaf(at) {
+                    return self.push(until, Happening::Reports(at));
+                }
+                let node = &mut self.nodes[at];
+                let now = node.clock.shows(self.now);
+                let reports: Vec<_> = node.inbox.drain(..).collect();
+                for report in reports {
+                    if let Report::Fault(..) | Report::Broken(_) = &report {
+                        self.failure = Some(format!("node {} reports {report:?}", node.id));
+                    }
+                    self.counts.supplied += u64::from(matches!(report, Report::Supplied(_, true)));
+                    if let Some(plane) = &mut node.plane {
+                        plane.on_report(now, report);
+                    }
+                }
+                self.go_on(at);
+            }
+            Happening::Timer(at) => {
+                if let Some(until) = self.deaf(at) {
+                    return self.push(until, Happening::Timer(at));
+                }
+                let node = &mut self.nodes[at];
+                node.timer = None;
+                if let Some(plane) = &mut node.plane {
+                    plane.on_time(node.clock.shows(self.now));
+                }
+                self.go_on(at);
+            }
+            Happening::Turn(at) => self.turn(at),
+            Happening::Heal(cut) => {
+                for (from, to) in cut {
+                    let times = self.cuts.entry((from, to)).or_default();
+                    *times -= 1;
+                    if *times == 0 {
+                        self.network.advance_to(self.now);
+                        self.network.heal(NodeId(from), NodeId(to));
+                    }
+                }
+            }
+            Happening::Take(at) => {
+                if let Some(host) = &mut self.nodes[at].host {
+                    (host.room, host.refuses_views, host.keeps) = (usize::MAX, false, false);
+                    host.loans.clear();
+                    self.wake(at);
+                }
+            }
+            Happening::Operator => {
+                let again = Time(self.now.0 + 300 * MILLISECOND);
+                self.push(again, Happening::Operator);
+                let alive = || self.nodes.iter().filter(|node| node.lives());
+                if self.founded
+                    && !alive().any(|node| node.plane.as_ref().is_some_and(|plane| plane.view().is_some()))
+                {
+                    let ids: Vec<_> = alive().map(|node| node.id).collect();
+                    self.founded = false;
+                    for id in ids {
+                        if let Some(at) = self.alive(id) {
+                            self.crash(at, true);
+                        }
+                        self.push(self.now, Happening::Start(id));
+                    }
+                }
+            }
+            Happening::Look => self.look(),
+        }
+    }
+
+    /// Until when a node's control thread does nothing.
+    fn deaf(&self, at: usize) -> Option<Time> {
+        let until = self.nodes[at].control_until;
+        (self.nodes[at].plane.is_some() && self.now < until).then_some(until)
+    }
+
+    fn arrive(&mut self, arrival: Arrival) {
+        let now = self.now;
+        match arrival {
+            Arrival::Accept(dialler, to) => {
+                let listener = self.alive(to).filter(|_| self.nodes[dialler.0].plane.is_some());
+                if let Some(until) = listener.and_then(|at| self.deaf(at)) {
+                    return self.push(until, Happening::Wire(Arrival::Accept(dialler, to)));
+                }
+                let listener = listener.and_then(|at| {
+                    let Node { plane, clock, .. } = &mut self.nodes[at];
+                    Some((at, plane.as_mut()?, clock.shows(now)))
+                });
+                match self.wires.on_accept(now, dialler, to, listener) {
+                    Dialled::Held => {}
+                    Dialled::Accepted => self.go_on(dialler.0),
+                    Dialled::Refused => self.closed(dialler),
+                }
+            }
+            Arrival::Bytes(end, bytes) => {
+                if let Some(until) = self.deaf(end.0) {
+                    return self.push(until, Happening::Wire(Arrival::Bytes(end, bytes)));
+                }
+                let Node { plane, clock, .. } = &mut self.nodes[end.0];
+                if let Some(plane) = plane.as_mut().filter(|_| self.wires.is_heard(now, end)) {
+                    plane.on_bytes(end.1, clock.shows(now), &bytes);
+                    self.go_on(end.0);
+                }
+            }
+            Arrival::Closed(end) => {
+                if let Some(until) = self.deaf(end.0) {
+                    return self.push(until, Happening::Wire(Arrival::Closed(end)));
+                }
+                self.wires.on_closed(end);
+                self.closed(end);
+            }
+        }
+    }
+
+    fn closed(&mut self, end: crate::wires::End) {
+        let Node { plane, clock, .. } = &mut self.nodes[end.0];
+        if let Some(plane) = plane {
+            plane.on_closed(end.1, clock.shows(self.now), "closed");
+            self.go_on(end.0);
+        }
+    }
+
+    /// A fault of this kind happens to somebody.
+    fn fault(&mut self, kind: Kind, whom: Option<u32>) {
+        let (id, other) = (whom.unwrap_or_else(|| self.any()), self.any());
+        let at = self.alive(id);
+        let length = match self.choices.chance(50) {
+            true => self.choices.below(LONGEST),
+            false => self.choices.below(30 * MILLISECOND),
+        };
+        let until = Time(self.now.0 + length);
+        match (kind, at) {
+            (Kind::Crash | Kind::SilentCrash, Some(at)) => {
+                self.crash(at, kind == Kind::Crash);
+                let again = self.later(300 * MILLISECOND);
+                self.push(again, Happening::Start(id));
+            }
+            (Kind::Pause | Kind::Stall | Kind::Deaf, Some(at)) => {
+                let node = &mut self.nodes[at];
+                if kind != Kind::Stall {
+                    node.control_until = until.max(node.control_until);
+                }
+                if kind != Kind::Deaf {
+                    node.engine_until = until.max(node.engine_until);
+                }
+            }
+            (Kind::Part, _) => {
+                let mut side: BTreeSet<_> =
+                    (1..=self.members).filter(|_| whom.is_none() && self.choices.chance(50)).collect();
+                side.insert(id);
+                let far = |node: &u32| !side.contains(node);
+                let pairs =
+                    side.iter().flat_map(|one| (1..=self.members).filter(far).map(|other| (*one, other)));
+                let pairs = pairs.flat_map(|(one, other)| [(one, other), (other, one)]).collect();
+                self.cut(pairs, Layers { fabric: true, control: true }, until);
+            }
+            (Kind::Cut | Kind::OneWay, _) if id != other => {
+                let layers = match self.choices.below(3) {
+                    0 => Layers { fabric: true, control: false },
+                    1 => Layers { fabric: false, control: true },
+                    _ => Layers { fabric: true, control: true },
+                };
+                let back = (kind == Kind::Cut).then_some((other, id));
+                self.cut([(id, other)].into_iter().chain(back).collect(), layers, until);
+            }
+            (Kind::Break, _) => {
+                let Some(end) = self.wires.any() else { return };
+                self.wires.cut(self.now, end);
+                self.closed(end);
+            }
+            (Kind::Sever, Some(_)) if id != other && self.alive(other).is_some() => {
+                let ends = [id, other].map(|id| self.network.end_of(NodeId(id)));
+                if let [Some(one), Some(other)] = ends {
+                    self.network.cut(one, other);
+                }
+            }
+            (Kind::Leave, Some(at)) => {
+                let node = &mut self.nodes[at];
+                let Some(host) = node.host.as_ref().filter(|_| node.leaving.is_none()) else { return };
+                node.leaving = Some(host.close(Duration::from_secs(3)));
+                self.wake(at);
+            }
+            (Kind::Refuse, Some(at)) => {
+                let how = self.choices.below(3);
+                let Some(host) = &mut self.nodes[at].host else { return };
+                match how {
+                    0 => host.room = 0,
+                    1 => host.refuses_views = true,
+                    _ => host.keeps = true,
+                }
+                self.push(until, Happening::Take(at));
+            }
+            _ => return,
+        }
+        self.count(kind);
+    }
+
+    fn cut(&mut self, pairs: Vec<(u32, u32)>, layers: Layers, until: Time) {
+        for (from, to) in pairs.iter().copied() {
+            if layers.control {
+                self.wires.hold(from, to, until);
+            }
+            if layers.fabric {
+                *self.cuts.entry((from, to)).or_default() += 1;
+                self.network.cut_one_way(NodeId(from), NodeId(to));
+            }
+        }
+        if layers.fabric {
+            self.push(until, Happening::Heal(pairs));
+        }
+    }
+
+    fn start(&mut self, id: u32) {
+        if self.alive(id).is_some() {
+            return;
+        }
+        let mut config = NodeConfig::new(NodeId(id));
+        let address = |id: u32| ([10, 0, 0, id as u8], 7101).into();
+        config.listen = address(id);
+        let founders = self.members - u32::from(self.last_joins);
+        if id > founders || self.founded {
+            config.join = (1..=self.members).filter(|other| *other != id).map(address).collect();
+        } else {
+            config.peers = (1..=founders).filter(|n| *n != id).map(|n| (NodeId(n), address(n))).collect();
+        }
+        if id == self.members && self.last_witnesses {
+            config.role = Role::Witness;
+        }
+        config.key = SharedKey::new("a key for the simulation").ok();
+        config.guarantee = self.guarantee;
+        config.state = self.stateful;
+        config.ring_bytes = self.ring_bytes;
+        config.wait = WaitStrategy::Block;
+        config.silence = Duration::from_millis(100);
+        config.quorum_within = Duration::from_secs(1);
+        config.slow = self.slow;
+        config.rejoin = self.choices.chance(50);
+        let mut seed = [0; 32];
+        seed.fill_with(|| self.choices.any() as u8);
+        let at = self.wires.add(id);
+        let clock = self.clocks[id as usize];
+        clock::pretend(clock.shows(self.now));
+        self.network.advance_to(self.now);
+        let mut plane = Plane::new(&config, seed, clock.shows(self.now));
+        if let Some(Broken::Change(mutant)) = self.broken {
+            plane.mutate(mutant);
+        }
+        let closed = Arc::new(AtomicBool::new(false));
+        let (network, flag) = (self.network.clone(), closed.clone());
+        let mut host = Host::new(
+            config,
+            move || (Box::new(OnMachine::new(&network, id, flag.clone())), "sim"),
+            at as u64,
+        );
+        // No two starts send messages of the same number.
+        host.sent = (at as u64) << 32;
+        if let Some(Broken::Driver(mutant)) = self.broken {
+            host.driver.mutate(mutant);
+        }
+        self.nodes.push(Node {
+            id,
+            clock,
+            plane: Some(plane),
+            inbox: vec![Report::Prepared(0, host.offer.clone())],
+            host: Some(host),
+            closed,
+            timer: None,
+            turn_at: Time(u64::MAX),
+            rest: self.pace,
+            control_until: Time(0),
+            engine_until: Time(0),
+            send_at: self.now,
+            ordered: None,
+            belongs: None,
+            sent: Vec::new(),
+            leaving: None,
+            cascaded: None,
+            probed: false,
+        });
+        self.push(self.now, Happening::Reports(at));
+        self.wake(at);
+    }
+
+    /// A process is killed.
+    fn crash(&mut self, at: usize, proof: bool) {
+        self.network.advance_to(self.now);
+        self.end_fabric(at, proof);
+        // A machine that is gone resets no connection; others' kernels give it up in time.
+        let after = if proof { Duration::ZERO } else { Duration::from_secs(2) };
+        self.wires.kill(self.now, at, after);
+        self.nodes[at].plane = None;
+        self.bury(at);
+    }
+
+    fn end_fabric(&mut self, at: usize, proof: bool) {
+        let node = &self.nodes[at];
+        if node.host.is_some() && !node.closed.load(Ordering::Relaxed) {
+            let end = self.network.end_of(NodeId(node.id));
+            if let Some(end) = end {
+                if proof { self.network.crash(end) } else { self.network.crash_silently(end) }
+            }
+        }
+    }
+
+    /// Keeps what is known of a process whose driver is over.
+    fn bury(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let Some(host) = node.host.take() else { return };
+        if let Some(Ok(Ok(()))) = node.leaving.take().map(|answer| answer.try_recv())
+            && let Some(belongs) = node.belongs
+        {
+            // V8: nothing that it sent is lost, and it knows.
+            let own: BTreeSet<_> = host.messages().into_iter().filter(|(of, _)| *of == node.id).collect();
+            let mine = node.sent.iter().filter(|sent| sent.life == belongs.life);
+            if let Some(lost) = mine.clone().find(|sent| !own.contains(&(node.id, sent.number))) {
+                self.failure = Some(format!("node {} left in order, and {lost:x?} is lost (V8)", node.id));
+            }
+        }
+        let stopped = host.stopped.is_some();
+        let outcomes = host.outcomes.iter().map(|(number, outcome)| (*number, outcome.try_get())).collect();
+        let sent = std::mem::take(&mut node.sent);
+        clock::pretend(node.clock.shows(self.now));
+        let Host { told, driver, .. } = host;
+        drop(driver);
+        self.counts.evicted += told.iter().filter(|told| **told == Told::Evicted).count() as u64;
+        self.pasts.push(Past { node: node.id, told, sent, outcomes, stopped });
+    }
+
+    /// Carries out what a plane wants.
+    fn go_on(&mut self, at: usize) {
+        let now = self.now;
+        let obeys = match self.broken {
+            Some(Broken::Orders(how)) => Some(how),
+            _ => None,
+        };
+        let mut any = false;
+        loop {
+            let node = &mut self.nodes[at];
+            let Some(plane) = &mut node.plane else { break };
+            self.wires.serve(now, at, plane);
+            let Some(order) = plane.poll_order() else { break };
+            if let Order::Stop(reason) | Order::Over(reason) = &order
+                && matches!(reason, Stopped::Machine(_) | Stopped::PeerMisbehaved { .. })
+            {
+                self.failure = Some(format!("node {} stops: {reason}", node.id));
+            }
+            if let Order::Install(install) = &order {
+                self.counts.foundings += u64::from(install.view.id.0 == 1 && !self.founded);
+                self.founded = true;
+            }
+            node.order(order, obeys);
+            any = true;
+        }
+        let node = &mut self.nodes[at];
+        if let Some(plane) = &node.plane {
+            if let Phase::Stopped(_) = plane.phase() {
+                node.plane = None;
+                self.wires.end(now, at);
+                if self.nodes[at].host.is_none() {
+                    self.start_again(at);
+                }
+            } else {
+                let due = plane.due().map(|due| node.clock.when(due));
+                if let Some(due) = due
+                    && node.timer.is_none_or(|timer| due < timer)
+                {
+                    node.timer = Some(due);
+                    self.push(due, Happening::Timer(at));
+                }
+            }
+        }
+        if !self.nodes[at].inbox.is_empty() {
+            self.push(now, Happening::Reports(at));
+        }
+        if any {
+            self.wake(at);
+        }
+        self.cascade(at);
+    }
+
+    /// While a view changes is when another fault does most.
+    fn cascade(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let Some(Phase::Changing(view, phase)) = node.plane.as_ref().map(Plane::phase) else { return };
+        let step = (view.id.0, std::mem::discriminant(phase));
+        if node.cascaded == Some(step) || self.now.0 > FAULTS || !self.kinds.contains(&Kind::Cascade) {
+            return;
+        }
+        node.cascaded = Some(step);
+        let id = node.id;
+        let also = [
+            Kind::Crash,
+            Kind::SilentCrash,
+            Kind::Pause,
+            Kind::Stall,
+            Kind::Part,
+            Kind::Cut,
+            Kind::OneWay,
+            Kind::Break,
+            Kind::Sever,
+        ];
+        let also: Vec<_> = also.into_iter().filter(|kind| self.kinds.contains(kind)).collect();
+        if !also.is_empty() && self.choices.chance(6) {
+            self.count(Kind::Cascade);
+            let kind = also[self.choices.below(also.len() as u64) as usize];
+            let soon = if self.choices.chance(50) { MILLISECOND } else { 15 * MILLISECOND };
+            let (soon, whom) = (self.later(soon), self.choices.chance(50).then_some(id));
+            self.push(soon, Happening::Fault(kind, whom));
+        }
+    }
+
+    /// There is something for a driver to do.
+    fn wake(&mut self, at: usize) {
+        self.nodes[at].rest = self.pace;
+        let soon = self.later(self.pace);
+        self.turn_at(at, soon);
+    }
+
+    fn turn_at(&mut self, at: usize, when: Time) {
+        let node = &mut self.nodes[at];
+        if when < node.turn_at {
+            node.turn_at = when;
+            self.push(when, Happening::Turn(at));
+        }
+    }
+
+    fn turn(&mut self, at: usize) {
+        let now = self.now;
+        let node = &mut self.nodes[at];
+        if node.turn_at != now || node.host.is_none() {
+            return; // another comes before or after
+        }
+        node.turn_at = Time(u64::MAX);
+        if now < node.engine_until {
+            let until = node.engine_until;
+            return self.turn_at(at, until);
+        }
+        self.network.advance_to(now);
+        clock::pretend(node.clock.shows(now));
+        self.send(at);
+        let node = &mut self.nodes[at];
+        let Some(host) = &mut node.host else { return };
+        let busy = host.take_turn();
+        if let Some(belongs) = node.ordered.take() {
+            node.belongs = belongs;
+        }
+        let before = node.inbox.len();
+        node.inbox.extend(host.told_membership());
+        let tells = node.inbox.len() > before;
+        let stopped = host.stopped.is_some();
+        // Who is in no view looks less often.
+        let longest = if node.belongs.is_some() { MILLISECOND } else { 5 * MILLISECOND };
+        node.rest = if busy { self.pace } else { (node.rest * 2).min(longest) };
+        let rest = node.rest;
+        if tells {
+            let soon = self.later(200 * MICROSECOND);
+            self.push(soon, Happening::Reports(at));
+        }
+        if stopped {
+            self.end_fabric(at, true);
+            self.bury(at);
+            if self.nodes[at].plane.is_none() {
+                self.start_again(at);
+            }
+            return;
+        }
+        let next = Time(now.0 + rest / 2 + self.choices.below(rest));
+        self.turn_at(at, next);
+    }
+
+    /// A process has come to its end, and whoever runs it starts it again.
+    fn start_again(&mut self, at: usize) {
+        let id = self.nodes[at].id;
+        let pause = self.later(200 * MILLISECOND);
+        self.push(pause, Happening::Start(id));
+    }
+
+    /// The application sends, if it is time to.
+    fn send(&mut self, at: usize) {
+        let quiet = self.quiet;
+        let node = &mut self.nodes[at];
+        if quiet && node.probed || node.send_at > self.now {
+            return;
+        }
+        let Some(host) = &mut node.host else { return };
+        let load = if self.now.0 < FAULTS { self.load } else { self.load * 5 };
+        node.send_at = Time(self.now.0 + self.choices.below(load));
+        for _ in 0..1 + self.choices.below(3) * self.choices.below(2) {
+            let most = if self.choices.chance(5) { self.ring_bytes as u64 / 5 } else { 100 };
+            let (len, tracked) = (self.choices.below(most) as usize, self.choices.chance(40));
+            let number = host.sent;
+            if host.send(node.id, len, tracked).is_err() {
+                return;
+            }
+            let Some(belongs) = node.belongs else {
+                self.failure = Some(format!("node {} could send, and is in no view", node.id));
+                return;
+            };
+            node.sent.push(Sent { number, life: belongs.life, view: belongs.view });
+            node.probed = quiet;
+        }
+    }
+
+    /// The view that all nodes are in.
+    fn common(&self) -> Option<&View> {
+        let view = |id| match self.nodes[self.alive(id)?].plane.as_ref()?.phase() {
+            Phase::Installed(view) => Some(view),
+            _ => None,
+        };
+        let first = view(1)?;
+        let everyone = first.members.len() == self.members as usize;
+        (everyone && (2..=self.members).all(|id| view(id) == Some(first))).then_some(first)
+    }
+
+    /// Once all are together again, the load stops when each has sent something more, and everything must arrive.
+    fn look(&mut self) {
+        let again = Time(self.now.0 + 5 * MILLISECOND);
+        self.push(again, Happening::Look);
+        let Some(view) = self.common().cloned() else { return };
+        let data: Vec<_> = view.data().map(|member| (member.node.0, member.incarnation)).collect();
+        self.quiet = true;
+        let mut sent = Vec::new();
+        for (id, life) in &data {
+            let Some(node) = self.alive(*id).map(|at| &self.nodes[at]) else { return };
+            if !node.probed || node.belongs.map(|it| it.life) != Some(*life) {
+                return;
+            }
+            sent.extend(
+                node.sent.iter().rev().take_while(|sent| sent.life == *life).map(|it| (*id, it.number)),
+            );
+        }
+        let view = view.id.0;
+        for (id, life) in &data {
+            let host = self.alive(*id).and_then(|at| self.nodes[at].host.as_ref());
+            let Some(host) = host else { return };
+            let told: BTreeSet<_> = host.messages().into_iter().collect();
+            // Who came later has heard of none before.
+            let last =
+                |of: u32| sent.iter().filter(|(sender, _)| *sender == of).map(|(_, number)| *number).max();
+            let has_last =
+                data.iter().all(|(of, _)| last(*of).is_some_and(|number| told.contains(&(*of, number))));
+            let own = sent.iter().filter(|(sender, _)| sender == id);
+            let all_own = own.clone().all(|own| told.contains(own));
+            let known = host.outcomes.iter().all(|(_, outcome)| outcome.try_get().is_some());
+            if !has_last || !all_own || !known || host.views().last() != Some(&view) {
+                return;
+            }
+            let _ = life;
+        }
+        self.done = true;
+        let states: Vec<_> = data
+            .iter()
+            .filter_map(|(id, _)| Some((*id, &self.nodes[self.alive(*id)?].host.as_ref()?.state)))
+            .collect();
+        if self.stateful
+            && let Some(pair) = states.windows(2).find(|pair| !self.agree(pair[0].1, pair[1].1))
+        {
+            let [(one, its), (other, others)] = [pair[0], pair[1]];
+            self.failure = Some(format!(
+                "the states of node {one}, {} messages, and node {other}, {}, differ (V7)",
+                its.len(),
+                others.len()
+            ));
+        }
+    }
+
+    /// Whether one of two states is the other, further on.
+    fn agree(&self, one: &[(u32, u64)], other: &[(u32, u64)]) -> bool {
+        let is_further =
+            |one: &[(u32, u64)], other: &[(u32, u64)]| one.iter().zip(other).all(|(one, other)| one == other);
+        if self.guarantee != Guarantee::Fifo {
+            return is_further(one, other);
+        }
+        let of = |state: &[(u32, u64)], id: u32| -> Vec<_> {
+            state.iter().copied().filter(|(sender, _)| *sender == id).collect()
+        };
+        (1..=self.members).all(|id| is_further(&of(one, id), &of(other, id)))
+    }
+
+    /// Where everyone stands, and why it doesn't go on (V11).
+    fn standing(&self) -> String {
+        let mut text = String::new();
+        for node in self.nodes.iter().filter(|node| node.lives()) {
+            let now = node.clock.shows(self.now);
+            if let Some(plane) = &node.plane {
+                text += &format!("node {} is {}\n  {}\n", node.id, plane.phase(), plane.explain(now));
+            }
+            if let Some(host) = &node.host {
+                let status = host.driver.status();
+                let sessions = status.sessions.iter().map(|it| format!("{}: {}", it.view, it.stage));
+                text += &format!(
+                    "  its driver has {:?}, told {:?}, of its sessions {}\n",
+                    status.view.map(|view| view.to_string()),
+                    host.views().last(),
+                    sessions.collect::<Vec<_>>().join(", ")
+                );
+            }
+        }
+        text
+    }
+}
