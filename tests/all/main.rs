@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that can't go on should say where")]
 
 mod sim;
+mod states;
 mod corruption;
 mod story;
 mod driven;
