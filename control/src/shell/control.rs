@@ -146,7 +146,7 @@ impl Control {
 
     fn run(&mut self) -> std::io::Result<()> {
         let mut events = Events::with_capacity(64);
-        let mut buffer = vec![0; 16 << 10];
+        let mut buffer = vec![0; 256 << 10];
         loop {
             let now = clock::now();
             self.plane.on_time(now);
