@@ -71,8 +71,34 @@
 //!
 //! Nodes that know each other as peers found a group, or join the one that runs; [`NodeBuilder::join`] never founds one. A node that the
 //! others went on without, or that can't reach a majority, delivers nothing more: it [stops](Stopped), or, with
-//! [`NodeBuilder::rejoin`], says [`Event::Evicted`] and joins again. A joiner isn't told what was delivered before: state transfer isn't
-//! there yet, nor is persistence.
+//! [`NodeBuilder::rejoin`], says [`Event::Evicted`] and joins again.
+//!
+//! # State
+//! Applications with a state, kept by applying the messages in their order, set [`NodeBuilder::state`] at all nodes. Then a node that
+//! joins gets it while the group goes on: some member's application is asked for a snapshot ([`Event::Snapshot`]), the joiner's is
+//! given it ([`Event::Restore`]) and then what was delivered since, and only when it is that far a view admits it.
+//! ```no_run
+//! use std::io::{Cursor, Read};
+//! use consort::{Event, Node};
+//!
+//! # fn run(node: &Node) -> Result<(), Box<dyn std::error::Error>> {
+//! let mut state: Vec<u8> = Vec::new();
+//! loop {
+//!     match node.recv()? {
+//!         Event::Message(message) => state.extend_from_slice(&message),
+//!         Event::Snapshot(request) => request.give(Cursor::new(state.clone())),
+//!         Event::Restore(mut snapshot) => {
+//!             state.clear();
+//!             snapshot.read_to_end(&mut state)?;
+//!             snapshot.finish();
+//!         }
+//!         _ => {}
+//!     }
+//! }
+//! # }
+//! ```
+//! A snapshot is of the place in the order at which it is asked for; it is read later, on a thread of its own, in pieces with digests.
+//! A group that is founded anew, by its view 1, has no state but what its applications begin with. Nothing is persistent yet.
 //!
 //! # Ending
 //! [`Sender::end`] tells the members that nothing more comes from here; [`Event::Ended`] tells the application that a member
