@@ -112,7 +112,7 @@ pub use builder::{FabricChoice, NodeBuilder, UnknownFabric};
 pub use consort_control::config;
 pub use consort_control::config::{ConfigError, KeyError, SharedKey, SlowPolicy, WaitStrategy};
 pub use consort_control::link::message::Question;
-pub use consort_control::membership::{Absent, Stopped};
+pub use consort_control::membership::{Absent, Lost, Stopped};
 pub use consort_control::shell::{
     AskError, CloseError, Closed, Delivered, DrivenNode, Event, Incoming, Leaving, Message, Node, NodeStats,
     Outcome, OutcomeError, Reservation, Restore, SendError, Sender, SessionStatus, SnapshotRequest, Stage,
@@ -121,7 +121,7 @@ pub use consort_control::shell::{
 pub use consort_control::view::{Incarnation, Member, Role, View};
 pub use consort_dataplane::fabric::FabricStats;
 pub use consort_dataplane::loan::Loan;
-pub use consort_dataplane::names::{NodeId, Rank, Seq, ViewId};
+pub use consort_dataplane::names::{NodeId, Rank, Seq, Time, ViewId};
 pub use consort_dataplane::plan::Guarantee;
 pub use consort_dataplane::ring::Ticket;
 pub use consort_dataplane::session::{Blocked, Delivery, Frontiers};

@@ -45,7 +45,7 @@ pub(crate) enum Command {
     Status(AskArgs),
     /// Ask a running member what it waits for: which member, which counter, which rule
     Explain(AskArgs),
-    /// Measure latency, throughput or idle cost, beside the machine's own floor
+    /// Measure latency, throughput, idle cost or failover, beside the machine's own floor
     #[command(subcommand)]
     Bench(BenchCommand),
     /// A process that `demo` or `bench` started (it takes its orders from standard input)
@@ -347,6 +347,9 @@ pub(crate) enum BenchCommand {
     /// Share of a core that a member uses while nothing is sent
     #[command(after_long_help = EXIT_CODES)]
     Idle(Box<IdleArgs>),
+    /// Milliseconds that a group stands still when a member dies
+    #[command(after_long_help = format!("{FAILOVER_HELP}\n\n{EXIT_CODES}"))]
+    Failover(Box<FailoverArgs>),
 }
 
 const BENCH_HELP: &str = "\
@@ -390,6 +393,23 @@ Examples:
   consort bench throughput --fabric shm --size 10KiB
   consort bench throughput --members 3 --senders 3 --fabric tcp
   consort bench throughput --json | jq '{msgs_per_s, ratio}'";
+
+const FAILOVER_HELP: &str = "\
+How it measures:
+  Members are processes of their own that all send small messages steadily. One is killed (kill -9), in turn the leader and
+  each of the others; the survivors say what they saw; it is started again and joins, and so on.
+    detection   from the kill until the first survivor takes the victim for gone
+    outage      the longest time from one delivery to the next, at any survivor, from the kill until the first delivery in
+                the view without the victim
+  With --silent the victim is stopped (SIGSTOP) instead: nothing proves that it is gone, and its silence has to tell, for
+  which --silence is the bound.
+  Beside them: from the kill of a bare process with as much memory as a member to the end of its connection to another,
+  which is what the machine takes to close what a dead process held open.
+
+Examples:
+  consort bench failover --fabric shm
+  consort bench failover --fabric tcp --members 5 --kills 100 --json
+  consort bench failover --silent --silence 500ms";
 
 /// What all measurements have in common.
 #[derive(Debug, Args)]
@@ -463,6 +483,42 @@ pub(crate) struct IdleArgs {
     pub(crate) group: GroupArgs,
 }
 
+/// `consort bench failover`.
+#[derive(Debug, Args)]
+pub(crate) struct FailoverArgs {
+    /// How many member processes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(3..=i64::from(MOST_MEMBERS)))]
+    pub(crate) members: u32,
+    /// How their memory reaches each other
+    #[arg(long, value_enum, default_value_t = FabricArg::Auto)]
+    pub(crate) fabric: FabricArg,
+    /// How many members die, one after the other
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) kills: u32,
+    /// How long a member may say nothing before it is taken for gone
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+    pub(crate) silence: Duration,
+    /// Stop the victims instead of killing them: only their silence tells
+    #[arg(long)]
+    pub(crate) silent: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl FailoverArgs {
+    /// What the parser of single values can't see.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        if self.silence < Duration::from_millis(20) || self.silence > Duration::from_secs(60) {
+            return Err(Failure::usage(
+                format!("a bound on silence of {:?} can't be measured", self.silence),
+                "give --silence between 20ms and 60s",
+            ));
+        }
+        Ok(())
+    }
+}
+
 fn parse_rate(text: &str) -> Result<f64, String> {
     match text.trim().parse::<f64>() {
         Ok(rate) if rate.is_finite() && rate > 0.0 && rate <= 1e9 => Ok(rate),
@@ -525,7 +581,7 @@ mod tests {
     #[test]
     fn examples_in_the_help_parse() {
         let mut examples = 0;
-        for line in [START_HERE, DEMO_HELP, NODE_HELP, LATENCY_HELP, THROUGHPUT_HELP]
+        for line in [START_HERE, DEMO_HELP, NODE_HELP, LATENCY_HELP, THROUGHPUT_HELP, FAILOVER_HELP]
             .iter()
             .flat_map(|help| help.lines())
         {

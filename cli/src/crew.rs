@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::FdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::failure::Failure;
 use crate::orders::{Said, Task, Told};
@@ -66,11 +66,11 @@ impl Crew {
         Self { hands: Vec::new(), heard, say, show }
     }
 
-    /// Starts one more member and gives it its task. Call it from the main thread.
+    /// Starts one more member and gives it its task. Returns its place. Call it from the main thread.
     ///
     /// # Errors
     /// The machine refuses another process.
-    pub(crate) fn start(&mut self, name: &str, log: &str, task: &Task) -> Result<(), Failure> {
+    pub(crate) fn start(&mut self, name: &str, log: &str, task: &Task) -> Result<usize, Failure> {
         let refused = |cause: std::io::Error| {
             Failure::start(
                 format!("can't start a process for {name}: {cause}"),
@@ -107,7 +107,42 @@ impl Crew {
             ended: None,
             released: false,
         });
-        self.write(index, task)
+        self.write(index, task)?;
+        Ok(index)
+    }
+
+    /// Its process.
+    pub(crate) fn process(&self, index: usize) -> u32 {
+        self.hands[index].child.id()
+    }
+
+    /// Sends a member a signal that it may die of: from here on its end is no failure.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub(crate) fn signal(&mut self, index: usize, signal: Signal) -> Result<(), Failure> {
+        let hand = &mut self.hands[index];
+        // Not yet waited for, so the number is still this child's.
+        if hand.ended.is_none() && rustix::process::kill_process(Pid::from_child(&hand.child), signal).is_ok()
+        {
+            hand.released = true;
+            return Ok(());
+        }
+        Err(self.post_mortem(index))
+    }
+
+    /// Kills a member, if it isn't dead, and waits until it is.
+    ///
+    /// # Errors
+    /// It can't be waited for.
+    pub(crate) fn end(&mut self, index: usize) -> Result<(), Failure> {
+        let hand = &mut self.hands[index];
+        hand.released = true;
+        let ended = hand.child.kill().and_then(|()| hand.child.wait());
+        let ended = ended
+            .map_err(|cause| Failure::lost(format!("can't wait for {}: {cause}", hand.name), "try again"))?;
+        hand.ended = Some(ended);
+        Ok(())
     }
 
     /// Tells one member something.
@@ -171,12 +206,14 @@ impl Crew {
                 let _ = serde_json::to_string(&Told::Close).map(|line| writeln!(orders, "{line}"));
             }
         }
-        let mut left = self.hands.len();
+        let mut left = self.hands.iter().filter(|hand| hand.ended.is_none()).count();
         while left > 0 {
             match self.heard.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok((index, Heard::Said(Said::Failed { code, message, remedy }))) => {
                     return Err(self.root_cause(index, Failure::from_code(code, message, remedy)));
                 }
+                // One that was ended before.
+                Ok((index, Heard::Silent)) if self.hands[index].ended.is_some() => {}
                 Ok((index, Heard::Silent)) => {
                     left -= 1;
                     let status = self.hands[index].child.wait().map_err(|cause| {

@@ -8,7 +8,7 @@ use consort::{
 
 use crate::args::{FabricArg, GuaranteeArg, WaitArg};
 use crate::failure::Failure;
-use crate::orders::Seat;
+use crate::orders::{FailoverTask, Seat};
 
 /// How long the processes of one machine may take to come together.
 const START_WITHIN: Duration = Duration::from_secs(30);
@@ -50,16 +50,21 @@ impl From<WaitArg> for WaitStrategy {
 }
 
 fn builder(seat: &Seat) -> NodeBuilder {
-    let mut builder = NodeBuilder::new(seat.id)
-        .fabric(seat.fabric.into())
-        .guarantee(seat.guarantee.into())
-        .wait(seat.wait.into())
-        .ring_bytes(seat.ring_bytes)
-        .start_within(START_WITHIN);
+    let mut builder = lone_builder(seat);
     for &(id, address) in &seat.addresses {
         builder = if id == seat.id { builder.listen(address) } else { builder.peer(id, address) };
     }
     builder
+}
+
+/// Without the others.
+fn lone_builder(seat: &Seat) -> NodeBuilder {
+    NodeBuilder::new(seat.id)
+        .fabric(seat.fabric.into())
+        .guarantee(seat.guarantee.into())
+        .wait(seat.wait.into())
+        .ring_bytes(seat.ring_bytes)
+        .start_within(START_WITHIN)
 }
 
 /// A node that this thread drives.
@@ -76,6 +81,22 @@ pub(crate) fn drive(seat: &Seat) -> Result<DrivenNode, Failure> {
 /// It can't start.
 pub(crate) fn start(seat: &Seat) -> Result<Node, Failure> {
     builder(seat).start().map_err(|error| not_started(seat.id, &error))
+}
+
+/// A node of a group whose members come and go.
+///
+/// # Errors
+/// It can't start.
+pub(crate) fn start_failover(task: &FailoverTask) -> Result<Node, Failure> {
+    let seat = &task.seat;
+    let mut builder = if task.joins { lone_builder(seat) } else { builder(seat) };
+    if task.joins {
+        for &(id, address) in &seat.addresses {
+            builder = if id == seat.id { builder.listen(address) } else { builder.join(address) };
+        }
+    }
+    let builder = builder.silence(Duration::from_nanos(task.silence));
+    builder.start().map_err(|error| not_started(seat.id, &error))
 }
 
 /// Why a node did not start.

@@ -55,6 +55,8 @@ fn serve() -> Result<(), Failure> {
         Task::Demo(task) => crate::demo::member::run(&task, &mut parent),
         Task::Load(task) => crate::bench::member::run(&task, &mut parent),
         Task::Idle(task) => crate::bench::idle::member(&task, &mut parent),
+        Task::Failover(task) => crate::bench::failover::member(&task, &mut parent),
+        Task::Prey(task) => crate::bench::failover::prey(&task, &mut parent),
         Task::Floor(task) => crate::bench::floor::run(&task, &mut parent),
     }
 }

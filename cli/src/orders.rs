@@ -25,6 +25,10 @@ pub(crate) enum Task {
     Load(LoadTask),
     /// Do nothing in a group, and say what that costs.
     Idle(IdleTask),
+    /// Send steadily while members die.
+    Failover(FailoverTask),
+    /// Hold memory and a connection, and be killed.
+    Prey(PreyTask),
     /// Do without Consort what the machine can do at best.
     Floor(FloorTask),
 }
@@ -120,6 +124,35 @@ pub(crate) struct IdleTask {
     pub(crate) window: Window,
 }
 
+/// See [`crate::bench::failover`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct FailoverTask {
+    pub(crate) seat: Seat,
+    /// The group runs: join it.
+    pub(crate) joins: bool,
+    /// Nanoseconds until a member that says nothing is taken for gone.
+    pub(crate) silence: u64,
+}
+
+/// See [`crate::bench::failover`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PreyTask {
+    /// Where the parent listens.
+    pub(crate) address: SocketAddr,
+    /// Bytes to hold.
+    pub(crate) memory: usize,
+}
+
+/// What a survivor saw of a death.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Survived {
+    /// When it took the victim for gone, on the machine's clock; `None` if another survivor's word came first.
+    pub(crate) detected: Option<u64>,
+    /// Nanoseconds without a delivery.
+    pub(crate) outage: u64,
+    pub(crate) fabric: String,
+}
+
 /// See [`crate::bench::floor`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct FloorTask {
@@ -179,6 +212,10 @@ pub(crate) enum Said {
     Ready,
     /// So much was delivered until now. Said only when there is more than before.
     Progress { delivered: u64 },
+    /// A view of these members, in its order, and something was delivered in it.
+    View { members: Vec<u32> },
+    /// The view is one without the member that was killed.
+    Survived(Survived),
     /// The task is done; the member stays until it is told to close.
     Done { report: serde_json::Value },
     /// It can't go on.
@@ -193,6 +230,8 @@ pub(crate) enum Told {
     Peers { addresses: Vec<SocketAddr> },
     /// The common start, on the machine's clock.
     Go { at: u64 },
+    /// That member was killed then, on the machine's clock.
+    Killed { node: u32, at: u64 },
     /// Nobody needs you any more.
     Close,
 }

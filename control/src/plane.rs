@@ -8,7 +8,7 @@ use consort_dataplane::names::Time;
 use crate::config::NodeConfig;
 use crate::link::message::Hello;
 use crate::link::table::{ConnectionId, LinkNews, Links, Random, Request};
-use crate::membership::{Absent, Decision, Membership, Phase};
+use crate::membership::{Absent, Decision, Lost, Membership, Phase};
 use crate::orders::{Order, Report};
 
 /// The control plane of one node.
@@ -39,6 +39,11 @@ impl Plane {
     /// For whom the start waits.
     pub fn absent(&self) -> Vec<Absent> {
         self.membership.absent()
+    }
+
+    /// Whom this node took for gone.
+    pub fn lost(&self) -> Vec<Lost> {
+        self.membership.lost().cloned().collect()
     }
 
     /// Somebody dialled this node. `None`: turn it away.

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use consort_dataplane::names::{NodeId, ViewId};
+use consort_dataplane::names::{NodeId, Time, ViewId};
+
+use crate::view::Incarnation;
 
 /// A member that the group can't start without, and why it isn't there.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -11,6 +13,19 @@ pub struct Absent {
     /// Who.
     pub node: NodeId,
     /// What is known of it, such as `not reached yet` or `refused: …`.
+    pub why: String,
+}
+
+/// A member that was taken for gone, and why.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lost {
+    /// Who.
+    pub node: NodeId,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// When this node took it for gone, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub at: Time,
+    /// By what proof (F5), or for what silence (V9).
     pub why: String,
 }
 

@@ -55,6 +55,7 @@ const UNSAFE: &[&str] = &[
     "dataplane/src/session/deliver.rs",
     "hw/src/shm/mapping.rs",
     "hw/src/shm/socket.rs",
+    "hw/src/shm/life.rs",
     "hw/src/shm/watcher.rs",
     "hw/src/tcp/parts.rs",
     "hw/src/tcp/sys.rs",

@@ -1,4 +1,4 @@
-//! `consort bench`: latency, throughput and idle cost of real member processes, beside the machine's floor.
+//! `consort bench`: latency, throughput, idle cost and failover of real member processes, beside the machine's floor.
 //!
 //! Runs alternate: group, floor, group, floor, so that what the machine does meanwhile falls on both. Every run of the group
 //! is a new group of new processes; they start together at a time that the parent names, warm up, are measured, and end
@@ -13,6 +13,7 @@ pub(crate) mod idle;
 mod samples;
 mod window;
 mod payload;
+pub(crate) mod failover;
 pub(crate) mod floor;
 mod bare;
 mod load;
@@ -34,6 +35,7 @@ use crate::orders::Pace;
 pub(crate) fn run(command: &BenchCommand, log: &str) -> Result<(), Failure> {
     match command {
         BenchCommand::Idle(args) => idle::run(args, log),
+        BenchCommand::Failover(args) => failover::run(args, log),
         BenchCommand::Floor(args) => bare::run(&args.load, log),
         BenchCommand::Latency(args) => {
             args.load.check()?;

@@ -87,3 +87,24 @@ fn the_floor_stands_alone() {
         }
     }
 }
+
+/// Every kill is survived, and there are figures.
+#[test]
+fn failovers_are_survived_and_counted() {
+    for (fabric, more) in [("shm", &[][..]), ("tcp", &[]), ("shm", &["--silent", "--silence", "100ms"])] {
+        let mut args = vec!["bench", "failover", "--kills", "2", "--json", "--fabric", fabric];
+        args.extend(more);
+        let ended = run(&args);
+        assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.stderr);
+        let object = ended.json();
+        assert_eq!((&object["bench"], &object["fabric"]), (&"failover".into(), &fabric.into()));
+        assert_eq!((&object["members"], &object["kills"]), (&3.into(), &2.into()));
+        assert_eq!(object["silent"], !more.is_empty());
+        for figures in ["detection_ms", "outage_ms", "machine_ms"] {
+            for quantile in ["p50", "p99", "max"] {
+                positive(&object, &format!("/{figures}/{quantile}"));
+            }
+        }
+        assert_eq!(object["runs"].as_array().map(Vec::len), Some(2));
+    }
+}

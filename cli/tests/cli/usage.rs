@@ -23,6 +23,7 @@ fn help_teaches() {
         (&["explain", "--help"], &["nothing waits", "Exit codes:"]),
         (&["bench", "latency", "--help"], &["coordinated omission", "The floor:", "Exit codes:"]),
         (&["bench", "throughput", "--help"], &["GB/s", "The floor:"]),
+        (&["bench", "failover", "--help"], &["outage", "--silent", "Exit codes:"]),
     ] {
         let ended = run(args);
         assert_eq!(ended.code, Some(0));
@@ -44,6 +45,8 @@ fn arguments_that_make_no_sense_are_refused_with_code_2() {
     refused(&["bench", "throughput", "--senders", "4"], 2, &["4 senders", "--senders 3"]);
     refused(&["bench", "latency", "--size", "0"], 2, &["--size"]);
     refused(&["bench", "latency", "--rate", "-1"], 2, &["rate"]);
+    refused(&["bench", "failover", "--members", "2"], 2, &["--members", "3..=16"]);
+    refused(&["bench", "failover", "--silence", "1ms"], 2, &["--silence", "20ms"]);
     refused(&["node"], 2, &["--id", "--listen"]);
     refused(&["node", "--id", "0", "--listen", "127.0.0.1:1"], 2, &["--id"]);
     refused(&["node", "--id", "1", "--listen", "127.0.0.1:1", "--peer", "2"], 2, &["2=127.0.0.1:7102"]);

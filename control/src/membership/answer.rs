@@ -6,7 +6,7 @@ use std::time::Duration;
 use consort_dataplane::names::{NodeId, Time};
 use serde_json::{Value, json};
 
-use super::{Membership, Phase};
+use super::{Lost, Membership, Phase};
 use crate::link::message::Question;
 use crate::orders::SessionState;
 use crate::view::{Role, View};
@@ -42,6 +42,7 @@ impl Membership {
             "teaching": self.teaching.keys().map(|node| node.0).collect::<Vec<_>>(),
             "leaving": self.leaving.iter().map(|node| node.0).collect::<Vec<_>>(),
             "waiting": waiting,
+            "lost": self.lost().map(|lost| lost_status(lost, now)).collect::<Vec<_>>(),
             "engine_heard_ms": self.pulsed.map(|at| millis(now.since(at))),
             "sessions": self.sessions.iter().map(session).collect::<Vec<_>>(),
         })
@@ -142,6 +143,15 @@ impl Membership {
         }
         reasons
     }
+}
+
+fn lost_status(lost: &Lost, now: Time) -> Value {
+    json!({
+        "node": lost.node.0,
+        "incarnation": lost.incarnation.to_string(),
+        "why": lost.why,
+        "ago_ms": millis(now.since(lost.at)),
+    })
 }
 
 fn session(session: &SessionState) -> Value {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Time};
 
-use super::{Decision, Membership, Peer, Phase, Stopped, changing::Changing};
+use super::{Decision, Lost, Membership, Peer, Phase, Stopped, changing::Changing};
 use crate::change::{Change, Next, Saying, Trimming, Wishes};
 use crate::config::SlowPolicy;
 use crate::link::message::{Goodbye, Hello, Message, Standing};
@@ -131,6 +131,7 @@ impl Membership {
         if !change.suspects().contains(&node) {
             tracing::info!(%node, why, "a member is taken for gone");
             change.on_suspect(node);
+            self.lost.insert(node, Lost { node, incarnation, at: now, why: why.to_owned() });
         }
         self.pump(now, node);
         self.miss_source(now, node, incarnation, why);

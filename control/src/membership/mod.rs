@@ -56,7 +56,7 @@ use data_links::DataLinks;
 use detection::Detection;
 use learning::Learning;
 
-pub use crate::stop::{Absent, Stopped};
+pub use crate::stop::{Absent, Lost, Stopped};
 pub use detection::Beats;
 pub use terms::Terms;
 
@@ -186,6 +186,8 @@ pub struct Membership {
     early: VecDeque<(NodeId, Message)>,
     /// Attempts that came to nothing, since the start.
     failures: u32,
+    /// Whom this node took for gone last, of each node one life.
+    lost: BTreeMap<NodeId, Lost>,
     told: Vec<Absent>,
     tell_at: Option<Time>,
     random: Random,
@@ -261,6 +263,7 @@ impl Membership {
             sought: now,
             early: VecDeque::new(),
             failures: 0,
+            lost: BTreeMap::new(),
             told: Vec::new(),
             tell_at: Some(now.plus(PATIENCE)),
             random,
@@ -280,6 +283,11 @@ impl Membership {
     /// Who this node is now.
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
+    }
+
+    /// Whom this node has taken for gone: of each node the last life that it did so of.
+    pub fn lost(&self) -> impl Iterator<Item = &Lost> {
+        self.lost.values()
     }
 
     /// The view that is installed, or ends.

@@ -17,7 +17,7 @@ use super::shared::Shared;
 use super::start::StartError;
 use crate::config::NodeConfig;
 use crate::link::table::{ConnectionId, Request};
-use crate::membership::{Absent, Phase, Stopped};
+use crate::membership::{Absent, Lost, Phase, Stopped};
 use crate::orders::{Order, Report};
 use crate::plane::Plane;
 
@@ -41,6 +41,7 @@ pub(crate) struct Reports {
 struct Standing {
     phase: String,
     absent: Vec<Absent>,
+    lost: Vec<Lost>,
 }
 
 impl Reports {
@@ -51,10 +52,10 @@ impl Reports {
         }
     }
 
-    /// Membership's phase, and for whom it waits.
-    pub(crate) fn standing(&self) -> (String, Vec<Absent>) {
+    /// Membership's phase, for whom it waits, and whom it took for gone.
+    pub(crate) fn standing(&self) -> (String, Vec<Absent>, Vec<Lost>) {
         let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        (standing.phase.clone(), standing.absent.clone())
+        (standing.phase.clone(), standing.absent.clone(), standing.lost.clone())
     }
 }
 
@@ -256,7 +257,11 @@ impl Control {
             self.shared.call();
         }
         let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        *standing = Standing { phase: self.plane.phase().to_string(), absent: self.plane.absent() };
+        *standing = Standing {
+            phase: self.plane.phase().to_string(),
+            absent: self.plane.absent(),
+            lost: self.plane.lost(),
+        };
     }
 
     fn write(&mut self, id: ConnectionId) {

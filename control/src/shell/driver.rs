@@ -818,11 +818,12 @@ impl Driver {
     }
 
     pub(crate) fn status(&self) -> Status {
-        let (phase, waiting) = self.reports.standing();
+        let (phase, waiting, lost) = self.reports.standing();
         let sessions = self.sessions.iter().enumerate();
         Status {
             phase,
             waiting,
+            lost,
             view: self.view.clone(),
             ended: self.ended.iter().map(|(node, _)| *node).collect(),
             sessions: sessions

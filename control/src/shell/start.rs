@@ -10,7 +10,7 @@ use consort_dataplane::names::{NodeId, ViewId};
 use consort_dataplane::session::{Blocked, Frontiers};
 
 use crate::config::{ConfigError, NodeConfig};
-use crate::membership::{Absent, Stopped};
+use crate::membership::{Absent, Lost, Stopped};
 use crate::view::View;
 
 /// A fabric, and what drives it (`io_uring`, `epoll`, `futex`), for people to read.
@@ -85,6 +85,8 @@ pub struct Status {
     pub phase: String,
     /// For whom the group's start waits; empty once it runs.
     pub waiting: Vec<Absent>,
+    /// Whom this node has taken for gone, when and why: of each node the last life that it did so of.
+    pub lost: Vec<Lost>,
     /// The newest view, once there is one.
     pub view: Option<View>,
     /// Members whose sends have ended.

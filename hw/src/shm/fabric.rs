@@ -10,6 +10,7 @@ use consort_dataplane::memory::{Mirror, Segment};
 use consort_dataplane::names::{NodeId, PeerSet, Slot, Time};
 
 use super::hello::{Offer, Place, Token};
+use super::life::{LIFE, tells_death};
 use super::links::Links;
 use super::mapping::OwnMemory;
 use super::options::{ShmError, ShmOptions};
@@ -41,6 +42,8 @@ struct Peer {
     mirror: Mirror,
     /// The peer's epoch as of the last poll.
     seen: u64,
+    /// Its life, likewise.
+    life: u64,
     naps: Naps,
 }
 
@@ -64,7 +67,7 @@ impl ShmFabric {
             let alarm = alarm.clone();
             move || alarm.raise()
         });
-        let watcher = Watcher::start(links.sockets(), alarm.clone(), doorbell.clone())?;
+        let watcher = Watcher::start(links.sockets(), memory.clone(), alarm.clone(), doorbell.clone())?;
         Ok(Self {
             _watcher: watcher,
             links,
@@ -106,11 +109,22 @@ impl ShmFabric {
             let peer = match old.iter().position(|peer| peer.slot == slot) {
                 Some(known) => old.swap_remove(known),
                 None => {
-                    Peer { slot, mirror: mirror.clone(), seen: mirror.load(EPOCH), naps: Naps::default() }
+                    let (seen, life) = (mirror.load(EPOCH), mirror.load(LIFE));
+                    Peer { slot, mirror: mirror.clone(), seen, life, naps: Naps::default() }
                 }
             };
             self.peers.push(peer);
         }
+    }
+
+    /// Takes down the links to those whose word says that they have died (F5), and wakes who sleeps on it.
+    #[cold]
+    fn bury(&mut self) {
+        for peer in self.peers.iter().filter(|peer| tells_death(peer.life)) {
+            self.stats.system_calls += 1;
+            self.stats.wakes += self.links.on_death(peer.slot);
+        }
+        self.regroup();
     }
 
     #[cfg(test)]
@@ -120,7 +134,8 @@ impl ShmFabric {
 
     /// Whether nothing has come since the last poll.
     fn quiet(&self) -> bool {
-        !self.alarm.attention() && self.peers.iter().all(|peer| peer.mirror.load(EPOCH) == peer.seen)
+        let same = |peer: &Peer| peer.mirror.load(EPOCH) == peer.seen && peer.mirror.load(LIFE) == peer.life;
+        !self.alarm.attention() && self.peers.iter().all(same)
     }
 }
 
@@ -184,7 +199,7 @@ impl Fabric for ShmFabric {
     }
 
     fn poll(&mut self, now: Time) -> bool {
-        let mut came = false;
+        let (mut came, mut died) = (false, false);
         if self.alarm.take_attention() || now >= self.links.due() {
             came = self.tend(now);
         }
@@ -192,6 +207,12 @@ impl Fabric for ShmFabric {
             let epoch = peer.mirror.load(EPOCH); // W0: before the caller reads mirrors
             came |= epoch != peer.seen;
             peer.seen = epoch;
+            peer.life = peer.mirror.load(LIFE);
+            died |= tells_death(peer.life);
+        }
+        if died {
+            self.bury();
+            came = true;
         }
         came
     }
@@ -214,6 +235,9 @@ impl Fabric for ShmFabric {
                 let mut waits = Waits::on(&self.alarm, rung);
                 for peer in &self.peers {
                     waits.and(peer.mirror.as_ptr().wrapping_add(EPOCH), peer.seen);
+                }
+                for peer in &self.peers {
+                    waits.and(peer.mirror.as_ptr().wrapping_add(LIFE), peer.life);
                 }
                 let nanoseconds = if until == Time(u64::MAX) { u64::MAX } else { until.0 - now.0 };
                 slept = waits.sleep(nanoseconds).map(|()| true);

@@ -33,11 +33,13 @@ use rustix::io::Errno;
 
 use super::former::Former;
 use super::guests::{Guests, Introduced, own_user, trusted};
-use super::hello::{GOODBYE, Hello, Offer, Renewal, Renewals};
+use super::hello::{GOODBYE, Hello, Offer, RENEWALS_MAX, Renewal, Renewals};
 use super::layers::{LayerError, Layers};
+use super::life::LIFE;
 use super::mapping::{OwnMemory, PeerMemory, Refusal};
 use super::options::{ShmError, error_text};
 use super::process::Process;
+use super::sleep;
 use super::socket::{Packet, Received, Socket};
 use super::sockets::{About, Sockets};
 
@@ -83,6 +85,8 @@ struct Link {
     process: Option<Process>,
     /// The newest of our files that the peer was handed, by its number in [`Links::layers`].
     handed: Option<u64>,
+    /// The peer's word said that it has died, which its process is not seen to have for milliseconds.
+    dying: bool,
 }
 
 /// The other end's memory.
@@ -212,7 +216,16 @@ impl Links {
             }
         }
         let phase = if dials { Phase::Dial } else { Phase::Awaited };
-        let link = Link { offer, phase, within, deadline: None, peer: None, process: None, handed: None };
+        let link = Link {
+            offer,
+            phase,
+            within,
+            deadline: None,
+            peer: None,
+            process: None,
+            handed: None,
+            dying: false,
+        };
         self.table[usize::from(slot.0)] = Some(link);
         if let Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) = self.dial(slot) {
             self.table[usize::from(slot.0)] = None;
@@ -410,12 +423,23 @@ impl Links {
 
     /// The peer's process has ended (F5).
     fn on_exit(&mut self, slot: Slot) {
-        self.hear(slot); // a goodbye may have come first
+        for _ in 0..=RENEWALS_MAX {
+            self.hear(slot); // a goodbye may have come first, behind renewals
+        }
         let Some(link) = self.table[usize::from(slot.0)].as_ref() else { return };
         if matches!(link.phase, Phase::Up(_)) {
             let why = format!("process {} has ended", link.offer.process);
             self.down(slot, LinkDown::Broken(why));
         }
+    }
+
+    /// The peer of `slot` has died, as its word says (F5). Wakes all who sleep on that word; returns how many.
+    pub(super) fn on_death(&mut self, slot: Slot) -> u64 {
+        let Some(link) = self.table.get_mut(usize::from(slot.0)).and_then(Option::as_mut) else { return 0 };
+        link.dying = true;
+        let woken = link.peer.as_ref().map_or(0, |peer| sleep::wake_all(peer.memory.futex(LIFE)));
+        self.on_exit(slot);
+        woken
     }
 
     fn down(&mut self, slot: Slot, why: LinkDown) {
@@ -461,7 +485,7 @@ impl Links {
         link.hang_up(&self.sockets);
         self.events
             .retain(|event| !matches!(event, LinkEvent::Up(of) | LinkEvent::Down(of, _) if *of == slot));
-        let within = if hung_up { EXIT_WITHIN } else { Duration::ZERO };
+        let within = if hung_up && !link.dying { EXIT_WITHIN } else { Duration::ZERO };
         let ended = link.process.as_ref().is_some_and(|process| process.has_ended(within));
         if let Some(peer) = link.peer
             && !ended

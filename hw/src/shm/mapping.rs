@@ -37,7 +37,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use consort_dataplane::fabric::{FABRIC_PAGE, Kept};
 use consort_dataplane::memory::{Mirror, Segment, WORD};
@@ -155,13 +155,8 @@ impl OwnMemory {
     }
 
     /// The 32-bit half of the word at `offset` that counts: what futex calls work on.
-    pub(super) fn futex(&self, offset: usize) -> &std::sync::atomic::AtomicU32 {
-        assert!(offset.is_multiple_of(WORD) && offset < self.len(), "no word at byte {offset}");
-        // SAFETY: in bounds by the assertion, so inside the mapping.
-        let at = unsafe { self.mapping.base.as_ptr().add(offset + super::sleep::FUTEX_HALF) };
-        // SAFETY: aligned to 4, mapped while `self` is borrowed, and memory that is accessed as atomics only. The
-        // reference serves as an address for the kernel; nothing here loads or stores through it.
-        unsafe { std::sync::atomic::AtomicU32::from_ptr(at.cast()) }
+    pub(super) fn futex(&self, offset: usize) -> &AtomicU32 {
+        self.mapping.futex(offset)
     }
 }
 
@@ -174,6 +169,11 @@ impl PeerMemory {
         };
         let mapping = map(&file, len)?;
         Ok(Arc::new(Self { mapping, file }))
+    }
+
+    /// As [`OwnMemory::futex`].
+    pub(super) fn futex(&self, offset: usize) -> &AtomicU32 {
+        self.mapping.futex(offset)
     }
 
     /// Maps what a peer sent in the place of `range`, which lies within what is mapped already.
@@ -277,6 +277,15 @@ impl Mapping {
     fn advise(&self, advice: Advice) {
         // SAFETY: the whole of a mapping of our own, and the callers give advice that changes no contents.
         let _ = unsafe { rustix::mm::madvise(self.base.as_ptr().cast(), self.len, advice) };
+    }
+
+    fn futex(&self, offset: usize) -> &AtomicU32 {
+        assert!(offset.is_multiple_of(WORD) && offset < self.len, "no word at byte {offset}");
+        // SAFETY: in bounds by the assertion, so inside the mapping.
+        let at = unsafe { self.base.as_ptr().add(offset + super::sleep::FUTEX_HALF) };
+        // SAFETY: aligned to 4, mapped while `self` is borrowed, and memory that is accessed as atomics only. The
+        // reference serves as an address for the kernel; nothing here loads or stores through it.
+        unsafe { AtomicU32::from_ptr(at.cast()) }
     }
 
     fn make_read_only(&self) -> Result<(), Errno> {

@@ -13,7 +13,8 @@
 //!    Each checks the other's size and seals and maps it.
 //! 3. From then on words are stored and loaded, and [`poll`](Fabric::poll) and [`flush`](Fabric::flush) cost a
 //!    few loads, a store and a fence (`fabric`). Who finds nothing to do sleeps on its peers' epoch words (`sleep`).
-//! 4. The connection ends with the process, or after a goodbye; the watcher sees it and the link is down (F5).
+//! 4. The process dies, which shows in a word of its segment (`life`); or the connection ends, with the process or after a
+//!    goodbye, which the watcher sees; and the link is down (F5).
 //!    A fence freezes the mirror (F4, `mapping`) and frees the slot; it can't keep a living peer from reading what it maps of
 //!    ours (`former`), so before that is used for something else it is [renewed](Fabric::renew) for the others (`layers`).
 //!
@@ -35,6 +36,7 @@ mod options;
 mod guests;
 mod layers;
 mod mapping;
+mod life;
 mod process;
 mod former;
 mod links;

@@ -71,7 +71,8 @@ pub(super) const FUTEX_HALF: usize = if cfg!(target_endian = "little") { 0 } els
 
 /// The kernel waits on no more futexes at once.
 const FUTEX_WAITV_MAX: usize = 128;
-const _: () = assert!(MAX_NODES < FUTEX_WAITV_MAX, "one for each peer, and the alarm");
+const _: () =
+    assert!(2 * MAX_NODES <= FUTEX_WAITV_MAX, "two for each peer, which are fewer than nodes, and the alarm");
 
 /// Raises the epoch, then looks who sleeps. Returns whether a wake-up is due.
 pub(super) fn announce_epoch(raise: impl FnOnce(), must_wake: impl FnOnce() -> bool) -> bool {
@@ -148,26 +149,26 @@ impl Naps {
     }
 }
 
-/// Wakes all who wait on `epoch`, in any process. Returns how many.
-pub(super) fn wake_all(epoch: &AtomicU32) -> u64 {
-    futex::wake(epoch, futex::Flags::empty(), i32::MAX as u32).map_or(0, |woken| woken as u64)
+/// Wakes all who wait on `word`, in any process. Returns how many.
+pub(super) fn wake_all(word: &AtomicU32) -> u64 {
+    futex::wake(word, futex::Flags::empty(), i32::MAX as u32).map_or(0, |woken| woken as u64)
 }
 
-/// What to wait on: up to [`MAX_NODES`] epochs and the alarm.
+/// What to wait on: the alarm, the epochs of up to [`MAX_NODES`] peers, and their lives.
 pub(super) struct Waits {
-    list: [Wait; MAX_NODES + 1],
+    list: [Wait; FUTEX_WAITV_MAX],
     len: usize,
 }
 
 impl Waits {
     /// Ends with the alarm, if it was raised since it counted `count`.
     pub(super) fn on(alarm: &Alarm, count: u32) -> Self {
-        let mut waits = Self { list: [Wait::new(); MAX_NODES + 1], len: 0 };
+        let mut waits = Self { list: [Wait::new(); FUTEX_WAITV_MAX], len: 0 };
         waits.push(u64::from(count), alarm.count.as_ptr().cast(), WaitFlags::SIZE_U32 | WaitFlags::PRIVATE);
         waits
     }
 
-    /// Ends also when the word at `word`, an epoch in a mirror, isn't `seen` any more.
+    /// Ends also when the word at `word`, an epoch or a life in a mirror, isn't `seen` any more.
     pub(super) fn and(&mut self, word: *const u8, seen: u64) {
         let half = word.wrapping_add(FUTEX_HALF).cast_mut().cast();
         self.push(seen & u64::from(u32::MAX), half, WaitFlags::SIZE_U32);

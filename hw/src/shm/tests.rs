@@ -18,6 +18,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use super::guests::GUESTS_MAX;
 use super::hello::{GOODBYE, Hello, Offer, RENEWALS_MAX, Renewal, Renewals, Token};
+use super::life::Life;
 use super::mapping::{OwnMemory, PeerMemory};
 use super::socket::{Listener, Packet, Received, Socket};
 use super::{ShmFabric, ShmOptions};
@@ -331,13 +332,19 @@ fn renewal_of(range: &std::ops::Range<usize>) -> Renewal {
 /// A link with an actor in a slot; `fabric` dials it.
 fn linked(fabric: &mut ShmFabric, slot: Slot, node: u32) -> (Actor, Socket, Mirror) {
     let actor = Actor::new(node, fabric);
-    fabric.connect(slot, NodeId(node), &actor.offer.encode(), WITHIN).unwrap();
+    let (socket, mirror) = introduced(fabric, slot, &actor);
+    (actor, socket, mirror)
+}
+
+/// A link with that actor.
+fn introduced(fabric: &mut ShmFabric, slot: Slot, actor: &Actor) -> (Socket, Mirror) {
+    fabric.connect(slot, actor.offer.node, &actor.offer.encode(), WITHIN).unwrap();
     let socket = actor.accept();
     let Ok(Received::Packet(packet)) = socket.receive() else { panic!("the dialler speaks first") };
     let mirror = mapped(packet);
     socket.send(&actor.hello_to(fabric).encode(), &[actor.memory.file()]).unwrap();
     assert_eq!(event(fabric), LinkEvent::Up(slot));
-    (actor, socket, mirror)
+    (socket, mirror)
 }
 
 /// The memory that a hello stands for, as a sound peer maps it.
@@ -732,4 +739,54 @@ fn impossible_segments_are_refused() {
         let says = refused.as_ref().map_err(ToString::to_string);
         assert!(says.is_err_and(|why| why.contains("segment")), "{segment_bytes}: {refused:?}");
     }
+}
+
+/// A thread holds the actor's word and ends, as when its process is killed. What would show next, the end of its connection and its
+/// process, never comes.
+fn dies(actor: &Actor) {
+    let memory = actor.memory.clone();
+    let begun = std::thread::spawn(move || std::mem::forget(Life::begin(memory).unwrap()));
+    begun.join().unwrap();
+}
+
+/// F5: before any hang-up. And a peer that sleeps is woken, whether the kernel does it or another peer.
+#[test]
+fn a_death_shows_before_the_hang_up() {
+    let (mut one, mut other) = (fabric(1), fabric(2));
+    let actor = Actor::new(7, &one);
+    let sockets = [&mut one, &mut other].map(|fabric| {
+        let (socket, _) = introduced(fabric, SLOT, &actor);
+        socket
+    });
+    std::thread::scope(|scope| {
+        let sleepers = [one, other].map(|mut fabric| {
+            scope.spawn(move || {
+                let begun = Instant::now();
+                loop {
+                    fabric.poll(Time(1));
+                    if let Some(event) = fabric.poll_event() {
+                        return event;
+                    }
+                    assert!(begun.elapsed() < Duration::from_secs(60), "slept over it");
+                    fabric.wait(Time(1), Time(60_000_000_001), &mut || true);
+                }
+            })
+        });
+        dies(&actor);
+        for sleeper in sleepers {
+            let event = sleeper.join().unwrap();
+            assert!(matches!(&event, LinkEvent::Down(SLOT, LinkDown::Broken(_))), "{event:?}");
+        }
+    });
+    drop(sockets);
+}
+
+/// What a peer said before it died is heard.
+#[test]
+fn a_goodbye_before_a_death_is_a_goodbye() {
+    let mut fabric = fabric(1);
+    let (actor, socket, _) = linked(&mut fabric, SLOT, 7);
+    socket.send(&GOODBYE, &[]).unwrap();
+    dies(&actor);
+    assert_eq!(event(&mut fabric), LinkEvent::Down(SLOT, LinkDown::Closed));
 }

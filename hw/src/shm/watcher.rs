@@ -5,6 +5,8 @@
 //! that costs the owner one load per turn, and rings the doorbell. It never touches the sockets: the owner does
 //! what there is to do, in [`Fabric::poll`](consort_dataplane::fabric::Fabric::poll).
 //!
+//! As the thread that lives as long as the fabric does, it also holds the word in which this node's death shows (`life`).
+//!
 //! It waits on the owner's epoll set through an edge-triggered one of its own: so it hears once of each event, and
 //! doesn't turn in circles while the owner has not come to it.
 //!
@@ -21,6 +23,8 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
+use super::life::Life;
+use super::mapping::OwnMemory;
 use super::options::ShmError;
 use super::sleep::Alarm;
 
@@ -38,6 +42,7 @@ impl Watcher {
     /// Watches the epoll set `sockets`.
     pub(super) fn start(
         sockets: BorrowedFd<'_>,
+        memory: Arc<OwnMemory>,
         alarm: Arc<Alarm>,
         doorbell: Doorbell,
     ) -> Result<Self, ShmError> {
@@ -50,7 +55,12 @@ impl Watcher {
             .map_err(failed("epoll"))?;
         let thread = std::thread::Builder::new()
             .name("consort-shm".to_owned())
-            .spawn(move || watch(&outer, &alarm, &doorbell))
+            .spawn(move || {
+                block_signals();
+                let _life = Life::begin(memory)
+                    .inspect_err(|error| tracing::debug!(%error, "peers will see this node's death late"));
+                watch(&outer, &alarm, &doorbell);
+            })
             .map_err(|error| ShmError::machine("starting the thread that watches the sockets", error))?;
         Ok(Self { quit, thread: Some(thread) })
     }
@@ -66,7 +76,6 @@ impl Drop for Watcher {
 }
 
 fn watch(outer: &OwnedFd, alarm: &Alarm, doorbell: &Doorbell) {
-    block_signals();
     loop {
         let mut events = [MaybeUninit::uninit(); 2];
         match epoll::wait(outer, &mut events, None) {

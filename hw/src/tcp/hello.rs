@@ -18,7 +18,7 @@
 //!   7 u8   address family: 4, 6                  11 u8   1 from the dialler, 2 from the acceptor
 //!   8 u32  node                                  12 u32  0
 //!  12 u16  port                                  16 u32  from: the sender
-//!  14 u16  0                                     20 u32  to: the receiver
+//!  14 u16  port of its lifelines, or 0            20 u32  to: the receiver
 //!  16 16 B token                                 24 u64  bytes of the sender's segment
 //!  32 u64  bytes of the segment                  32 16 B the receiver's token
 //!  40 16 B address (IPv4: the first four)        48 16 B the sender's token
@@ -73,6 +73,8 @@ pub(super) struct Offer {
     pub(super) address: SocketAddr,
     pub(super) token: Token,
     pub(super) segment_bytes: usize,
+    /// The port, at the same address, where it has its lifelines dialled; 0 if it has none.
+    pub(super) lifelines: u16,
 }
 
 impl Offer {
@@ -83,6 +85,7 @@ impl Offer {
         bytes[6] = BYTE_ORDER;
         bytes[8..12].copy_from_slice(&self.node.0.to_le_bytes());
         bytes[12..14].copy_from_slice(&self.address.port().to_le_bytes());
+        bytes[14..16].copy_from_slice(&self.lifelines.to_le_bytes());
         bytes[16..32].copy_from_slice(&self.token.0);
         bytes[32..40].copy_from_slice(&(self.segment_bytes as u64).to_le_bytes());
         match self.address {
@@ -135,7 +138,8 @@ impl Offer {
         if !sound_segment(segment_bytes) {
             return Err(format!("it speaks of a segment of {segment_bytes} bytes"));
         }
-        let offer = Self { node, address, token: Token(array(bytes, 16)), segment_bytes };
+        let lifelines = u16::from_le_bytes([bytes[14], bytes[15]]);
+        let offer = Self { node, address, token: Token(array(bytes, 16)), segment_bytes, lifelines };
         // What is to be zero is zero.
         if offer.encode() == *bytes { Ok(offer) } else { Err("it does not make sense".to_owned()) }
     }
@@ -306,6 +310,7 @@ mod tests {
             address: address.parse().unwrap(),
             token: Token([9; 16]),
             segment_bytes: 1 << 20,
+            lifelines: 7001,
         }
     }
 
@@ -327,8 +332,8 @@ mod tests {
             let made = offer(address);
             let read = Offer::decode(&made.encode()).unwrap();
             assert_eq!(
-                (read.node, read.address, read.segment_bytes),
-                (made.node, made.address, made.segment_bytes)
+                (read.node, read.address, read.segment_bytes, read.lifelines),
+                (made.node, made.address, made.segment_bytes, made.lifelines)
             );
             assert!(read.token.matches(&Token([9; 16])));
         }

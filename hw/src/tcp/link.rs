@@ -40,6 +40,8 @@ pub(super) struct Link {
     pub(super) blocked: bool,
     /// A send failed. What the peer has sent before it went is still to be read; then this is the cause.
     pub(super) send_failed: Option<i32>,
+    /// The peer's process is ending, as its lifeline told. What it has sent before that is still to be read.
+    pub(super) dying: bool,
     /// Its end of the stream is written; see [`super::TcpFabric::close`](consort_dataplane::fabric::Fabric::close).
     pub(super) sending_ended: bool,
     /// Polls since something came.
@@ -147,6 +149,7 @@ impl Link {
             due: false,
             blocked: false,
             send_failed: None,
+            dying: false,
             sending_ended: false,
             silent_polls: 0,
             zero_copy: ZeroCopy::default(),

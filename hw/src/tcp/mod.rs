@@ -15,6 +15,7 @@
 //! | `engine`, `epoll`, `uring` | what drives the sockets |
 //! | `link` | a peer, its mirror and the connection between |
 //! | `setup`, `traffic` | links come up; links carry, break and end |
+//! | `lifeline` | a second connection, which ends first when a process dies |
 //!
 //! # How the contract is kept
 //!
@@ -25,15 +26,16 @@
 //! - **F3** [`Fabric::poll`] receives by calls that do not block; [`Fabric::wait`] sleeps in the engine.
 //! - **F4** Bytes are only ever received by a call of this fabric on that link. A fenced link has no socket any more, and
 //!   nothing is under way in the kernel that could still write.
-//! - **F5** The end of a process shows as the end of its stream (without a goodbye: it broke; with one: it was closed), a
-//!   reset as a reset, both at once; a machine that no longer answers shows within [`TcpOptions::unanswered`], by
+//! - **F5** The end of a process shows as the end of its lifeline, and a while later of its stream (without a goodbye: it broke; with
+//!   one: it was closed), a reset as a reset, both at once; a machine that no longer answers shows within [`TcpOptions::unanswered`], by
 //!   keepalive when idle and by its missing acknowledgements when not.
 //! - A damaged frame breaks the link, never the order: CRC32C of header and payload, beside TCP's own sum, and a peer
 //!   whose numbers lead out of its segment is cut off (S1).
 //!
 //! # Threads
 //!
-//! As every fabric: one owner at a time, who may change; the doorbell is for all.
+//! As every fabric: one owner at a time, who may change; the doorbell is for all. A thread of the fabric's own holds the lifelines,
+//! and does nothing else.
 
 mod check;
 mod frame;
@@ -49,6 +51,7 @@ mod epoll;
 mod uring;
 mod link;
 mod setup;
+mod lifeline;
 mod traffic;
 #[cfg(any(test, fuzzing))]
 mod feed;
@@ -75,6 +78,7 @@ use counts::Counts;
 use engine::{Engine, Ready, Token, Watch};
 use epoll::Epoll;
 use hello::{Offer, Role, Token as Token128, is_wildcard};
+use lifeline::Lifeline;
 use link::{Dial, Held, Link, Phase};
 use outgoing::{MAX_FRAME, Sums};
 use setup::Stranger;
@@ -98,6 +102,8 @@ pub struct TcpFabric {
     address: SocketAddr,
     bell: Arc<OwnedFd>,
     doorbell: Doorbell,
+    /// Where the machine has none, links tell of a death later.
+    lifeline: Option<Lifeline>,
     engine: Box<dyn Engine>,
     /// By slot.
     links: Vec<Option<Box<Link>>>,
@@ -147,6 +153,11 @@ impl TcpFabric {
         let segment = memory(options.segment_bytes, options.prefault);
         let bell = Arc::new(bell);
         let rope = Arc::clone(&bell);
+        let lifeline = Lifeline::start(options.listen, &bell, options.unanswered)
+            .inspect_err(
+                |cause| tracing::debug!(%cause, "no lifelines: peers will see this node's death late"),
+            )
+            .ok();
         tracing::debug!(%node, %address, engine = engine.name(), "the tcp fabric listens");
         Ok(Self {
             node,
@@ -157,6 +168,7 @@ impl TcpFabric {
             address,
             bell,
             doorbell: Doorbell::new(move || sys::ring(rope.as_fd())),
+            lifeline,
             engine,
             links: (0..MAX_NODES).map(|_| None).collect(),
             up: PeerSet::EMPTY,
@@ -287,7 +299,8 @@ impl Fabric for TcpFabric {
 
     fn offer(&self) -> Vec<u8> {
         let (node, address, token) = (self.node, self.address, self.token);
-        Offer { node, address, token, segment_bytes: self.segment.size() }.encode().to_vec()
+        let lifelines = self.lifeline.as_ref().map_or(0, Lifeline::port);
+        Offer { node, address, token, segment_bytes: self.segment.size(), lifelines }.encode().to_vec()
     }
 
     fn connect(
@@ -383,6 +396,7 @@ impl Fabric for TcpFabric {
             let news = self.engine.poll(&mut self.counts);
             self.on_ready(&news);
         }
+        self.look_at_lifelines();
         self.polls = self.polls.wrapping_add(1);
         if self.setting_up || self.found_setup || self.polls.is_multiple_of(POLLS_PER_ACCEPT) {
             self.found_setup = false;

@@ -16,8 +16,9 @@ use super::TcpFabric;
 use super::engine::Token;
 use super::hello::{HELLO, Hello, Role, Token as Token128, Unwelcome, salt};
 use super::incoming::Incoming;
+use super::lifeline::Hold;
 use super::link::{Dial, Link, Phase};
-use super::sys;
+use super::sys::{self, is_later};
 
 /// How long a stranger has for its hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(3);
@@ -279,6 +280,14 @@ impl TcpFabric {
         link.was_up = true;
         link.due = link.outgoing.has_work(); // published, and perhaps flushed, before
         self.up = self.up.with(slot);
+        if let (Some(lifeline), 1..) = (&self.lifeline, link.offer.lifelines) {
+            let mut there = link.offer.address;
+            there.set_port(link.offer.lifelines);
+            // As with the link: the lesser dials.
+            let dial = (self.node < link.peer).then_some(there);
+            let (own, peer) = (self.token, link.offer.token);
+            lifeline.hold(Hold { who: (slot, link.generation), dial, own, peer });
+        }
         self.events.push_back(LinkEvent::Up(slot));
     }
 
@@ -307,9 +316,4 @@ impl Dial {
     pub(super) fn new(socket: OwnedFd, token: Token, hello: [u8; HELLO]) -> Self {
         Self { socket, token, hello, said: false, answer: [0; HELLO], got: 0 }
     }
-}
-
-/// Whether a call that does not block has to be made again later.
-pub(super) fn is_later(cause: &io::Error) -> bool {
-    matches!(cause.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

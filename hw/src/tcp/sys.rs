@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use consort_dataplane::memory::Segment;
@@ -153,14 +153,7 @@ fn socket(address: IpAddr) -> io::Result<OwnedFd> {
 /// Sets a connection up for what a link is: small frames at once, a dead machine noticed.
 pub(super) fn tune(socket: BorrowedFd<'_>, options: &TcpOptions) -> io::Result<()> {
     sockopt::set_tcp_nodelay(socket, true)?;
-    // An idle peer is asked after half the time, and given the other half to answer. What is unacknowledged is watched
-    // by `Link::unanswered`: TCP_USER_TIMEOUT would also kill the link of a member that is merely stopped or slow, once
-    // its window has been closed for so long, though its machine answers every probe.
-    let half = (options.unanswered / 2).max(Duration::from_secs(1));
-    sockopt::set_socket_keepalive(socket, true)?;
-    sockopt::set_tcp_keepidle(socket, half)?;
-    sockopt::set_tcp_keepintvl(socket, Duration::from_secs(1))?;
-    sockopt::set_tcp_keepcnt(socket, u32::try_from(half.as_secs()).unwrap_or(1).clamp(1, 100))?;
+    keep_alive(socket, options.unanswered)?;
     if let Some(bytes) = options.socket_buffer {
         sockopt::set_socket_send_buffer_size(socket, bytes)?;
         sockopt::set_socket_recv_buffer_size(socket, bytes)?;
@@ -171,6 +164,56 @@ pub(super) fn tune(socket: BorrowedFd<'_>, options: &TcpOptions) -> io::Result<(
         tracing::debug!(%congestion, %cause, "the congestion control asked for is not granted");
     }
     Ok(())
+}
+
+/// Has the kernel ask an idle peer's machine whether it is there.
+pub(super) fn keep_alive(socket: BorrowedFd<'_>, unanswered: Duration) -> io::Result<()> {
+    // An idle peer is asked after half the time, and given the other half to answer. What is unacknowledged is watched
+    // by `Link::unanswered`: TCP_USER_TIMEOUT would also kill the link of a member that is merely stopped or slow, once
+    // its window has been closed for so long, though its machine answers every probe.
+    let half = (unanswered / 2).max(Duration::from_secs(1));
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, half)?;
+    sockopt::set_tcp_keepintvl(socket, Duration::from_secs(1))?;
+    sockopt::set_tcp_keepcnt(socket, u32::try_from(half.as_secs()).unwrap_or(1).clamp(1, 100))?;
+    Ok(())
+}
+
+/// Gives the calling thread a table of descriptors of its own, in which is nothing but `kept`. Returns what these are there: the
+/// same numbers, to be used by this thread alone. Those of the table that it leaves are as they were.
+pub(super) fn part_descriptors(kept: [BorrowedFd<'_>; 2]) -> io::Result<[OwnedFd; 2]> {
+    let numbers = kept.map(|kept| kept.as_raw_fd());
+    let mut borders = numbers.map(i32::unsigned_abs);
+    borders.sort_unstable();
+    let [low, high] = borders;
+    for (first, last) in [(0, low.wrapping_sub(1)), (low + 1, high.wrapping_sub(1)), (high + 1, u32::MAX)] {
+        if first > last || last == u32::MAX && first == 0 {
+            continue; // nothing in between
+        }
+        // SAFETY: the first such call makes the table this thread's own, or fails and closes nothing; so it is only there that
+        // descriptors are closed, where nobody else uses them, and this thread's caller uses none but those returned.
+        let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_UNSHARE) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: they are open in this thread's table, and nobody else has that.
+    Ok(numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }))
+}
+
+/// Whether a descriptor has none of the numbers of the standard streams.
+pub(super) fn is_behind_the_streams(descriptor: &OwnedFd) -> bool {
+    descriptor.as_raw_fd() > libc::STDERR_FILENO
+}
+
+/// Signals of the process are for the threads that it made itself: a handler that ran in one of ours would surprise it.
+pub(super) fn block_signals() {
+    // SAFETY: a set of signals is plain numbers, for which zeros are valid.
+    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `all` is a set to be written.
+    unsafe { libc::sigfillset(&raw mut all) };
+    // SAFETY: it reads the set, and writes nothing.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut()) };
 }
 
 /// Ends a connection at once and for good: nothing more is sent or received, the peer sees a reset.
@@ -250,4 +293,9 @@ pub(super) fn ring(bell: BorrowedFd<'_>) {
 pub(super) fn hush(bell: &OwnedFd) {
     let mut count = [0; 8];
     let _ = rustix::io::read(bell.as_fd(), &mut count); // nothing there: nothing rang
+}
+
+/// Whether a call that does not block has to be made again later.
+pub(super) fn is_later(cause: &io::Error) -> bool {
+    matches!(cause.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -585,3 +585,101 @@ fn where_io_uring_is_denied_auto_goes_on_and_the_explicit_choice_says_what_to_do
         .unwrap();
     }
 }
+
+/// A pair between which there is a lifeline.
+fn pair_with_lifeline(engine: TcpEngine) -> (TcpFabric, TcpFabric) {
+    let (mut a, mut b) = pair(engine);
+    until(&mut [&mut a, &mut b], "a lifeline", &mut |fabrics| {
+        fabrics.iter().all(|fabric| fabric.lifeline.as_ref().unwrap().held() == 1)
+    });
+    (a, b)
+}
+
+/// F5: the link's own connection is open all the while. Whoever dialled, and asleep or awake.
+#[test]
+fn a_death_shows_before_the_links_end() {
+    for (engine, dialler_dies) in ENGINES.into_iter().flat_map(|engine| [(engine, true), (engine, false)]) {
+        let (a, b) = pair_with_lifeline(engine);
+        let (mut dies, mut lives) = if dialler_dies { (a, b) } else { (b, a) };
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            let survivor = scope.spawn(move || {
+                loop {
+                    lives.poll(now(start));
+                    if let Some(event) = lives.poll_event() {
+                        return event;
+                    }
+                    assert!(start.elapsed() < BOUND, "slept over it");
+                    lives.wait(now(start), now(start).plus(BOUND), &mut || true);
+                }
+            });
+            dies.lifeline.as_mut().unwrap().die();
+            let event = survivor.join().unwrap();
+            assert!(matches!(&event, LinkEvent::Down(SLOT, LinkDown::Broken(_))), "{event:?}");
+        });
+        assert_eq!(dies.poll_event(), None, "its own link was open till then");
+    }
+}
+
+/// What a peer sent before it died comes first; and if that was a goodbye, it is one.
+#[test]
+fn a_death_does_not_hide_what_came_before_it() {
+    for engine in ENGINES {
+        let (mut a, mut b) = pair_with_lifeline(engine);
+        a.publish_ring(RING..RING + (1 << 20), all());
+        tell(&mut a, WORD_A, 7);
+        // All of it goes out before the death, more than one look takes in.
+        until(&mut [&mut a, &mut b], "the word", &mut |fabrics| heard(fabrics[1], WORD_A) == 7);
+        tell(&mut a, WORD_A, 8);
+        a.lifeline.as_mut().unwrap().die();
+        assert!(matches!(next_event(&mut [&mut b], 0), LinkEvent::Down(SLOT, LinkDown::Broken(_))));
+        assert_eq!(heard(&b, WORD_A), 8);
+
+        let (mut a, mut b) = pair_with_lifeline(engine);
+        a.close(Duration::ZERO);
+        a.lifeline.as_mut().unwrap().die();
+        assert_eq!(next_event(&mut [&mut b], 0), LinkEvent::Down(SLOT, LinkDown::Closed));
+    }
+}
+
+#[test]
+fn a_lifeline_that_ends_in_order_is_no_death() {
+    let (mut a, mut b) = pair_with_lifeline(TcpEngine::Epoll);
+    a.lifeline = None;
+    for value in 1..ROUNDS {
+        tell(&mut a, WORD_A, value);
+        until(&mut [&mut a, &mut b], "a word", &mut |fabrics| heard(fabrics[1], WORD_A) == value);
+    }
+    assert_eq!(b.poll_event(), None);
+    tell(&mut b, WORD_A, 1);
+    until(&mut [&mut a, &mut b], "an answer", &mut |fabrics| heard(fabrics[0], WORD_A) == 1);
+}
+
+/// S1: who does not know the tokens is nobody, and its end says nothing.
+#[test]
+fn strangers_at_the_lifelines_are_nobody() {
+    let (mut a, mut b) = (fabric(1, TcpEngine::Epoll), fabric(2, TcpEngine::Epoll));
+    let lifelines = (b.address().ip(), b.lifeline.as_ref().unwrap().port());
+    let silent: Vec<_> = (0..300).map(|_| TcpStream::connect(lifelines).unwrap()).collect();
+    for garbage in [&[0; 32][..], &[1; 31], &[2; 4096]] {
+        TcpStream::connect(lifelines).unwrap().write_all(garbage).unwrap();
+    }
+    link(&mut a, &mut b);
+    until(&mut [&mut a, &mut b], "a lifeline", &mut |fabrics| {
+        fabrics.iter().all(|fabric| fabric.lifeline.as_ref().unwrap().held() == 1)
+    });
+    drop(silent);
+    tell(&mut a, WORD_A, 1);
+    until(&mut [&mut a, &mut b], "the word", &mut |fabrics| heard(fabrics[1], WORD_A) == 1);
+    assert_eq!((a.poll_event(), b.poll_event()), (None, None));
+}
+
+/// The thread that holds the lifelines holds nothing else open: who waits for the end of a pipe gets it.
+#[test]
+fn lifelines_hold_nothing_of_the_applications() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let fabric = fabric(1, TcpEngine::Epoll);
+    assert!(fabric.lifeline.is_some());
+    drop(writer);
+    assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+}

@@ -15,8 +15,7 @@ use consort_dataplane::names::{MAX_NODES, PeerSet, Slot, Time};
 use super::TcpFabric;
 use super::engine::{Ready, SendResult, Sends};
 use super::link::{Held, Phase};
-use super::setup::is_later;
-use super::sys;
+use super::sys::{self, is_later};
 
 /// Up to so many links, each is looked at in every poll.
 const ALL: u32 = 4;
@@ -99,7 +98,7 @@ impl TcpFabric {
                             break;
                         }
                     }
-                    if n < asked {
+                    if n < asked && !link.dying {
                         break; // that was all
                     }
                 }
@@ -107,6 +106,8 @@ impl TcpFabric {
                     // All that the peer sent before a send failed has been read.
                     if let Some(error) = link.send_failed {
                         down = Some(LinkDown::Broken(io::Error::from_raw_os_error(error).to_string()));
+                    } else if link.dying {
+                        down = Some(LinkDown::Broken("the peer's process ended".to_owned())); // F5
                     }
                     break;
                 }
@@ -117,11 +118,27 @@ impl TcpFabric {
             }
         }
         link.silent_polls = if changed { 0 } else { link.silent_polls.saturating_add(1) };
+        let more = link.dying && down.is_none() && link.is_up();
         if let Some(why) = down {
             self.take_down(slot, why);
             return true;
         }
-        changed
+        if more {
+            self.found_readable = self.found_readable.with(slot); // the rest at the next poll
+        }
+        changed || more
+    }
+
+    /// Takes in which peers' processes are ending (F5).
+    pub(super) fn look_at_lifelines(&mut self) {
+        let Some(lifeline) = &self.lifeline else { return };
+        for (slot, generation) in lifeline.take_ended() {
+            let link = self.links.get_mut(usize::from(slot.0)).and_then(Option::as_mut);
+            if let Some(link) = link.filter(|link| link.generation == generation && link.is_up()) {
+                link.dying = true;
+                self.found_readable = self.found_readable.with(slot);
+            }
+        }
     }
 
     /// Sends what is due, to all links that take it, as far as a flush goes.
@@ -294,6 +311,9 @@ impl TcpFabric {
             Phase::Up { socket, .. } => Some((link.token(), socket)),
         };
         self.up = self.up.without(slot);
+        if let (Some(lifeline), true) = (&self.lifeline, socket.is_some()) {
+            lifeline.let_go((slot, link.generation));
+        }
         let heads = link.outgoing.clear();
         link.due = false;
         link.blocked = false;

@@ -1,0 +1,315 @@
+//! `consort bench failover`: how long a group stands still when a member dies.
+//!
+//! Members run under a steady load. One of them is killed (in turn the leader and each of the others), the survivors say what they saw, the victim is started anew and joins, and so on. *Detection* is from
+//! the kill until the first survivor takes the victim for gone; *outage* is the longest time from one delivery to the next
+//! at any survivor, from the kill to the first delivery in the view without the victim.
+//!
+//! Beside it stands what the machine itself takes to tell of a death: a bare process with as much memory as a member and a
+//! connection to here is killed, and its connection ends here.
+
+mod member;
+mod prey;
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde::Serialize;
+
+use super::conduct::{Status, stderr_line};
+use super::figures::nanoseconds;
+use crate::args::{FailoverArgs, GuaranteeArg, WaitArg};
+use crate::clock;
+use crate::crew::{Crew, Ports};
+use crate::failure::Failure;
+use crate::group;
+use crate::orders::{FailoverTask, Said, Seat, Survived, Task, Told};
+use crate::text::as_f64;
+
+pub(crate) use member::run as member;
+pub(crate) use prey::run as prey;
+
+/// How long the whole group runs before the next kill.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// How long survivors, or a member that joins, may take beside the bound on silence.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One failover.
+#[derive(Debug, Serialize)]
+struct Kill {
+    victim: u32,
+    detection_ms: f64,
+    outage_ms: f64,
+    machine_ms: f64,
+}
+
+/// A distribution in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct Milliseconds {
+    p50: f64,
+    p99: f64,
+    max: f64,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    bench: &'static str,
+    fabric: String,
+    members: u32,
+    kills: usize,
+    /// Whether victims were stopped, so that only their silence told, and the bound on that.
+    silent: bool,
+    silence_ms: f64,
+    detection_ms: Milliseconds,
+    outage_ms: Milliseconds,
+    /// From the kill of a bare process to the end of its connection.
+    machine_ms: Milliseconds,
+    runs: Vec<Kill>,
+}
+
+/// The group: who plays which member now.
+struct Group<'a> {
+    args: &'a FailoverArgs,
+    log: &'a str,
+    ports: Ports,
+    crew: Crew,
+    /// By member, from 1: its place in the crew.
+    places: Vec<usize>,
+    /// The members, in the order of the view: the first leads.
+    view: Vec<u32>,
+}
+
+/// Measures.
+///
+/// # Errors
+/// The group does not start, or does not survive.
+pub(crate) fn run(args: &FailoverArgs, log: &str) -> Result<(), Failure> {
+    args.check()?;
+    let status = Status::new();
+    let measured = measure(args, log, &status);
+    status.clear();
+    let (fabric, runs) = measured?;
+    let of = |what: fn(&Kill) -> f64| milliseconds(runs.iter().map(what).collect());
+    let report = Report {
+        bench: "failover",
+        fabric,
+        members: args.members,
+        kills: runs.len(),
+        silent: args.silent,
+        silence_ms: args.silence.as_secs_f64() * 1e3,
+        detection_ms: of(|kill| kill.detection_ms),
+        outage_ms: of(|kill| kill.outage_ms),
+        machine_ms: of(|kill| kill.machine_ms),
+        runs,
+    };
+    let mut out = std::io::stdout().lock();
+    let written = if args.json {
+        serde_json::to_string(&report).map_err(std::io::Error::from).and_then(|line| writeln!(out, "{line}"))
+    } else {
+        writeln!(out, "{}", describe(&report))
+    };
+    written.map_err(|cause| Failure::stream("write", "standard output", cause))
+}
+
+/// All kills; and over what.
+fn measure(args: &FailoverArgs, log: &str, status: &Status) -> Result<(String, Vec<Kill>), Failure> {
+    status.show("the group starts");
+    let mut group = Group::found(args, log)?;
+    let mut fabric = String::new();
+    let mut kills = Vec::new();
+    for (number, place) in (1..=args.kills).zip((0..args.members as usize).cycle()) {
+        let victim = group.view[place];
+        status.show(&format!("kill {number} of {}: member {victim}", args.kills));
+        group.pass_time(SETTLE)?;
+        let (memory, at) = group.kill(victim)?;
+        let survived = group.survivors(victim, at)?;
+        fabric = survived.first().map(|it| it.fabric.clone()).unwrap_or_default();
+        kills.push(Kill {
+            victim,
+            detection_ms: detection(victim, at, &survived)?,
+            outage_ms: survived.iter().map(|it| ms(it.outage)).fold(0.0, f64::max),
+            machine_ms: ms(prey::hunt(memory, log)?),
+        });
+        status.show(&format!("kill {number} of {}: member {victim} joins again", args.kills));
+        group.start_anew(victim)?;
+    }
+    group.crew.close(group::CLOSE_WITHIN + Duration::from_secs(5))?;
+    Ok((fabric, kills))
+}
+
+/// From the kill until the first took the victim for gone.
+fn detection(victim: u32, at: u64, survived: &[Survived]) -> Result<f64, Failure> {
+    let first = survived.iter().filter_map(|it| it.detected).min();
+    first.map(|first| ms(first.saturating_sub(at))).ok_or_else(|| {
+        Failure::disagreement(
+            format!("the group went on without member {victim}, and nobody took it for gone"),
+            "this must not happen: report it as a bug",
+        )
+    })
+}
+
+impl<'a> Group<'a> {
+    fn found(args: &'a FailoverArgs, log: &'a str) -> Result<Self, Failure> {
+        let ports = Ports::reserve(args.members)?;
+        let mut group =
+            Self { args, log, ports, crew: Crew::new(stderr_line()), places: Vec::new(), view: Vec::new() };
+        for id in 1..=args.members {
+            group.start(id, false)?;
+        }
+        group.complete()?;
+        Ok(group)
+    }
+
+    fn start(&mut self, id: u32, joins: bool) -> Result<(), Failure> {
+        let seat = Seat {
+            id,
+            addresses: self.ports.numbered(),
+            fabric: self.args.fabric,
+            guarantee: GuaranteeArg::Atomic,
+            wait: WaitArg::Adaptive,
+            ring_bytes: group::LEAST_RING,
+        };
+        let task = FailoverTask { seat, joins, silence: nanoseconds(self.args.silence) };
+        let place = self.crew.start(&format!("member {id}"), self.log, &Task::Failover(task))?;
+        let of = id as usize - 1;
+        match self.places.get_mut(of) {
+            Some(old) => *old = place,
+            None => self.places.push(place),
+        }
+        Ok(())
+    }
+
+    fn place(&self, id: u32) -> usize {
+        self.places[id as usize - 1]
+    }
+
+    fn id(&self, place: usize) -> Option<u32> {
+        (1..).zip(&self.places).find(|(_, known)| **known == place).map(|(id, _)| id)
+    }
+
+    /// What the next member says.
+    fn hear(&mut self, waits_for: &str) -> Result<(u32, Said), Failure> {
+        let patience = self.args.silence * 4 + PATIENCE;
+        loop {
+            let heard = self.crew.hear(patience)?;
+            let Some((place, said)) = heard else {
+                return Err(Failure::lost(
+                    format!("waited {patience:?} in vain for {waits_for}"),
+                    "run it again with --log debug to see what the members wait for",
+                ));
+            };
+            if let Some(id) = self.id(place) {
+                return Ok((id, said));
+            }
+        }
+    }
+
+    /// Waits until all members are in one view and deliver in it.
+    fn complete(&mut self) -> Result<(), Failure> {
+        let all: Vec<u32> = (1..=self.args.members).collect();
+        let mut there = vec![false; all.len()];
+        while there.contains(&false) {
+            if let (id, Said::View { members }) = self.hear("a view of all members")? {
+                let mut sorted = members.clone();
+                sorted.sort_unstable();
+                there[id as usize - 1] = sorted == all;
+                self.view = members;
+            }
+        }
+        Ok(())
+    }
+
+    fn pass_time(&mut self, time: Duration) -> Result<(), Failure> {
+        let until = clock::now() + nanoseconds(time);
+        loop {
+            let left = until.saturating_sub(clock::now());
+            if left == 0 {
+                return Ok(());
+            }
+            self.crew.hear(Duration::from_nanos(left))?;
+        }
+    }
+
+    /// Kills, or only stops. Returns how much memory the victim had, and when it was.
+    fn kill(&mut self, victim: u32) -> Result<(usize, u64), Failure> {
+        let place = self.place(victim);
+        let memory = prey::resident(self.crew.process(place));
+        let signal = if self.args.silent { Signal::STOP } else { Signal::KILL };
+        let at = clock::now();
+        self.crew.signal(place, signal)?;
+        Ok((memory, at))
+    }
+
+    /// What the others saw of it.
+    fn survivors(&mut self, victim: u32, at: u64) -> Result<Vec<Survived>, Failure> {
+        let mut survived = Vec::new();
+        while survived.len() + 1 < self.places.len() {
+            match self.hear("the survivors")? {
+                // Only now, so that nothing disturbs them meanwhile.
+                (id, Said::View { members }) if !members.contains(&victim) => {
+                    self.crew.tell(self.place(id), &Told::Killed { node: victim, at })?;
+                }
+                (_, Said::Survived(report)) => survived.push(report),
+                _ => {}
+            }
+        }
+        Ok(survived)
+    }
+
+    fn start_anew(&mut self, victim: u32) -> Result<(), Failure> {
+        self.crew.end(self.place(victim))?;
+        self.start(victim, true)?;
+        self.complete()
+    }
+}
+
+fn ms(nanoseconds: u64) -> f64 {
+    as_f64(nanoseconds) / 1e6
+}
+
+/// Quantiles by the nearest rank.
+fn milliseconds(mut values: Vec<f64>) -> Milliseconds {
+    values.sort_by(f64::total_cmp);
+    let at = |percent: usize| {
+        let rank = (values.len() * percent).div_ceil(100).max(1);
+        values.get(rank - 1).copied().unwrap_or_default()
+    };
+    Milliseconds { p50: at(50), p99: at(99), max: at(100) }
+}
+
+fn describe(report: &Report) -> String {
+    let Report { fabric, members, kills, .. } = report;
+    let how = if report.silent {
+        format!("stopped (taken for gone after {} ms of silence)", report.silence_ms)
+    } else {
+        "killed".to_owned()
+    };
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::UTF8_FULL_CONDENSED);
+    table.set_header(["ms", "p50", "p99", "max"]);
+    for (name, of) in [
+        ("detection", report.detection_ms),
+        ("outage", report.outage_ms),
+        ("a bare process's end", report.machine_ms),
+    ] {
+        let figures = [of.p50, of.p99, of.max].map(|value| format!("{value:.2}"));
+        table.add_row(std::iter::once(name.to_owned()).chain(figures));
+    }
+    format!("failover: {members} members over {fabric}, {kills} {how}\n{table}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_values_that_were_there() {
+        let of = |count: u32| milliseconds((1..=count).rev().map(f64::from).collect());
+        assert_eq!(of(1), Milliseconds { p50: 1.0, p99: 1.0, max: 1.0 });
+        assert_eq!(of(4), Milliseconds { p50: 2.0, p99: 4.0, max: 4.0 });
+        assert_eq!(of(200), Milliseconds { p50: 100.0, p99: 198.0, max: 200.0 });
+        assert_eq!(milliseconds(Vec::new()).max, 0.0);
+    }
+}
