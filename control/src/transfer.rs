@@ -98,6 +98,14 @@ pub enum Took {
 }
 
 impl Lesson {
+    /// A refusal, for a reason that is cut to the length that it may have.
+    pub fn refused(mut reason: String) -> Self {
+        while reason.len() > REASON {
+            reason.pop();
+        }
+        Self::Refused(reason)
+    }
+
     /// Whether its parts have the length that they may have.
     pub fn is_bounded(&self) -> bool {
         match self {

@@ -17,7 +17,7 @@ use consort_dataplane::session::{Delivery, Verdict};
 use crossbeam_queue::ArrayQueue;
 
 use super::gate::Gate;
-use super::learning::Restore;
+use super::restore::Restore;
 use super::teaching::SnapshotRequest;
 use crate::membership::{Absent, Stopped};
 use crate::view::View;

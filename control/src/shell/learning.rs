@@ -6,114 +6,23 @@
 //! Receiving ─────────────────────────► Whole ─────────────────────────► Following ─────────────────────────► (none)
 //! ```
 
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Error, ErrorKind, Read, Result};
+use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::{collections::BTreeSet, fmt};
 
 use consort_dataplane::fabric::Doorbell;
 use consort_dataplane::session::{Delivery, Verdict};
 
 use super::event::Incoming;
+use super::restore::{Pieces, Progress, Restore};
 use super::running::Application;
 use crate::transfer::{CHUNK, Digest, Entry, Lesson, Took, TornTail, digest, whole};
 use crate::view::View;
 
-/// The application has begun to restore, has done so, or has given up.
-const RESTORING: u8 = 0;
-const RESTORED: u8 = 1;
-const GIVEN_UP: u8 = 2;
-
 /// So much of what was delivered since the snapshot is told in one turn.
 const A_TURN: usize = 256;
-
-/// A snapshot of another member's state (V7): read it to its end, make it this node's state instead of whatever there was, then call
-/// [`Restore::finish`]. What follows, messages and views, is what was delivered since. It may happen again, with another snapshot, if the
-/// member that it came from was lost meanwhile.
-///
-/// May be kept and read on another thread; nothing is delivered until it is finished. Dropped without that, the node stops: it can't
-/// go on without a state.
-pub struct Restore {
-    pieces: Pieces,
-    at: u64,
-    piece: Vec<u8>,
-    progress: Arc<Progress>,
-}
-
-/// A whole snapshot.
-#[derive(Clone)]
-struct Pieces {
-    file: Arc<File>,
-    digests: Arc<[Digest]>,
-    len: u64,
-}
-
-struct Progress {
-    state: AtomicU8,
-    bell: Doorbell,
-}
-
-impl Restore {
-    /// Bytes of the snapshot.
-    #[expect(clippy::len_without_is_empty, reason = "an empty state is a state like others")]
-    pub fn len(&self) -> u64 {
-        self.pieces.len
-    }
-
-    /// The state is restored: go on.
-    pub fn finish(self) {
-        self.progress.set(RESTORED);
-    }
-}
-
-impl Read for Restore {
-    /// # Errors
-    /// The file that keeps the snapshot can't be read, or what is read is not what was written.
-    fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        let left = self.pieces.len - self.at;
-        if left == 0 || buffer.is_empty() {
-            return Ok(0);
-        }
-        let within = (self.at % CHUNK as u64) as usize;
-        if within == 0 {
-            self.piece.resize(left.min(CHUNK as u64) as usize, 0);
-            self.pieces.file.read_exact_at(&mut self.piece, self.at)?;
-            let known = self.pieces.digests.get((self.at / CHUNK as u64) as usize);
-            if known != Some(&digest(&self.piece)) {
-                let what =
-                    "the file that keeps the snapshot changed under it, or another snapshot replaced it";
-                return Err(Error::new(ErrorKind::InvalidData, what));
-            }
-        }
-        let len = buffer.len().min(self.piece.len() - within);
-        buffer[..len].copy_from_slice(&self.piece[within..within + len]);
-        self.at += len as u64;
-        Ok(len)
-    }
-}
-
-impl Drop for Restore {
-    fn drop(&mut self) {
-        if self.progress.state.load(Ordering::Acquire) == RESTORING {
-            self.progress.set(GIVEN_UP);
-        }
-    }
-}
-
-impl fmt::Debug for Restore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Restore({} of {} bytes)", self.at, self.pieces.len)
-    }
-}
-
-impl Progress {
-    fn set(&self, state: u8) {
-        self.state.store(state, Ordering::Release);
-        self.bell.ring();
-    }
-}
 
 /// What this node learns.
 #[derive(Default)]
@@ -214,7 +123,7 @@ impl Learner {
         self.course.as_ref().is_some_and(|course| match &course.stage {
             Stage::Receiving | Stage::Broken => false,
             Stage::Whole(_) => true,
-            Stage::Restoring(progress) => progress.state.load(Ordering::Acquire) != RESTORING,
+            Stage::Restoring(progress) => progress.is_restored().is_some(),
             Stage::Following => course.tail.has_entry() || !course.is_caught_up,
         })
     }
@@ -269,9 +178,8 @@ impl Learner {
         match &course.stage {
             Stage::Receiving | Stage::Broken => Learned::Nothing,
             Stage::Whole(pieces) => {
-                let progress = Arc::new(Progress { state: AtomicU8::new(RESTORING), bell: bell.clone() });
-                let (pieces, theirs) = (pieces.clone(), progress.clone());
-                let mut restore = Some(Restore { pieces, at: 0, piece: Vec::new(), progress: theirs });
+                let progress = Progress::new(bell.clone());
+                let mut restore = Some(Restore::new(pieces.clone(), progress.clone()));
                 if app(Incoming::Restore(&mut restore)) == Verdict::Later {
                     *refused = true;
                     return Learned::Nothing;
@@ -280,13 +188,13 @@ impl Learner {
                 course.stage = Stage::Restoring(progress);
                 Learned::Something
             }
-            Stage::Restoring(progress) => match progress.state.load(Ordering::Acquire) {
-                RESTORING => Learned::Nothing,
-                RESTORED => {
+            Stage::Restoring(progress) => match progress.is_restored() {
+                None => Learned::Nothing,
+                Some(true) => {
                     course.stage = Stage::Following;
                     Learned::Something
                 }
-                _ => Learned::GivenUp,
+                Some(false) => Learned::GivenUp,
             },
             Stage::Following => match course.follow(app, refused) {
                 Ok(Some(Told::Last)) => {

@@ -21,11 +21,12 @@ mod gate;
 mod wait;
 mod outcome;
 mod sender;
-mod event;
 mod start;
 mod shared;
 mod control;
 mod teaching;
+mod restore;
+mod event;
 mod running;
 mod learning;
 mod driver;
@@ -33,9 +34,9 @@ mod node;
 
 pub use ask::{AskError, ask};
 pub use event::{Event, Incoming, Message};
-pub use learning::Restore;
 pub use node::{DrivenNode, Node};
 pub use outcome::{Delivered, Outcome, OutcomeError};
+pub use restore::Restore;
 pub use sender::{Reservation, SendError, Sender};
 pub use start::{
     CloseError, Closed, Leaving, MadeFabric, MakeFabric, NodeStats, SessionStatus, Stage, Start, StartError,

@@ -81,9 +81,8 @@ impl fmt::Debug for SnapshotRequest {
 }
 
 impl Request {
-    fn refused(&self, mut reason: String) {
-        reason.truncate(reason.floor_char_boundary(crate::transfer::REASON));
-        self.reports.tell(Report::Lesson(self.pupil, Lesson::Refused(reason)));
+    fn refused(&self, reason: String) {
+        self.reports.tell(Report::Lesson(self.pupil, Lesson::refused(reason)));
     }
 }
 
@@ -117,7 +116,7 @@ fn step<R: Read>(pupil: Pupil, reports: &Reports, teacher: &mut Teacher<R>) -> b
             Ok(lesson) => reports.tell(Report::Lesson(pupil, lesson)),
             Err(error) => {
                 let reason = format!("its snapshot can't be read: {error}");
-                reports.tell(Report::Lesson(pupil, Lesson::Refused(reason)));
+                reports.tell(Report::Lesson(pupil, Lesson::refused(reason)));
                 return false;
             }
         }

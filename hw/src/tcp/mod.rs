@@ -50,8 +50,8 @@ mod sys;
 mod epoll;
 mod uring;
 mod link;
-mod setup;
 mod lifeline;
+mod setup;
 mod traffic;
 #[cfg(any(test, fuzzing))]
 mod feed;
