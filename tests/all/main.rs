@@ -7,4 +7,5 @@ mod story;
 mod driven;
 mod ask;
 mod conformance;
+mod chaos;
 mod model;
