@@ -8,4 +8,5 @@ mod story;
 mod driven;
 mod ask;
 mod conformance;
+mod chaos;
 mod model;

@@ -1,5 +1,7 @@
-//! What the tests share: the simulation of whole sessions, the checkers of recorded histories, and the model of a view change.
+//! What the tests share: the simulation of whole sessions, the checkers of recorded histories, of one session and of a
+//! group whose views change, and the model of a view change.
 
 pub mod history;
+pub mod record;
 pub mod world;
 pub mod model;

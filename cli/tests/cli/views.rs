@@ -227,3 +227,80 @@ fn who_can_reach_no_majority_ends_with_a_code_of_its_own() {
     assert_eq!(ended.code, Some(7), "{}", ended.stderr);
     assert!(ended.stderr.contains("what to do:") && ended.stderr.contains("majority"), "{}", ended.stderr);
 }
+
+/// Three founders with more to say on their command lines, in their first view.
+fn founded(ports: &Ports, fabric: &str, more: &[&str]) -> [Member; 3] {
+    let mut members = [1, 2, 3].map(|id: usize| {
+        let others = (1..=3).filter(|other| *other != id);
+        let peers =
+            others.flat_map(|other| ["--peer".to_owned(), format!("{other}={}", ports.addresses[other - 1])]);
+        let more: Vec<String> = peers.chain(more.iter().map(|word| (*word).to_owned())).collect();
+        Member::start(id, ports, fabric, &more)
+    });
+    members.iter_mut().for_each(|member| assert_eq!(member.view_of(&[1, 2, 3]), 1));
+    members
+}
+
+/// V9: a stopped process is noticed, also over TCP. V5: when it goes on it delivers nothing that the others did without it,
+/// suspects nobody, and is told.
+fn one_that_was_stopped_is_left_out(fabric: &str) {
+    let ports = Ports::reserve(3);
+    let [mut one, mut two, mut three] = founded(&ports, fabric, &["--silence", "1s"]);
+    exchange(&mut [&mut one, &mut two, &mut three], "with it");
+    three.process.signal(Signal::STOP);
+    all_see(&mut [&mut one, &mut two], &[1, 2]);
+    exchange(&mut [&mut two, &mut one], "without it");
+    three.process.signal(Signal::CONT);
+    while three.next()["type"] != "stopped" {}
+    let ended = three.process.end();
+    assert_eq!(ended.code, Some(6), "{}", ended.stderr);
+    assert!(ended.stderr.contains("what to do:") && ended.stderr.contains("rejoin"), "{}", ended.stderr);
+    assert_eq!(three.messages.len(), 1, "{:?}", three.messages);
+    exchange(&mut [&mut one, &mut two], "as before");
+}
+
+#[test]
+fn one_that_was_stopped_is_left_out_over_shared_memory() {
+    one_that_was_stopped_is_left_out("shm");
+}
+
+#[test]
+fn one_that_was_stopped_is_left_out_over_tcp() {
+    one_that_was_stopped_is_left_out("tcp");
+}
+
+/// V5: a suspicion that was false is not for ever. The same process says that it was evicted, and is a member again.
+fn one_that_was_left_out_rejoins(fabric: &str) {
+    let ports = Ports::reserve(3);
+    let [mut one, mut two, mut three] = founded(&ports, fabric, &["--silence", "1s", "--rejoin"]);
+    exchange(&mut [&mut three, &mut one, &mut two], "before");
+    three.process.signal(Signal::STOP);
+    all_see(&mut [&mut one, &mut two], &[1, 2]);
+    exchange(&mut [&mut one, &mut two], "missed");
+    three.process.signal(Signal::CONT);
+    let told = loop {
+        let line = three.next();
+        assert_ne!(line["type"], "stopped", "{line}");
+        assert_ne!(line["type"], "view", "a view before it says why it was left out: {line}");
+        if line["type"] == "evicted" {
+            break line;
+        }
+    };
+    assert!(told["reason"].as_str().is_some_and(|reason| reason.contains("without this node")), "{told}");
+    all_see(&mut [&mut one, &mut two, &mut three], &[1, 2, 3]);
+    exchange(&mut [&mut three, &mut one, &mut two], "from the one that rejoined");
+    exchange(&mut [&mut two, &mut three, &mut one], "to the one that rejoined");
+    let heard: Vec<&str> = three.messages.iter().map(|(.., data)| data.as_str()).collect();
+    assert_eq!(heard, ["before", "from the one that rejoined", "to the one that rejoined"]);
+    assert_eq!((&one.messages, one.messages.len()), (&two.messages, 4));
+}
+
+#[test]
+fn one_that_was_left_out_rejoins_over_shared_memory() {
+    one_that_was_left_out_rejoins("shm");
+}
+
+#[test]
+fn one_that_was_left_out_rejoins_over_tcp() {
+    one_that_was_left_out_rejoins("tcp");
+}

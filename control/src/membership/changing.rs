@@ -198,7 +198,9 @@ impl Membership {
         if self.changing.waited >= self.quorum_within {
             let reached = |member: &Member| {
                 let hello = self.peers.get(&member.node).and_then(|peer| peer.hello.as_ref());
+                // A link over which nothing comes is as good as none: it may take the kernel minutes to see that.
                 hello.is_some_and(|hello| hello.incarnation == member.incarnation)
+                    && self.detection.hears(member.node)
             };
             let others = view.members.iter().filter(|member| member.node != self.terms.me);
             let unreached: Vec<_> = others.filter(|it| !reached(it)).map(|member| member.node).collect();

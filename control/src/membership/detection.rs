@@ -30,13 +30,16 @@ pub(super) struct Detection {
     bound: Duration,
     looked: Time,
     silent: BTreeMap<NodeId, Duration>,
+    /// As `silent`, and goes on counting when a node is suspected for it.
+    unheard: BTreeMap<NodeId, Duration>,
     beats: BTreeMap<NodeId, Beats>,
     pulsed: Time,
 }
 
 impl Detection {
     pub(super) fn new(bound: Duration, now: Time) -> Self {
-        Self { bound, looked: now, silent: BTreeMap::new(), beats: BTreeMap::new(), pulsed: now }
+        let (silent, unheard) = (BTreeMap::new(), BTreeMap::new());
+        Self { bound, looked: now, silent, unheard, beats: BTreeMap::new(), pulsed: now }
     }
 
     /// Everything begins anew.
@@ -56,11 +59,23 @@ impl Detection {
     /// That node has said something.
     pub(super) fn on_heard(&mut self, node: NodeId) {
         self.silent.insert(node, Duration::ZERO);
+        self.unheard.insert(node, Duration::ZERO);
+    }
+
+    /// That node is suspected of being silent: it is again, if at all, after as long.
+    pub(super) fn begin_anew(&mut self, node: NodeId) {
+        self.silent.insert(node, Duration::ZERO);
+    }
+
+    /// Whether that node has said something within the bound.
+    pub(super) fn hears(&self, node: NodeId) -> bool {
+        self.unheard.get(&node).is_some_and(|unheard| *unheard < self.bound)
     }
 
     /// Watch that node no more.
     pub(super) fn forget(&mut self, node: NodeId) {
         self.silent.remove(&node);
+        self.unheard.remove(&node);
         self.beats.remove(&node);
     }
 
@@ -68,7 +83,7 @@ impl Detection {
     pub(super) fn pass(&mut self, now: Time) -> Duration {
         let awake = now.since(self.looked).min(self.interval() * 2);
         self.looked = now;
-        for silent in self.silent.values_mut() {
+        for silent in self.silent.values_mut().chain(self.unheard.values_mut()) {
             *silent += awake;
         }
         awake
@@ -133,6 +148,12 @@ mod tests {
         assert!(detection.silent().is_empty());
         detection.pass(at(800));
         assert_eq!(detection.silent(), [NodeId(2)]);
+        // Suspected once, and unheard all the same until it says something.
+        detection.begin_anew(NodeId(2));
+        assert!(detection.silent().is_empty());
+        assert!(!detection.hears(NodeId(2)) && detection.hears(NodeId(3)));
+        detection.on_heard(NodeId(2));
+        assert!(detection.hears(NodeId(2)));
     }
 
     // V9: its own pause, however long, is no silence of the others.

@@ -265,7 +265,7 @@ impl Membership {
             let awake = self.detection.pass(now);
             self.say_all(&Message::Alive);
             for node in self.detection.silent() {
-                self.detection.on_heard(node); // counted anew: it is suspected once
+                self.detection.begin_anew(node);
                 if let Some(incarnation) = self.incarnation_of(node) {
                     self.gone(now, node, incarnation, "it is silent");
                 } else {

@@ -1,0 +1,397 @@
+//! The scenarios' processes, what they have told so far, and whether it holds.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use consort_tests::record::{Chapter, Numbered, Records, Sent, Stay};
+use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::member;
+
+/// So long may anything take before a scenario gives up: far beyond what it takes on a loaded machine, and far below
+/// [`NEVER`].
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A bound on silence that can't be why anything happened.
+pub(super) const NEVER: Duration = Duration::from_secs(3600);
+
+/// How often the histories are looked at.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// What all members of a crew have in common.
+pub(super) struct Crew {
+    fabric: &'static str,
+    silence: Duration,
+    rejoin: bool,
+    /// Where node 1, 2, … listen.
+    addresses: Vec<SocketAddr>,
+    /// What their processes are started by: words before the command, node by node.
+    prefixes: Vec<Vec<String>>,
+    /// Addresses that nobody else gets.
+    _held: Vec<OwnedFd>,
+    /// In the order of their starts; a process that is started again is another one.
+    pub(super) processes: Vec<Process>,
+}
+
+/// One process. It is killed at the latest when this is dropped.
+pub(super) struct Process {
+    pub(super) node: u32,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    file: File,
+    read: u64,
+    /// It was killed or told to leave: its end is none of its doing.
+    sent_away: bool,
+    pub(super) told: Told,
+}
+
+/// What one process has told.
+#[derive(Default)]
+pub(super) struct Told {
+    pub(super) stays: Vec<Stay>,
+    /// The newest stay has come to its end.
+    out: bool,
+    pub(super) sent: Sent,
+    /// Outcomes that don't say delivered.
+    failed: u64,
+    /// Why it was out, each time: `Evicted`, `NoQuorum`.
+    pub(super) evictions: Vec<String>,
+    pub(super) stopped: Option<String>,
+    pub(super) closed: bool,
+}
+
+impl Crew {
+    /// A crew on this host, of up to `size` nodes; none is started.
+    pub(super) fn new(size: usize, fabric: &'static str, silence: Duration, rejoin: bool) -> Self {
+        let (held, addresses) = (0..size).map(|_| reserve()).unzip();
+        let prefixes = vec![Vec::new(); size];
+        Self { fabric, silence, rejoin, addresses, prefixes, _held: held, processes: Vec::new() }
+    }
+
+    /// A crew over TCP, elsewhere: an address and the words that start a command there, for each node.
+    pub(super) fn at(places: Vec<(SocketAddr, Vec<String>)>, silence: Duration, rejoin: bool) -> Self {
+        let (addresses, prefixes) = places.into_iter().unzip();
+        Self { fabric: "tcp", silence, rejoin, addresses, prefixes, _held: Vec::new(), processes: Vec::new() }
+    }
+
+    /// Starts nodes 1 to `count`, which found the group, and waits until they all send and hear each other.
+    pub(super) fn found(&mut self, count: u32) {
+        (1..=count).for_each(|node| self.start(node, count));
+        let all: Vec<u32> = (1..=count).collect();
+        self.all_see(&all);
+        self.goes_on(&all);
+    }
+
+    /// Starts a node that knows nodes 1 to `founders` as its peers.
+    pub(super) fn start(&mut self, node: u32, founders: u32) {
+        let peers: Vec<_> = (1..=founders)
+            .filter(|peer| *peer != node)
+            .map(|peer| format!("{peer}={}", self.address(peer)))
+            .collect();
+        self.spawn(node, &peers.join(" "), "");
+    }
+
+    /// Starts a node that joins by these members.
+    pub(super) fn join(&mut self, node: u32, by: &[u32]) {
+        let by: Vec<_> = by.iter().map(|member| self.address(*member).to_string()).collect();
+        self.spawn(node, "", &by.join(" "));
+    }
+
+    fn address(&self, node: u32) -> SocketAddr {
+        self.addresses[node as usize - 1]
+    }
+
+    fn spawn(&mut self, node: u32, peers: &str, join: &str) {
+        let process = self.processes.len();
+        let (address, silence) = (self.address(node), self.silence.as_millis());
+        let rejoin = if self.rejoin { " rejoin" } else { "" };
+        let test = std::env::current_exe().unwrap();
+        let mut command = match self.prefixes[node as usize - 1].as_slice() {
+            [] => Command::new(test),
+            [first, more @ ..] => {
+                let mut command = Command::new(first);
+                command.args(more).arg(test);
+                command
+            }
+        };
+        let file = tempfile::tempfile().unwrap();
+        let mut child = command
+            .args(["--exact", "chaos::member::member", "--ignored", "--nocapture", "--test-threads=1"])
+            .env(member::SELF, format!("{node} {process} {address} {} {silence}{rejoin}", self.fabric))
+            .env(member::PEERS, peers)
+            .env(member::JOIN, join)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::from(file.try_clone().unwrap()))
+            .spawn()
+            .unwrap();
+        let (stdin, told) = (child.stdin.take(), Told::default());
+        self.processes.push(Process { node, child, stdin, file, read: 0, sent_away: false, told });
+    }
+
+    /// The newest process of that node.
+    pub(super) fn node(&mut self, node: u32) -> &mut Process {
+        self.processes.iter_mut().rfind(|process| process.node == node).unwrap()
+    }
+
+    /// Kills these, one right after the other, and reaps them.
+    pub(super) fn kill(&mut self, nodes: &[u32]) {
+        for node in nodes {
+            let process = self.node(*node);
+            process.sent_away = true;
+            process.child.kill().unwrap();
+        }
+        for node in nodes {
+            self.node(*node).child.wait().unwrap();
+        }
+    }
+
+    /// Waits until something is true of the histories.
+    pub(super) fn wait(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+        let begun = Instant::now();
+        loop {
+            for process in &mut self.processes {
+                process.read();
+            }
+            if done(self) {
+                return;
+            }
+            if begun.elapsed() > PATIENCE {
+                panic!("in vain: {what}\n{}", self.picture());
+            }
+            for process in &mut self.processes {
+                let ended = !process.sent_away && process.child.try_wait().unwrap().is_some();
+                assert!(!ended, "node {} has ended by itself, while waiting: {what}", process.node);
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Waits until the newest view of each of these is of these, and the same.
+    pub(super) fn all_see(&mut self, nodes: &[u32]) -> u64 {
+        let mut agreed = 0;
+        self.wait(&format!("a view of {nodes:?}"), |crew| {
+            let views: Option<Vec<u64>> = nodes.iter().map(|node| crew.node(*node).view_of(nodes)).collect();
+            let Some(views) = views else { return false };
+            agreed = views[0];
+            views.iter().all(|view| *view == agreed)
+        });
+        agreed
+    }
+
+    /// Waits until these have delivered new messages of each of these.
+    pub(super) fn goes_on(&mut self, nodes: &[u32]) {
+        let marks: Vec<u64> = nodes.iter().map(|node| self.node(*node).told.sent.count).collect();
+        let processes: Vec<u32> = nodes.iter().map(|node| self.process(*node)).collect();
+        self.wait(&format!("{nodes:?} deliver what they send"), |crew| {
+            nodes.iter().all(|node| {
+                let told = &crew.node(*node).told;
+                processes.iter().zip(&marks).all(|(process, mark)| {
+                    // Among the last messages one of each, well beyond what was begun before.
+                    let last = told.stays.last().and_then(|stay| stay.chapters.last());
+                    last.is_some_and(|chapter| {
+                        let new = chapter.messages.iter().rev().take(256).map(|(_, message)| message);
+                        new.clone().any(|it| it.process == *process && it.number > *mark + 20)
+                    })
+                })
+            })
+        });
+    }
+
+    /// Waits until this node has begun to send so many more.
+    pub(super) fn sends(&mut self, node: u32, more: u64) {
+        self.node(node).read();
+        let mark = self.node(node).told.sent.count + more;
+        self.wait(&format!("node {node} sends"), |crew| crew.node(node).told.sent.count >= mark);
+    }
+
+    fn process(&self, node: u32) -> u32 {
+        u32::try_from(self.processes.iter().rposition(|process| process.node == node).unwrap()).unwrap()
+    }
+
+    /// These stop sending; waits until they know what became of all that they sent and have delivered the same, then checks
+    /// what all have told.
+    pub(super) fn settle(&mut self, nodes: &[u32]) -> Records {
+        nodes.iter().for_each(|node| self.node(*node).say("quiet"));
+        self.wait(&format!("all is told that {nodes:?} sent"), |crew| {
+            let ends: Vec<_> = nodes.iter().map(|node| crew.node(*node).told.end()).collect();
+            ends.iter().all(|end| end.is_some() && *end == ends[0])
+        });
+        for process in &mut self.processes {
+            process.read();
+        }
+        let mut records = Records::default();
+        for (number, process) in (0..).zip(&self.processes) {
+            records.stays.extend(process.told.stays.iter().cloned());
+            records.sent.insert(number, process.told.sent.clone());
+        }
+        if let Err(error) = records.check() {
+            panic!("{error}\n{}", self.picture());
+        }
+        for node in nodes {
+            let told = &self.node(*node).told;
+            assert!(told.failed == 0 || told.sent.evicted, "node {node}: {} sends failed", told.failed);
+        }
+        records
+    }
+
+    /// For people: where everyone stands.
+    fn picture(&self) -> String {
+        let line = |process: &Process| {
+            let told = &process.told;
+            let views = told.stays.iter().flat_map(|stay| &stay.chapters).map(|chapter| {
+                let members: Vec<_> = chapter.members.iter().map(|(node, _)| node.to_string()).collect();
+                format!("{} of {} ({} messages)", chapter.view, members.join(","), chapter.messages.len())
+            });
+            let views: Vec<_> = views.collect();
+            format!(
+                "node {}: {} sent, {} delivered, {} failed, evicted {:?}, stopped {:?}; views {}\n",
+                process.node,
+                told.sent.count,
+                told.sent.delivered.len(),
+                told.failed,
+                told.evictions,
+                told.stopped,
+                views.join("; ")
+            )
+        };
+        self.processes.iter().map(line).collect()
+    }
+}
+
+impl Process {
+    pub(super) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    pub(super) fn say(&mut self, word: &str) {
+        self.sent_away |= word == "leave";
+        writeln!(self.stdin.as_ref().unwrap(), "{word}").unwrap();
+    }
+
+    /// The number of its newest view, if that is of these and it is in it still.
+    fn view_of(&self, nodes: &[u32]) -> Option<u64> {
+        let chapter = self.told.now()?;
+        let mut members: Vec<u32> = chapter.members.iter().map(|(node, _)| *node).collect();
+        members.sort_unstable(); // one that came again has the last rank
+        (members == nodes).then_some(chapter.view)
+    }
+
+    /// Reads on in its history.
+    fn read(&mut self) {
+        let mut new = Vec::new();
+        let mut piece = vec![0; 64 << 10];
+        loop {
+            let length = self.file.read_at(&mut piece, self.read + new.len() as u64).unwrap();
+            if length == 0 {
+                break;
+            }
+            new.extend_from_slice(&piece[..length]);
+        }
+        // What has no newline yet is not a line.
+        let Some(end) = new.iter().rposition(|byte| *byte == b'\n') else { return };
+        new.truncate(end + 1);
+        self.read += new.len() as u64;
+        for line in String::from_utf8(new).unwrap().lines() {
+            if let Some(line) = line.strip_prefix('@') {
+                self.told.line(self.node, line);
+            }
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // also where it is stopped
+        let _ = self.child.wait();
+    }
+}
+
+impl Told {
+    /// The chapter that it is in.
+    pub(super) fn now(&self) -> Option<&Chapter> {
+        if self.out || self.stopped.is_some() {
+            return None;
+        }
+        self.stays.last()?.chapters.last()
+    }
+
+    /// Its view and how much it has delivered there, once it knows what became of all that it sent.
+    fn end(&self) -> Option<(u64, usize)> {
+        let known = self.sent.delivered.len() as u64 + self.failed;
+        let chapter = self.now().filter(|_| known == self.sent.count)?;
+        Some((chapter.view, chapter.messages.len()))
+    }
+
+    fn line(&mut self, me: u32, line: &str) {
+        let (what, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let numbers = || -> Vec<u64> { rest.split(' ').map(|word| word.parse().unwrap()).collect() };
+        match what {
+            "view" => self.view(me, rest),
+            "message" => {
+                let [view, place, process, number] = numbers()[..] else { panic!("{line}") };
+                let chapter = self.stays.last_mut().and_then(|stay| stay.chapters.last_mut());
+                let chapter = chapter.filter(|_| !self.out).expect("a message comes in a view");
+                assert_eq!(chapter.view, view, "node {me}: {line}");
+                let process = u32::try_from(process).unwrap();
+                chapter.messages.push((place, Numbered { process, number }));
+            }
+            "send" => {
+                assert_eq!(numbers(), [self.sent.count]);
+                self.sent.count += 1;
+            }
+            "delivered" => {
+                let [number, view, place] = numbers()[..] else { panic!("{line}") };
+                self.sent.delivered.insert(number, (view, place));
+            }
+            "failed" => self.failed += 1,
+            "evicted" => {
+                self.out = true;
+                self.sent.evicted = true;
+                self.evictions.push(rest.split(' ').next().unwrap().to_owned());
+            }
+            "stopped" => {
+                self.sent.evicted = true;
+                self.stopped = Some(rest.to_owned());
+            }
+            "closed" => self.closed = true,
+            other => panic!("{other}: not understood"),
+        }
+    }
+
+    fn view(&mut self, me: u32, words: &str) {
+        let mut words = words.split(' ');
+        let view = words.next().unwrap().parse().unwrap();
+        let members: Vec<(u32, u64)> = words
+            .map(|word| word.split_once(':').unwrap())
+            .map(|(node, incarnation)| (node.parse().unwrap(), incarnation.parse().unwrap()))
+            .collect();
+        // A view without itself is told to one that leaves.
+        let Some(&me) = members.iter().find(|(node, _)| *node == me) else {
+            self.out = true;
+            return;
+        };
+        if self.out || self.stays.last().is_none_or(|stay| stay.me != me) {
+            self.stays.push(Stay { me, chapters: Vec::new() });
+            self.out = false;
+        }
+        let stay = self.stays.last_mut().expect("it is there now");
+        stay.chapters.push(Chapter { view, members, messages: Vec::new() });
+    }
+}
+
+/// An address that is the crew's: bound and not listening, so that a node that names it can have it, and nobody else gets
+/// it by chance.
+fn reserve() -> (OwnedFd, SocketAddr) {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC).unwrap();
+    sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+    rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = SocketAddr::try_from(rustix::net::getsockname(&socket).unwrap()).unwrap();
+    (socket, address)
+}

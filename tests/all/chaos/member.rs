@@ -1,0 +1,207 @@
+//! The process that the scenarios start: a member that sends numbered messages and writes down its life.
+//!
+//! What it writes is a file without a name, which it got as its standard output and its parent reads. A line is one write, so
+//! what a killed process has written is there, and at most its last line is missing. Lines are marked with `@`, because the
+//! test harness writes there too:
+//!
+//! - `view V NODE:INCARNATION …`, a view, and its members in rank order
+//! - `message V PLACE PROCESS NUMBER`, a delivery
+//! - `send NUMBER`, before the send
+//! - `delivered NUMBER V PLACE` or `failed NUMBER`, its outcome
+//! - `evicted KIND …`, `stopped KIND …`, `closed`
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::time::{Duration, Instant};
+
+use consort::{Event, Node, NodeBuilder, Outcome, SendError, Stopped, WaitStrategy};
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+/// Node, process, address to listen at, fabric, silence in milliseconds, `rejoin` or nothing.
+pub(super) const SELF: &str = "CONSORT_CHAOS_SELF";
+/// `NODE=ADDRESS` of each peer.
+pub(super) const PEERS: &str = "CONSORT_CHAOS_PEERS";
+/// Addresses to join by.
+pub(super) const JOIN: &str = "CONSORT_CHAOS_JOIN";
+
+/// Between two sends.
+const PACE: Duration = Duration::from_millis(3);
+
+/// Bounds a leave; far beyond what it takes.
+const LEAVE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Bytes of a message: the process, the number, and what makes rings turn.
+const MESSAGE: usize = 200;
+
+/// Not a test: the process that the scenarios start.
+#[test]
+#[ignore = "a process that other tests start"]
+fn member() {
+    let Ok(who) = std::env::var(SELF) else { return };
+    // It ends with its parent, also where that is killed. (Had it died before this, standard input is at its end.)
+    set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
+    let words: Vec<&str> = who.split(' ').collect();
+    let [id, process, listen, fabric, silence, more @ ..] = words.as_slice() else { panic!("{who}") };
+    let silence = Duration::from_millis(silence.parse().unwrap());
+    let mut builder = NodeBuilder::new(id.parse().unwrap())
+        .listen(listen.parse().unwrap())
+        .fabric(fabric.parse().unwrap())
+        .silence(silence)
+        .quorum_within(silence * 2)
+        .ring_bytes(64 << 10)
+        .wait(WaitStrategy::Block)
+        .rejoin(more == ["rejoin"]);
+    for peer in std::env::var(PEERS).unwrap().split_whitespace() {
+        let (id, address) = peer.split_once('=').unwrap();
+        builder = builder.peer(id.parse().unwrap(), address.parse().unwrap());
+    }
+    for address in std::env::var(JOIN).unwrap().split_whitespace() {
+        builder = builder.join(address.parse().unwrap());
+    }
+    let mut history = History(File::from(std::io::stdout().as_fd().try_clone_to_owned().unwrap()));
+    history.0.write_all(b"\n").unwrap(); // the harness has begun a line
+    let member = Life { node: builder.start().unwrap(), history, process: process.parse().unwrap() };
+    member.live(&listen_to_parent());
+}
+
+struct History(File);
+
+impl History {
+    fn line(&mut self, words: std::fmt::Arguments<'_>) {
+        self.0.write_all(format!("@{words}\n").as_bytes()).unwrap();
+    }
+}
+
+/// Lines of standard input; cut off at its end.
+fn listen_to_parent() -> Receiver<String> {
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        let lines = std::io::stdin().lines().map_while(Result::ok);
+        lines.for_each(|line| {
+            let _ = tell.send(line);
+        });
+    });
+    told
+}
+
+struct Life {
+    node: Node,
+    history: History,
+    process: u32,
+}
+
+impl Life {
+    /// Takes what comes and sends, until it is told to leave, the node stops, or the parent is gone.
+    fn live(mut self, told: &Receiver<String>) {
+        let sender = self.node.sender();
+        let (mut next, mut due, mut silent) = (0_u64, Instant::now(), false);
+        let mut pending: VecDeque<(u64, Outcome)> = VecDeque::new();
+        loop {
+            let mut event = self.node.recv_timeout(due.saturating_duration_since(Instant::now()));
+            while let Ok(Some(one)) = event {
+                self.write(&one);
+                event = self.node.try_recv();
+            }
+            self.outcomes(&mut pending);
+            if let Err(stopped) = event {
+                self.history.line(format_args!("stopped {} {stopped}", kind(&stopped)));
+                return self.wait_for_the_parent(told);
+            }
+            match told.try_recv().as_deref() {
+                Ok("quiet") => silent = true,
+                Ok("leave") => break,
+                Ok(other) => panic!("{other}: not understood"),
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => return,
+            }
+            if Instant::now() < due {
+                continue;
+            }
+            due = Instant::now() + PACE;
+            if silent {
+                continue;
+            }
+            match sender.try_reserve(MESSAGE) {
+                Ok(mut room) => {
+                    self.history.line(format_args!("send {next}"));
+                    room.fill(0);
+                    room[..4].copy_from_slice(&self.process.to_le_bytes());
+                    room[4..12].copy_from_slice(&next.to_le_bytes());
+                    pending.push_back((next, room.send_tracked()));
+                    next += 1;
+                }
+                Err(
+                    SendError::Full | SendError::NotStarted | SendError::Changing | SendError::Stopped(_),
+                ) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let Self { node, mut history, .. } = self;
+        match node.close(LEAVE_WITHIN) {
+            Ok(_) => history.line(format_args!("closed")),
+            Err(error) => panic!("{error}"),
+        }
+        for (number, outcome) in pending {
+            tell(&mut history, number, &outcome);
+        }
+    }
+
+    fn write(&mut self, event: &Event) {
+        match event {
+            Event::View(view) => {
+                let mut members = String::new();
+                for member in &view.members {
+                    write!(members, " {}:{}", member.node.0, member.incarnation.0).unwrap();
+                }
+                self.history.line(format_args!("view {}{members}", view.id.0));
+            }
+            Event::Message(message) => {
+                let (process, rest) = message.payload().split_at(4);
+                let process = u32::from_le_bytes(process.try_into().unwrap());
+                let number = u64::from_le_bytes(rest[..8].try_into().unwrap());
+                let (view, place) = (message.view.0, message.seq.0);
+                self.history.line(format_args!("message {view} {place} {process} {number}"));
+            }
+            Event::Evicted { reason } => {
+                self.history.line(format_args!("evicted {} {reason}", kind(reason)));
+            }
+            _ => {}
+        }
+    }
+
+    fn outcomes(&mut self, pending: &mut VecDeque<(u64, Outcome)>) {
+        while let Some((number, outcome)) = pending.front()
+            && tell(&mut self.history, *number, outcome)
+        {
+            pending.pop_front();
+        }
+    }
+
+    /// A node that has stopped stays a process, as a zombie of the protocol would, until the scenario is over.
+    fn wait_for_the_parent(self, told: &Receiver<String>) {
+        while told.recv().is_ok() {}
+        drop(self);
+    }
+}
+
+/// Writes down an outcome, if it is in.
+fn tell(history: &mut History, number: u64, outcome: &Outcome) -> bool {
+    match outcome.try_get() {
+        None => return false,
+        Some(Ok(at)) => history.line(format_args!("delivered {number} {} {}", at.view.0, at.seq.0)),
+        Some(Err(_)) => history.line(format_args!("failed {number}")),
+    }
+    true
+}
+
+fn kind(stopped: &Stopped) -> &'static str {
+    match stopped {
+        Stopped::Evicted { .. } => "Evicted",
+        Stopped::NoQuorum { .. } => "NoQuorum",
+        _ => "other",
+    }
+}
