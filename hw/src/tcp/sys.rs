@@ -211,16 +211,6 @@ pub(super) fn is_behind_the_streams(descriptor: &OwnedFd) -> bool {
     descriptor.as_raw_fd() > libc::STDERR_FILENO
 }
 
-/// Signals of the process are for the threads that it made itself: a handler that ran in one of ours would surprise it.
-pub(super) fn block_signals() {
-    // SAFETY: a set of signals is plain numbers, for which zeros are valid.
-    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `all` is a set to be written.
-    unsafe { libc::sigfillset(&raw mut all) };
-    // SAFETY: it reads the set, and writes nothing.
-    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut()) };
-}
-
 /// Ends a connection at once and for good: nothing more is sent or received, the peer sees a reset.
 pub(super) fn abort(socket: BorrowedFd<'_>) {
     // Not by closing: whoever else holds the file (a poll of io_uring does) would keep the connection up.
