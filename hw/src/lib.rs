@@ -3,5 +3,6 @@
 //! Each implements [`consort_dataplane::fabric::Fabric`] and keeps its contract, F1 to F6; one suite of tests
 //! holds them all to it (`tests/all/conformance`). Nothing here knows what a message, a round or a view is.
 
+mod signals;
 pub mod shm;
 pub mod tcp;

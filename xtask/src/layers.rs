@@ -56,7 +56,7 @@ const UNSAFE: &[&str] = &[
     "hw/src/shm/mapping.rs",
     "hw/src/shm/socket.rs",
     "hw/src/shm/life.rs",
-    "hw/src/shm/watcher.rs",
+    "hw/src/signals.rs",
     "hw/src/tcp/parts.rs",
     "hw/src/tcp/sys.rs",
     "hw/src/tcp/uring.rs",

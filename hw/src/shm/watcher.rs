@@ -9,9 +9,6 @@
 //!
 //! It waits on the owner's epoll set through an edge-triggered one of its own: so it hears once of each event, and
 //! doesn't turn in circles while the owner has not come to it.
-//!
-//! `unsafe` is allowed here (S2) for the call that keeps the process's signals away from this thread.
-#![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -27,6 +24,7 @@ use super::life::Life;
 use super::mapping::OwnMemory;
 use super::options::ShmError;
 use super::sleep::Alarm;
+use crate::signals::block_signals;
 
 const QUIT: u64 = 0;
 const SOCKETS: u64 = 1;
@@ -95,14 +93,4 @@ fn watch(outer: &OwnedFd, alarm: &Alarm, doorbell: &Doorbell) {
             }
         }
     }
-}
-
-/// Signals of the process are for the threads that it made itself: a handler that ran here would surprise it.
-fn block_signals() {
-    // SAFETY: a signal set is plain data, for which all zeroes is a valid value; `sigfillset` then fills it.
-    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `all` is a local that outlives the call.
-    unsafe { libc::sigfillset(&raw mut all) };
-    // SAFETY: both pointers are valid or null as the call allows; only this thread's mask changes.
-    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut()) };
 }

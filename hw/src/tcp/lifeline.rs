@@ -8,7 +8,7 @@
 //!
 //! So each fabric has a thread, with a table of its own and nothing in it but the *lifelines*: beside each link a second connection,
 //! from the one thread to the other's, over which nothing is said. When it ends, the process at its other end is ending. (If
-//! the thread happens to be the last of its process it frees the memory first, and the link's own end is no later.)
+//! it is the last to give up the memory, and so has to free it, the others have closed the links' own descriptors before that.)
 //!
 //! # One lifeline
 //!
@@ -44,6 +44,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
 use super::hello::Token;
 use super::sys::{self, is_later};
+use crate::signals::block_signals;
 
 /// Both tokens.
 const GREETING: usize = 32;
@@ -118,7 +119,7 @@ impl Lifeline {
         let (tell, told) = mpsc::channel();
         let (theirs, bells) = (shared.clone(), [wake.try_clone()?, bell.try_clone()?]);
         let thread = std::thread::Builder::new().name("consort-life".to_owned()).spawn(move || {
-            sys::block_signals();
+            block_signals();
             // What is here of the bells is told apart from what stays behind, which the other end closes.
             let kept = sys::part_descriptors([bells[0].as_fd(), bells[1].as_fd()]);
             let made = kept.and_then(|[wake, bell]| Keeper::new(address, wake, bell, theirs, unanswered));
@@ -272,7 +273,7 @@ impl Keeper {
             let events = match epoll::wait(&self.epoll, &mut room, self.patience().as_ref()) {
                 Ok((events, _)) => &*events,
                 Err(rustix::io::Errno::INTR) => &[],
-                Err(_) => return self.quit(), // not to be had any more: links tell by themselves
+                Err(_) => return, // not to be had any more: links tell by themselves
             };
             for event in events {
                 match event.data.u64() {
@@ -286,9 +287,9 @@ impl Keeper {
                 match order {
                     Order::Hold(hold) => self.hold(hold),
                     Order::Drop(who) => self.let_go(who),
-                    Order::Quit => return self.quit(),
+                    Order::Quit => return,
                     #[cfg(test)]
-                    Order::Die => return,
+                    Order::Die => return self.connections.clear(),
                 }
             }
             self.pass_time();
@@ -379,12 +380,6 @@ impl Keeper {
         });
     }
 
-    fn quit(&mut self) {
-        for connection in &self.connections {
-            connection.say_so();
-        }
-    }
-
     /// Something is to be read, or written, or has ended.
     fn on_ready(&mut self, number: u64) {
         let Some(at) = self.connections.iter().position(|it| it.number == number) else { return };
@@ -452,6 +447,15 @@ impl Keeper {
             self.connections.remove(at);
         } else {
             self.on_ready(number);
+        }
+    }
+}
+
+/// However the thread ends, unless by a death: it is none.
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        for connection in &self.connections {
+            connection.say_so();
         }
     }
 }

@@ -14,8 +14,8 @@
 //! | `sys` | the kernel's calls |
 //! | `engine`, `epoll`, `uring` | what drives the sockets |
 //! | `link` | a peer, its mirror and the connection between |
-//! | `setup`, `traffic` | links come up; links carry, break and end |
 //! | `lifeline` | a second connection, which ends first when a process dies |
+//! | `setup`, `traffic` | links come up; links carry, break and end |
 //!
 //! # How the contract is kept
 //!
@@ -150,7 +150,8 @@ impl TcpFabric {
         })?;
         let bell = sys::bell().map_err(|cause| TcpError::Machine { what: "event counter", cause })?;
         let engine = choose(options.engine)?;
-        let segment = memory(options.segment_bytes, options.prefault);
+        let segment = memory(options.segment_bytes, options.prefault)
+            .map_err(|cause| TcpError::Machine { what: "memory for the segment", cause })?;
         let bell = Arc::new(bell);
         let rope = Arc::clone(&bell);
         let lifeline = Lifeline::start(options.listen, &bell, options.unanswered)
@@ -279,13 +280,12 @@ fn choose(wanted: TcpEngine) -> Result<Box<dyn Engine>, TcpError> {
 }
 
 /// Memory for a segment or mirror.
-fn memory(bytes: usize, prefault: bool) -> Segment {
-    let memory = Segment::private(bytes);
-    sys::advise_large_pages(&memory);
+fn memory(bytes: usize, prefault: bool) -> std::io::Result<Segment> {
+    let memory = sys::memory(bytes)?;
     if prefault {
         memory.prefault(0..memory.size());
     }
-    memory
+    Ok(memory)
 }
 
 impl Fabric for TcpFabric {
@@ -329,6 +329,8 @@ impl Fabric for TcpFabric {
         if let Some(taken) = links.find(|link| link.slot == slot || link.offer.token.matches(&offer.token)) {
             return Err(ConnectError::Taken(taken.slot));
         }
+        let mirror = memory(offer.segment_bytes, self.options.prefault)
+            .map_err(|cause| ConnectError::Machine(format!("memory for its mirror: {cause}")))?;
         let mut failed = None;
         // The lesser dials.
         let phase = if self.node < peer {
@@ -345,7 +347,6 @@ impl Fabric for TcpFabric {
         } else {
             Phase::Expected
         };
-        let mirror = memory(offer.segment_bytes, self.options.prefault);
         self.next_number = self.next_number.wrapping_add(1);
         let link = Link::new((slot, self.next_number), offer, mirror, phase, within);
         self.links[usize::from(slot.0)] = Some(Box::new(link));

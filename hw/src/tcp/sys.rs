@@ -7,10 +7,13 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
 use std::time::Duration;
 
 use consort_dataplane::memory::Segment;
 use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
 use super::counts::Counts;
@@ -19,6 +22,8 @@ use super::incoming::Room;
 use super::options::TcpOptions;
 use super::outgoing::Outgoing;
 use super::parts::Parts;
+
+const PAGE: usize = 4096;
 
 /// Connections that the kernel keeps for us until they are accepted.
 const BACKLOG: i32 = 128;
@@ -206,16 +211,6 @@ pub(super) fn is_behind_the_streams(descriptor: &OwnedFd) -> bool {
     descriptor.as_raw_fd() > libc::STDERR_FILENO
 }
 
-/// Signals of the process are for the threads that it made itself: a handler that ran in one of ours would surprise it.
-pub(super) fn block_signals() {
-    // SAFETY: a set of signals is plain numbers, for which zeros are valid.
-    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `all` is a set to be written.
-    unsafe { libc::sigfillset(&raw mut all) };
-    // SAFETY: it reads the set, and writes nothing.
-    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut()) };
-}
-
 /// Ends a connection at once and for good: nothing more is sent or received, the peer sees a reset.
 pub(super) fn abort(socket: BorrowedFd<'_>) {
     // Not by closing: whoever else holds the file (a poll of io_uring does) would keep the connection up.
@@ -271,10 +266,48 @@ pub(super) fn standing(socket: BorrowedFd<'_>) -> io::Result<Standing> {
     })
 }
 
-/// Asks the kernel to back memory with large pages where it can; it need not.
-pub(super) fn advise_large_pages(segment: &Segment) {
-    // SAFETY: the range is the segment's own, whole pages of it; the advice does not change what the memory holds.
-    unsafe { libc::madvise(segment.as_ptr().cast(), segment.size(), libc::MADV_HUGEPAGE) };
+/// What a large page holds, and is aligned to.
+const LARGE: usize = 2 << 20;
+
+/// Zeroed memory for a segment or mirror, whole pages, backed at the first touch: by large pages, where the kernel has them. These
+/// cost a tenth of the time to be had and to be freed, which at the death of a process is time that its survivors lack.
+///
+/// Not the allocator's: what is aligned as large pages are, it would zero itself, page by page, and before any advice.
+pub(super) fn memory(bytes: usize) -> io::Result<Segment> {
+    let out_of_range = || io::Error::from(io::ErrorKind::OutOfMemory);
+    let len = bytes.checked_next_multiple_of(PAGE).ok_or_else(out_of_range)?;
+    let all = len.checked_add(LARGE).ok_or_else(out_of_range)?;
+    let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
+    // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
+    let base = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), all, protection, flags) }?;
+    let base = NonNull::new(base.cast::<u8>()).ok_or_else(out_of_range)?;
+    let pages = Pages { base, len: all };
+    let offset = base.as_ptr().align_offset(LARGE).min(LARGE);
+    // SAFETY: `offset` is at most the `LARGE` by which the mapping is longer than `len`.
+    let start = unsafe { base.add(offset) };
+    // SAFETY: the range is part of the new mapping, whole pages of it; the advice does not change what it holds.
+    let _ = unsafe { rustix::mm::madvise(start.as_ptr().cast(), len, Advice::LinuxHugepage) };
+    // SAFETY: aligned, `len` bytes of the mapping, which is readable, writable and this process's own until `pages` is dropped;
+    // nobody else has its address.
+    Ok(unsafe { Segment::from_mapping(start, len, Arc::new(pages)) })
+}
+
+/// A mapping of this value's own.
+struct Pages {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the value only stands for the mapping, which any thread may unmap; its bytes are reached through `Segment`.
+unsafe impl Send for Pages {}
+// SAFETY: as above; nothing can be done with a shared one.
+unsafe impl Sync for Pages {}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: the whole of a mapping of our own, whose last user is gone.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+    }
 }
 
 /// A counter in the kernel that ends a sleep: what rings the doorbell.
