@@ -264,6 +264,10 @@ impl Membership {
         if self.detection.due() <= now {
             let awake = self.detection.pass(now);
             self.say_all(&Message::Alive);
+            if self.leaving.contains(&self.terms.me) {
+                // Who had not come to the view that admits this node when it was said first did not know a member that leaves.
+                self.say_all(&Message::Leaving);
+            }
             for node in self.detection.silent() {
                 self.detection.begin_anew(node);
                 if let Some(incarnation) = self.incarnation_of(node) {

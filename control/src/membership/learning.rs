@@ -218,7 +218,7 @@ impl Membership {
                 return self.say(from, Message::Lesson { attempt, lesson: Lesson::Refused(reason) });
             }
         };
-        if !self.learning.caught_up && self.learning.source.is_some() {
+        if self.learning.source.is_some() || self.learning.failed.is_some() {
             let reason = "it has just been admitted, and learns itself".to_owned();
             return self.say(from, Message::Lesson { attempt, lesson: Lesson::Refused(reason) });
         }

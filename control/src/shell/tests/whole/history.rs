@@ -1,7 +1,7 @@
 //! What applications were told, and what must hold of it. Knows nothing of rings, rounds or ballots: only views, messages, and who
 //! sent what.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use consort_dataplane::names::NodeId;
 use consort_dataplane::plan::Guarantee;
@@ -67,9 +67,11 @@ pub(super) fn check(pasts: &[Past], guarantee: Guarantee) -> Result<Counts, Stri
         first.entry(sent.life).or_insert(sent.number);
     }
     let mut stays = Vec::new();
-    for past in pasts {
-        stays.extend(of_one(past)?);
-        truthful(past)?;
+    for (at, past) in pasts.iter().enumerate() {
+        let others = pasts.iter().enumerate().filter(|(other, _)| *other != at);
+        let others = others.flat_map(|(_, other)| &other.sent).map(|sent| sent.life).collect();
+        stays.extend(of_one(past, &others)?);
+        truthful(past, &others)?;
     }
     for stay in &stays {
         for got in &stay.got {
@@ -120,7 +122,8 @@ pub(super) fn check(pasts: &[Past], guarantee: Guarantee) -> Result<Counts, Stri
 }
 
 /// What one process was told, as the stays of its lives.
-fn of_one(past: &Past) -> Result<Vec<Stay>, String> {
+fn of_one(past: &Past, others: &HashSet<Incarnation>) -> Result<Vec<Stay>, String> {
+    let admissions = admissions(past, others);
     let node = past.node;
     let mut stays: Vec<Stay> = Vec::new();
     let mut is_open = false;
@@ -128,7 +131,7 @@ fn of_one(past: &Past) -> Result<Vec<Stay>, String> {
     let mut learns = None;
     for (at, told) in past.told.iter().enumerate() {
         match told {
-            Told::Restored(_) => learns = Some(admitted(&past.told[at + 1..], node)),
+            Told::Restored(_) => learns = admissions.get(&at).copied(),
             Told::View(view) if learns.is_some_and(|life| is_life(view, node) != life || life.is_none()) => {}
             Told::Message { .. } if learns.is_some() => {}
             Told::View(view) => {
@@ -179,23 +182,43 @@ fn is_life(view: &View, node: u32) -> Option<Incarnation> {
     view.member(NodeId(node)).map(|member| member.incarnation)
 }
 
-/// As what a node that has restored a state is admitted. Earlier lives of it may be members of views that it is told before (V7).
-fn admitted(told: &[Told], node: u32) -> Option<Incarnation> {
-    let until = |told: &&Told| !matches!(told, Told::Restored(_) | Told::Evicted);
-    let lives = told.iter().take_while(until).filter_map(|told| match told {
-        Told::View(view) => is_life(view, node),
-        _ => None,
-    });
-    lives.last()
+/// As what a node that has restored a state is admitted, by where it is told of the state. Earlier lives of it may be members of views
+/// that it is told before (V7); `others` are those of other processes.
+fn admissions(past: &Past, others: &HashSet<Incarnation>) -> HashMap<usize, Option<Incarnation>> {
+    let (mut mine, mut admissions) = (HashSet::new(), HashMap::new());
+    let mut learns = false;
+    for (at, told) in past.told.iter().enumerate() {
+        match told {
+            Told::Restored(_) => {
+                let rest = &past.told[at + 1..];
+                let end = rest.iter().position(|told| matches!(told, Told::Restored(_) | Told::Evicted));
+                let (segment, next) = rest.split_at(end.unwrap_or(rest.len()));
+                let lives = segment.iter().filter_map(|told| match told {
+                    Told::View(view) => is_life(view, past.node),
+                    _ => None,
+                });
+                let own = lives.filter(|life| !mine.contains(life) && !others.contains(life));
+                let life = own.last().filter(|_| !matches!(next.first(), Some(Told::Restored(_))));
+                mine.extend(life);
+                admissions.insert(at, life);
+                learns = true;
+            }
+            Told::Evicted => learns = false,
+            Told::View(view) if !learns => mine.extend(is_life(view, past.node)),
+            _ => {}
+        }
+    }
+    admissions
 }
 
 /// D12: an outcome says that a message was delivered if and only if it was, here, and where it was.
-fn truthful(past: &Past) -> Result<(), String> {
+fn truthful(past: &Past, others: &HashSet<Incarnation>) -> Result<(), String> {
+    let admissions = admissions(past, others);
     let mut own = BTreeMap::new();
     let mut learns = None;
     for (at, told) in past.told.iter().enumerate() {
         match told {
-            Told::Restored(_) => learns = Some(admitted(&past.told[at + 1..], past.node)),
+            Told::Restored(_) => learns = admissions.get(&at).copied(),
             Told::View(view)
                 if learns.is_some_and(|life| is_life(view, past.node) == life && life.is_some()) =>
             {
@@ -278,8 +301,7 @@ fn one_view<'a>(stays: &[&'a Stay], guarantee: Guarantee) -> Result<&'a Stay, St
                 Guarantee::Fifo => is_part(&by_sender(&stay.got), &by_sender(&canon.got)),
                 Guarantee::Agreed => {
                     // Beyond what the others have it may have delivered what is lost, or sent again.
-                    let known: std::collections::HashSet<_> =
-                        canon.got.iter().map(|got| got.number).collect();
+                    let known: HashSet<_> = canon.got.iter().map(|got| got.number).collect();
                     let got = stay.got.iter().filter(|got| known.contains(&got.number));
                     got.zip(&canon.got).all(|(one, other)| one.number == other.number)
                 }
