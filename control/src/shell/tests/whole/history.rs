@@ -197,8 +197,8 @@ fn admissions(past: &Past, others: &HashSet<Incarnation>) -> HashMap<usize, Opti
                     Told::View(view) => is_life(view, past.node),
                     _ => None,
                 });
-                let own = lives.filter(|life| !mine.contains(life) && !others.contains(life));
-                let life = own.last().filter(|_| !matches!(next.first(), Some(Told::Restored(_))));
+                let mut own = lives.filter(|life| !mine.contains(life) && !others.contains(life));
+                let life = own.next_back().filter(|_| !matches!(next.first(), Some(Told::Restored(_))));
                 mine.extend(life);
                 admissions.insert(at, life);
                 learns = true;
