@@ -434,8 +434,11 @@ impl World {
         for at in 0..MAX_NODES {
             let Some((to, far)) = self.other_side(end, at) else { continue };
             if let Some(hold) = &mut self.ends[to].holds[far] {
-                let keep = self.choices.below(hold.under_way.len() as u64 + 1) as usize;
+                // A beginning of all of it: what a cut withholds comes after the rest, and not without it (F1).
+                let (first, all) = (hold.under_way.len(), hold.under_way.len() + hold.withheld.len());
+                let keep = self.choices.below(all as u64 + 1) as usize;
                 hold.under_way.truncate(keep);
+                hold.withheld.truncate(keep.saturating_sub(first));
             }
             if proof {
                 let why = LinkDown::Broken("the node crashed".into());

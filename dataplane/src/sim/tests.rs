@@ -255,6 +255,31 @@ fn no_link_comes_up_over_a_cut_before_it_heals() {
     assert_eq!((events(&mut one).len(), events(&mut other).len()), (1, 1));
 }
 
+// F1: what a cut withheld of a dead node comes late, and not without what was under way before it.
+#[test]
+fn a_cut_gives_back_nothing_of_the_dead_without_what_was_before_it() {
+    let (mut all, mut nothing) = (0, 0);
+    for seed in seeds(40) {
+        let (network, mut one, mut other) = linked(seed);
+        let mut publish_word = |offset: usize| {
+            one.segment().store(offset, 1);
+            one.publish_words(offset..offset + WORD, PeerSet::EMPTY.with(Slot(40)));
+            one.flush();
+        };
+        publish_word(FIRST);
+        network.cut_one_way(NodeId(1), NodeId(2));
+        publish_word(SECOND);
+        network.crash_silently(one.end());
+        network.heal(NodeId(1), NodeId(2));
+        pass(&mut [&mut other]);
+        match sees(&other, 7) {
+            Some(1) => all += 1,
+            _ => nothing += 1,
+        }
+    }
+    assert!(all > 2 && nothing > 2 || cfg!(miri), "{all} {nothing}");
+}
+
 // F5: proof comes where a machine can give it, and behind what landed.
 #[test]
 fn crashes_leave_proof_or_silence() {
