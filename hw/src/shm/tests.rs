@@ -20,6 +20,7 @@ use super::guests::GUESTS_MAX;
 use super::hello::{GOODBYE, Hello, Offer, RENEWALS_MAX, Renewal, Renewals, Token};
 use super::life::Life;
 use super::mapping::{OwnMemory, PeerMemory};
+use super::sleep::NAP;
 use super::socket::{Listener, Packet, Received, Socket};
 use super::{ShmFabric, ShmOptions};
 
@@ -754,10 +755,7 @@ fn dies(actor: &Actor) {
 fn a_death_shows_before_the_hang_up() {
     let (mut one, mut other) = (fabric(1), fabric(2));
     let actor = Actor::new(7, &one);
-    let sockets = [&mut one, &mut other].map(|fabric| {
-        let (socket, _) = introduced(fabric, SLOT, &actor);
-        socket
-    });
+    let ends = [&mut one, &mut other].map(|fabric| introduced(fabric, SLOT, &actor));
     std::thread::scope(|scope| {
         let sleepers = [one, other].map(|mut fabric| {
             scope.spawn(move || {
@@ -767,18 +765,23 @@ fn a_death_shows_before_the_hang_up() {
                     if let Some(event) = fabric.poll_event() {
                         return event;
                     }
-                    assert!(begun.elapsed() < Duration::from_secs(60), "slept over it");
                     fabric.wait(Time(1), Time(60_000_000_001), &mut || true);
+                    assert!(begun.elapsed() < Duration::from_secs(60), "slept over it");
                 }
             })
         });
+        for (_, theirs) in &ends {
+            while theirs.load(NAP) & 1 == 0 {
+                std::thread::yield_now();
+            }
+        }
         dies(&actor);
         for sleeper in sleepers {
             let event = sleeper.join().unwrap();
             assert!(matches!(&event, LinkEvent::Down(SLOT, LinkDown::Broken(_))), "{event:?}");
         }
     });
-    drop(sockets);
+    drop(ends); // the connections were open till here
 }
 
 /// What a peer said before it died is heard.

@@ -609,8 +609,8 @@ fn a_death_shows_before_the_links_end() {
                     if let Some(event) = lives.poll_event() {
                         return event;
                     }
-                    assert!(start.elapsed() < BOUND, "slept over it");
                     lives.wait(now(start), now(start).plus(BOUND), &mut || true);
+                    assert!(start.elapsed() < BOUND, "slept over it");
                 }
             });
             dies.lifeline.as_mut().unwrap().die();
