@@ -90,6 +90,12 @@ fn configure(args: &NodeArgs) -> Result<NodeBuilder, Failure> {
         (None, Some(id)) => NodeBuilder::new(id),
         (None, None) => return Err(Failure::usage("a member needs a number", "give --id, or --config")),
     };
+    if builder.config().state {
+        return Err(Failure::usage(
+            "`state = true` is for applications that have a state to give to who joins; `consort node` has none",
+            "leave `state` out, at all members of the group",
+        ));
+    }
     if let Some(address) = args.listen {
         builder = builder.listen(address);
     }

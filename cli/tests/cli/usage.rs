@@ -86,6 +86,8 @@ fn a_configuration_that_cant_be_is_refused_where_it_is_wrong() {
     let file = file.to_string_lossy().into_owned();
     refused(&["node", "--config", &file], 2, &["node.toml:3", "fabric"]);
     refused(&["node", "--config", &file, "--id", "2"], 2, &["--config"]);
+    std::fs::write(&file, "id = 1\nlisten = \"127.0.0.1:7101\"\nstate = true\n").unwrap();
+    refused(&["node", "--config", &file], 2, &["state = true", "leave `state` out"]);
 }
 
 #[test]
