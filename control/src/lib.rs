@@ -27,7 +27,8 @@
 //! 6. Each driver **cuts** its session at the trim: it delivers what lies below, tells the application the new view, and starts the
 //!    view's session in the other half of the segment, which has been there all the time (V4, V10). Its own messages beyond the trim, which
 //!    nobody has delivered, are sent again (D13). Senders that were waiting go on.
-//! 7. Node 3 is started again. It asks who is there, is told the view, links to all its members while they go on, and a view **admits** it
+//! 7. Node 3 is started again. It asks who is there, is told the view, links to all its members while they go on, gets the application's
+//!    state from one of them if there is one ([`transfer`]), and a view **admits** it
 //!    ([`membership`], V7). Node 2 wants to **leave**: when all that it sent is delivered, a view goes on without it (V8).
 //! 8. A node that the others went on without, or that can't reach a majority, **stops**: it delivers nothing more and says why. If it is
 //!    set to, it joins again as another incarnation (V5).

@@ -67,11 +67,10 @@ pub enum Stopped {
         unreached: Vec<NodeId>,
     },
     /// This node was admitted, and the member whose state it was learning was lost before it had told everything. It joins again.
-    #[error("node {from} was lost before this node had all of its state; this node joins again")]
-    Unlearned {
-        /// Whose state it was.
-        from: NodeId,
-    },
+    #[error(
+        "the member whose state this node was given was lost before all of it was here; this node joins again"
+    )]
+    Unlearned,
     /// A member did what no sound member does. It was cut off (F4).
     #[error(
         "node {node} breaks the protocol and was cut off: {reason}. See that all nodes run the same release; if \

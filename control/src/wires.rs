@@ -1,17 +1,33 @@
-//! What simulations of control planes share: an agenda of what happens when, and the wires between planes. Bytes come in pieces, late,
+//! What simulations of control planes share: nodes' configurations, an agenda of what happens when, and the wires between planes. Bytes come in pieces, late,
 //! in order; connections break; what is between two nodes can be held up, in one direction or both.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
-use consort_dataplane::names::Time;
+use consort_dataplane::names::{NodeId, Time};
 use consort_dataplane::sim::Choices;
 
+use crate::config::{NodeConfig, SharedKey};
 use crate::link::table::{ConnectionId, Request};
 use crate::plane::Plane;
 
 pub(crate) const MILLISECOND: u64 = 1_000_000;
+
+/// Node `id` of so many, of which the first `founders` found the group unless it is `founded`, and the others join it.
+pub(crate) fn config(id: u32, members: u32, founders: u32, founded: bool) -> NodeConfig {
+    let address = |id: u32| ([10, 0, 0, id as u8], 7101).into();
+    let others = |of: u32| (1..=of).filter(move |other| *other != id);
+    let mut config = NodeConfig::new(NodeId(id));
+    config.listen = address(id);
+    if id > founders || founded {
+        config.join = others(members).map(address).collect();
+    } else {
+        config.peers = others(founders).map(|other| (NodeId(other), address(other))).collect();
+    }
+    config.key = SharedKey::new("a key for the simulation").ok();
+    config
+}
 
 /// What is to happen, in the order of its times, and of the same time in the order in which it was put there.
 pub(crate) struct Agenda<H> {

@@ -59,9 +59,6 @@ pub enum Message {
     },
     /// From a joiner to all members: it is linked to these, and caught up (V7).
     Linked {
-        /// The view whose members it means.
-        #[serde(with = "view_id")]
-        view: ViewId,
         /// To whom.
         to: Vec<Incarnation>,
         /// From whom it has its state, if there is a state to have.
@@ -563,9 +560,8 @@ pub(crate) mod tests {
             view_number().prop_map(Message::Retired),
             Just(Message::Leaving),
             view().prop_map(|view| Message::Welcome { view }),
-            (view_number(), incarnations(), any::<Option<u64>>()).prop_map(|(view, to, source)| {
-                Message::Linked { view, to, source: source.map(Incarnation) }
-            }),
+            (incarnations(), any::<Option<u64>>())
+                .prop_map(|(to, source)| { Message::Linked { to, source: source.map(Incarnation) } }),
             any::<(u64, u64)>().prop_map(|(attempt, held)| Message::Learn { attempt, held }),
             (any::<u64>(), lesson()).prop_map(|(attempt, lesson)| Message::Lesson { attempt, lesson }),
             (any::<u64>(), took()).prop_map(|(attempt, took)| Message::Took { attempt, took }),
@@ -700,7 +696,7 @@ pub(crate) mod tests {
                 "lesson",
                 Message::Lesson { attempt: 1, lesson: Lesson::Tail { number: 1, bytes: vec![0; CHUNK + 1] } },
             ),
-            ("links", Message::Linked { view: ViewId(1), to: vec![Incarnation(1); 65], source: None }),
+            ("links", Message::Linked { to: vec![Incarnation(1); 65], source: None }),
             ("piece", Message::Part { want, at: 0, bytes: vec![0; PIECE_LEN + 1], last: true }),
             ("answer", Message::Answer { last: true, text: "x".repeat(PIECE_LEN + 1) }),
         ];

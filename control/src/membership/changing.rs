@@ -232,8 +232,8 @@ impl Membership {
         if stays {
             let old = self.view().cloned();
             self.install(now, next, old);
-        } else if leaves && let Some(from) = self.learning.failed() {
-            self.drive(Order::Over(Stopped::Unlearned { from }));
+        } else if leaves && self.learning.has_failed() {
+            self.drive(Order::Over(Stopped::Unlearned));
             self.seek_members();
             self.renew(now);
         } else if leaves {

@@ -25,21 +25,25 @@ pub struct Beats {
     pub still: Duration,
 }
 
+/// For how long a node has said nothing, and for how much of that it was suspected already.
+#[derive(Clone, Copy, Default)]
+struct Silence {
+    all: Duration,
+    suspected: Duration,
+}
+
 /// See the [module](self).
 pub(super) struct Detection {
     bound: Duration,
     looked: Time,
-    silent: BTreeMap<NodeId, Duration>,
-    /// As `silent`, and goes on counting when a node is suspected for it.
-    unheard: BTreeMap<NodeId, Duration>,
+    silent: BTreeMap<NodeId, Silence>,
     beats: BTreeMap<NodeId, Beats>,
     pulsed: Time,
 }
 
 impl Detection {
     pub(super) fn new(bound: Duration, now: Time) -> Self {
-        let (silent, unheard) = (BTreeMap::new(), BTreeMap::new());
-        Self { bound, looked: now, silent, unheard, beats: BTreeMap::new(), pulsed: now }
+        Self { bound, looked: now, silent: BTreeMap::new(), beats: BTreeMap::new(), pulsed: now }
     }
 
     /// Everything begins anew.
@@ -58,24 +62,24 @@ impl Detection {
 
     /// That node has said something.
     pub(super) fn on_heard(&mut self, node: NodeId) {
-        self.silent.insert(node, Duration::ZERO);
-        self.unheard.insert(node, Duration::ZERO);
+        self.silent.insert(node, Silence::default());
     }
 
     /// That node is suspected of being silent: it is again, if at all, after as long.
     pub(super) fn begin_anew(&mut self, node: NodeId) {
-        self.silent.insert(node, Duration::ZERO);
+        if let Some(silence) = self.silent.get_mut(&node) {
+            silence.suspected = silence.all;
+        }
     }
 
     /// Whether that node has said something within the bound.
     pub(super) fn hears(&self, node: NodeId) -> bool {
-        self.unheard.get(&node).is_some_and(|unheard| *unheard < self.bound)
+        self.silent.get(&node).is_some_and(|silence| silence.all < self.bound)
     }
 
     /// Watch that node no more.
     pub(super) fn forget(&mut self, node: NodeId) {
         self.silent.remove(&node);
-        self.unheard.remove(&node);
         self.beats.remove(&node);
     }
 
@@ -83,15 +87,16 @@ impl Detection {
     pub(super) fn pass(&mut self, now: Time) -> Duration {
         let awake = now.since(self.looked).min(self.interval() * 2);
         self.looked = now;
-        for silent in self.silent.values_mut().chain(self.unheard.values_mut()) {
-            *silent += awake;
+        for silence in self.silent.values_mut() {
+            silence.all += awake;
         }
         awake
     }
 
     /// Who has been silent for too long.
     pub(super) fn silent(&self) -> Vec<NodeId> {
-        self.silent.iter().filter(|(_, silent)| **silent >= self.bound).map(|(node, _)| *node).collect()
+        let is_due = |silence: &Silence| silence.all - silence.suspected >= self.bound;
+        self.silent.iter().filter(|(_, silence)| is_due(silence)).map(|(node, _)| *node).collect()
     }
 
     /// The engine tells how often the others' have beaten. What it takes to tell, and so what a pause of its own can't

@@ -1,7 +1,8 @@
 //! Joining (V7), from both sides.
 //!
 //! A joiner dials whom it was told of. Any member answers its hello with the view ([`Message::Welcome`]); the joiner dials all members,
-//! and both sides link their fabrics while the group runs. When the joiner is linked to everyone it says so to all
+//! and both sides link their fabrics while the group runs. When the joiner is linked to everyone, and has the state of one of them if there
+//! is a state to have ([`super::learning`]), it says so to all
 //! ([`Message::Linked`]), and whoever leads begins a change that admits it, together with all others who are that far. The decision
 //! reaches it like any member ([`crate::change::Saying::Decided`]); its first session begins with that view.
 //!
@@ -43,9 +44,7 @@ impl Membership {
             let view = if let Phase::Joining(view) = &self.phase { view.clone() } else { None };
             for node in self.detection.silent() {
                 self.detection.forget(node);
-                self.learning_from(node).into_iter().for_each(|life| {
-                    self.miss_source(now, node, life, "it is silent");
-                });
+                self.miss_teacher(now, node, "it is silent");
                 if view.as_ref().is_none_or(|view| view.member(node).is_none()) {
                     self.decide(Decision::Forget(node));
                 }
@@ -114,9 +113,7 @@ impl Membership {
 
     /// A joiner has another control link to somebody: lessons on the way over the one before are lost.
     pub(super) fn meet_again(&mut self, now: Time, node: NodeId) {
-        if let Some(life) = self.learning_from(node) {
-            self.miss_source(now, node, life, "its control link is another");
-        }
+        self.miss_teacher(now, node, "its control link is another");
         self.meet(now, node);
     }
 
@@ -164,8 +161,7 @@ impl Membership {
         }
         // Witnesses have no link to be up, and none is needed.
         let to: BTreeSet<_> = up.into_iter().chain(others().map(|member| member.incarnation)).collect();
-        let message =
-            Message::Linked { view: view.id, to: to.into_iter().collect(), source: self.learning.source() };
+        let message = Message::Linked { to: to.into_iter().collect(), source: self.learning.source() };
         self.say_all(&message);
     }
 

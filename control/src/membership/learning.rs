@@ -6,18 +6,14 @@
 //! asks another; if that happens when it has been admitted already, nobody else has what it lacks: it leaves in order, for it has a
 //! vote, and comes again as another incarnation.
 
-use std::time::Duration;
-
 use consort_dataplane::names::{NodeId, Time};
 
+use super::installed::AGAIN;
 use super::{Membership, Phase};
 use crate::link::message::Message;
 use crate::orders::Order;
 use crate::transfer::{Lesson, Pupil, Took};
 use crate::view::{Incarnation, Member, Role, View};
-
-/// How long a pupil waits before it asks again when nobody could teach it.
-const AGAIN: Duration = Duration::from_millis(200);
 
 /// This node as a pupil.
 #[derive(Default)]
@@ -33,8 +29,8 @@ pub(super) struct Learning {
     caught_up: bool,
     /// Not to be asked before.
     again_at: Option<Time>,
-    /// This node is a member, lacks what came before that, and this source of it is gone.
-    failed: Option<NodeId>,
+    /// This node is a member, lacks what came before that, and the source of it is gone.
+    failed: bool,
 }
 
 impl Learning {
@@ -43,7 +39,7 @@ impl Learning {
         *self = Self { attempt: self.attempt, held: self.held, ..Self::default() };
     }
 
-    pub(super) fn failed(&self) -> Option<NodeId> {
+    pub(super) fn has_failed(&self) -> bool {
         self.failed
     }
 
@@ -120,13 +116,13 @@ impl Membership {
         self.joining_since = now;
         self.learning.answered = true;
         if let Lesson::Refused(reason) = lesson {
-            return self.unlearned(now, attempt, &reason);
+            return self.on_unlearned(now, attempt, &reason);
         }
         self.drive(Order::Lesson(attempt, lesson));
     }
 
     /// To the pupil, from its driver: so much is here.
-    pub(super) fn on_took(&mut self, now: Time, attempt: u64, took: Took) {
+    pub fn on_took(&mut self, now: Time, attempt: u64, took: Took) {
         let Some((node, _)) = self.learning.source.filter(|_| attempt == self.learning.attempt) else {
             return;
         };
@@ -138,7 +134,7 @@ impl Membership {
     }
 
     /// To the pupil, from its driver: the application has all that has come.
-    pub(super) fn on_caught_up(&mut self, now: Time, attempt: u64) {
+    pub fn on_caught_up(&mut self, now: Time, attempt: u64) {
         if attempt == self.learning.attempt && self.learning.source.is_some() {
             self.learning.caught_up = true;
             self.linked(now);
@@ -146,14 +142,14 @@ impl Membership {
     }
 
     /// To the pupil, from its driver: the application has everything up to the view that admits this node.
-    pub(super) fn on_learned(&mut self, attempt: u64) {
+    pub fn on_learned(&mut self, attempt: u64) {
         if attempt == self.learning.attempt {
             self.learning.source = None;
         }
     }
 
     /// To the pupil: this attempt came to nothing.
-    pub(super) fn unlearned(&mut self, now: Time, attempt: u64, reason: &str) {
+    pub fn on_unlearned(&mut self, now: Time, attempt: u64, reason: &str) {
         let Some((node, _)) = self.learning.source.filter(|_| attempt == self.learning.attempt) else {
             return;
         };
@@ -169,9 +165,11 @@ impl Membership {
         }
     }
 
-    /// The life of a node that this one learns from.
-    pub(super) fn learning_from(&self, node: NodeId) -> Option<Incarnation> {
-        self.learning.source.filter(|(source, _)| *source == node).map(|(_, life)| life)
+    /// To the pupil: nothing comes from that node any more, whichever of its lives.
+    pub(super) fn miss_teacher(&mut self, now: Time, node: NodeId, why: &str) {
+        if self.learning.source.is_some_and(|(source, _)| source == node) {
+            self.lose_source(now, why);
+        }
     }
 
     /// Whether this joiner is on its way.
@@ -199,12 +197,12 @@ impl Membership {
     }
 
     fn lose_source(&mut self, now: Time, why: &str) {
-        let source = self.learning.source.take().map_or(self.terms.me, |(node, _)| node);
+        self.learning.source = None;
         self.learning.caught_up = false;
-        if self.view().is_some() && self.learning.failed.is_none() {
+        if self.view().is_some() && !self.learning.failed {
             // A member with a vote, and without a state.
             tracing::warn!(why, "what this node lacks is gone with its source: it leaves and joins again");
-            self.learning.failed = Some(source);
+            self.learning.failed = true;
             self.leave(now);
         }
     }
@@ -218,7 +216,7 @@ impl Membership {
                 return self.say(from, Message::Lesson { attempt, lesson: Lesson::Refused(reason) });
             }
         };
-        if self.learning.source.is_some() || self.learning.failed.is_some() {
+        if self.learning.source.is_some() || self.learning.failed {
             let reason = "it has just been admitted, and learns itself".to_owned();
             return self.say(from, Message::Lesson { attempt, lesson: Lesson::Refused(reason) });
         }
@@ -239,7 +237,7 @@ impl Membership {
     }
 
     /// To the source, from its driver: a lesson.
-    pub(super) fn teach(&mut self, pupil: Pupil, lesson: Lesson) {
+    pub fn on_taught(&mut self, pupil: Pupil, lesson: Lesson) {
         let met = self.peers.get(&pupil.node).and_then(|peer| peer.hello.as_ref());
         let is_there = met.is_some_and(|hello| hello.incarnation == pupil.incarnation);
         if is_there && self.teaching.get(&pupil.node) == Some(&pupil) {

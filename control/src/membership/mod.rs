@@ -49,7 +49,7 @@ use crate::config::{NodeConfig, SlowPolicy};
 use crate::link::message::{Goodbye, Hello, Message, Standing, Want};
 use crate::link::table::Random;
 use crate::orders::{LinkNumber, Order, Part, Pulse, SessionState};
-use crate::transfer::{Lesson, Pupil, Took};
+use crate::transfer::Pupil;
 use crate::view::{Incarnation, Member, Role, View};
 
 use data_links::DataLinks;
@@ -461,31 +461,6 @@ impl Membership {
     /// A part of a ring that was missing is there, or can't be.
     pub fn on_supplied(&mut self, now: Time, part: Part, sound: bool) {
         self.supplied(now, part, sound);
-    }
-
-    /// A lesson for a pupil of this node.
-    pub fn on_taught(&mut self, pupil: Pupil, lesson: Lesson) {
-        self.teach(pupil, lesson);
-    }
-
-    /// This node has learned something.
-    pub fn on_taken(&mut self, now: Time, attempt: u64, took: Took) {
-        self.on_took(now, attempt, took);
-    }
-
-    /// This node's application has all that has come.
-    pub fn on_up_to_date(&mut self, now: Time, attempt: u64) {
-        self.on_caught_up(now, attempt);
-    }
-
-    /// This node's application has all up to the view that admits it.
-    pub fn on_all_learned(&mut self, attempt: u64) {
-        self.on_learned(attempt);
-    }
-
-    /// What this node was to learn can't be used.
-    pub fn on_unlearned(&mut self, now: Time, attempt: u64, reason: &str) {
-        self.unlearned(now, attempt, reason);
     }
 
     /// The sessions of a view are over here (V10).

@@ -148,15 +148,15 @@ impl World {
             }
             "took" => {
                 let attempt = self.nodes[&id(1)].attempt;
-                self.tell(id(1), |membership, now| membership.on_taken(now, attempt, Took::Chunks(3)));
+                self.tell(id(1), |membership, now| membership.on_took(now, attempt, Took::Chunks(3)));
             }
             "caught-up" => {
                 let attempt = self.nodes[&id(1)].attempt;
-                self.tell(id(1), |membership, now| membership.on_up_to_date(now, attempt));
+                self.tell(id(1), |membership, now| membership.on_caught_up(now, attempt));
             }
             "learned" => {
                 let attempt = self.nodes[&id(1)].attempt;
-                self.tell(id(1), |membership, _| membership.on_all_learned(attempt));
+                self.tell(id(1), |membership, _| membership.on_learned(attempt));
             }
             "left" => self.tell(id(1), |membership, _| membership.on_left()),
             "fault" => {

@@ -10,17 +10,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use consort_dataplane::fabric::LinkDown;
-use consort_dataplane::names::{NodeId, Slot, Time, ViewId};
+use consort_dataplane::names::{Slot, Time, ViewId};
 use consort_dataplane::plan::Guarantee;
 use consort_dataplane::sim::Choices;
 
 use super::Plane;
 use crate::change::{Cut, Frozen, Mutant};
-use crate::config::{NodeConfig, SharedKey};
 use crate::membership::Phase;
 use crate::orders::{Install, LinkNumber, Order, Pulse, Report};
 use crate::view::{GroupId, Incarnation, Role, View};
-use crate::wires::{Agenda, Arrival, Dialled, End, MILLISECOND, Wires};
+use crate::wires::{self, Agenda, Arrival, Dialled, End, MILLISECOND, Wires};
 
 /// Faults happen until then.
 const FAULTS: Time = Time(3_000 * MILLISECOND);
@@ -362,19 +361,11 @@ impl World {
         if self.alive(id).is_some() {
             return;
         }
-        let mut config = NodeConfig::new(NodeId(id));
-        let address = |id: u32| ([10, 0, 0, id as u8], 7101).into();
-        config.listen = address(id);
         let founders = self.members - u32::from(self.last_joins);
-        if id > founders || self.founded {
-            config.join = (1..=self.members).filter(|other| *other != id).map(address).collect();
-        } else {
-            config.peers = (1..=founders).filter(|n| *n != id).map(|n| (NodeId(n), address(n))).collect();
-        }
+        let mut config = wires::config(id, self.members, founders, self.founded);
         if id == self.members && self.last_witnesses {
             config.role = Role::Witness;
         }
-        config.key = SharedKey::new("a key for the simulation").ok();
         config.guarantee = self.guarantee;
         config.silence = Duration::from_millis(200);
         config.quorum_within = Duration::from_secs(2);

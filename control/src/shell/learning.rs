@@ -19,7 +19,6 @@ use super::event::Incoming;
 use super::restore::{Pieces, Progress, Restore};
 use super::running::Application;
 use crate::transfer::{CHUNK, Digest, Entry, Lesson, Took, TornTail, digest, whole};
-use crate::view::View;
 
 /// So much of what was delivered since the snapshot is told in one turn.
 const A_TURN: usize = 256;
@@ -200,7 +199,8 @@ impl Learner {
                 Ok(Some(Told::Last)) => {
                     let done = std::mem::take(self);
                     // The kernel frees a large file for as long as it takes; by now the group waits for this thread.
-                    let _ = std::thread::Builder::new().spawn(move || drop(done));
+                    let name = "consort-free".to_owned();
+                    let _ = std::thread::Builder::new().name(name).spawn(move || drop(done));
                     Learned::All(attempt)
                 }
                 Ok(Some(Told::Some)) => Learned::Something,
@@ -270,21 +270,17 @@ impl Course {
         let mut told = None;
         for _ in 0..A_TURN {
             let Some((entry, payload)) = self.tail.peek()? else { break };
-            let is_last = matches!(entry, Entry::Admitted(_));
             let verdict = match entry {
                 Entry::Message { view, seq, rank, sender } => {
                     app(Incoming::Message(&mut Delivery::of_another(view, seq, (rank, sender), payload)))
                 }
                 Entry::View(view) => app(Incoming::View(&view)),
-                // Told as the first of this node's own: see `Driver::tell`.
-                Entry::Admitted(View { .. }) => Verdict::Taken,
+                // The view is told as the first of this node's own: see `Driver::tell`.
+                Entry::Admitted => return Ok(Some(Told::Last)),
             };
             if verdict == Verdict::Later {
                 *refused = true;
                 break;
-            }
-            if is_last {
-                return Ok(Some(Told::Last));
             }
             self.tail.next();
             told = Some(Told::Some);

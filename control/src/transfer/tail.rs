@@ -34,15 +34,15 @@ pub enum Entry {
     },
     /// A view without the pupil.
     View(View),
-    /// The view that admits the pupil, the last entry: what follows comes by the rings.
-    Admitted(View),
+    /// The next view admits the pupil, and what follows comes by the rings: the last entry.
+    Admitted,
 }
 
 #[derive(Serialize, Deserialize)]
 enum Head {
     Message { view: u64, seq: u64, rank: u8, sender: u32 },
     View(View),
-    Admitted(View),
+    Admitted,
 }
 
 /// Bytes that are no entry.
@@ -80,7 +80,7 @@ impl Entry {
                 Self::Message { view: ViewId(view), seq: Seq(seq), rank: Rank(rank), sender: NodeId(sender) }
             }
             Head::View(view) => Self::View(view),
-            Head::Admitted(view) => Self::Admitted(view),
+            Head::Admitted => Self::Admitted,
         };
         Ok((entry, payload))
     }
@@ -96,6 +96,7 @@ fn lengths(bytes: &[u8]) -> Option<(usize, usize)> {
 #[derive(Default)]
 pub struct Tails {
     pupils: Vec<Tail>,
+    /// Lengths and head of an entry that is being made.
     scratch: Vec<u8>,
 }
 
@@ -148,7 +149,7 @@ impl Tails {
         for at in 0..self.pupils.len() {
             let Pupil { node, incarnation, .. } = self.pupils[at].pupil;
             let admitted = view.member(node).is_some_and(|member| member.incarnation == incarnation);
-            let head = if admitted { Head::Admitted(view.clone()) } else { Head::View(view.clone()) };
+            let head = if admitted { Head::Admitted } else { Head::View(view.clone()) };
             self.encode(&head, 0);
             let tail = &mut self.pupils[at];
             if !tail.is_closed {
@@ -187,13 +188,15 @@ impl Tails {
     }
 
     fn encode(&mut self, head: &Head, payload: usize) {
+        let mut bytes = std::mem::take(&mut self.scratch);
+        bytes.clear();
+        bytes.extend_from_slice(&[0; LENGTHS]);
         // Nothing in a head fails to encode.
-        let head = postcard::to_stdvec(head).unwrap_or_default();
-        self.scratch.clear();
-        for len in [head.len(), payload] {
-            self.scratch.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
+        self.scratch = postcard::to_extend(head, bytes).unwrap_or_default();
+        let lengths = [self.scratch.len().saturating_sub(LENGTHS), payload];
+        for (bytes, len) in self.scratch.chunks_exact_mut(4).zip(lengths) {
+            bytes.copy_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
         }
-        self.scratch.extend_from_slice(&head);
     }
 }
 

@@ -13,14 +13,14 @@ use consort_dataplane::sim::{Choices, SimNetwork, SimOptions};
 use super::history::{self, Past, Sent};
 use super::node::{Clock, Disobedience, Node, OnMachine};
 use crate::change::Mutant;
-use crate::config::{NodeConfig, SharedKey, SlowPolicy, WaitStrategy};
+use crate::config::{SlowPolicy, WaitStrategy};
 use crate::membership::{Phase, Stopped};
 use crate::orders::{Order, Report};
 use crate::plane::Plane;
 use crate::shell::tests::host::{Host, Told};
 use crate::shell::{clock, driver};
 use crate::view::{Role, View};
-use crate::wires::{Agenda, Arrival, Dialled, MILLISECOND, Wires};
+use crate::wires::{self, Agenda, Arrival, Dialled, MILLISECOND, Wires};
 
 const MICROSECOND: u64 = 1000;
 /// Faults begin until then,
@@ -451,7 +451,7 @@ impl World {
         }
     }
 
-    fn closed(&mut self, end: crate::wires::End) {
+    fn closed(&mut self, end: wires::End) {
         let Node { plane, clock, .. } = &mut self.nodes[end.0];
         if let Some(plane) = plane {
             plane.on_closed(end.1, clock.shows(self.now), "closed");
@@ -553,19 +553,11 @@ impl World {
         if self.alive(id).is_some() {
             return;
         }
-        let mut config = NodeConfig::new(NodeId(id));
-        let address = |id: u32| ([10, 0, 0, id as u8], 7101).into();
-        config.listen = address(id);
         let founders = self.members - u32::from(self.last_joins);
-        if id > founders || self.founded {
-            config.join = (1..=self.members).filter(|other| *other != id).map(address).collect();
-        } else {
-            config.peers = (1..=founders).filter(|n| *n != id).map(|n| (NodeId(n), address(n))).collect();
-        }
+        let mut config = wires::config(id, self.members, founders, self.founded);
         if id == self.members && self.last_witnesses {
             config.role = Role::Witness;
         }
-        config.key = SharedKey::new("a key for the simulation").ok();
         config.guarantee = self.guarantee;
         config.state = self.stateful;
         config.ring_bytes = self.ring_bytes;
