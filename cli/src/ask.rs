@@ -127,6 +127,10 @@ fn status_text(answer: &Value) -> String {
         }
         let _ = writeln!(text, "{shown}");
     }
+    for lost in list(&answer["lost"]) {
+        let [node, why, ago] = ["node", "why", "ago_ms"].map(|key| plain(&lost[key]));
+        let _ = writeln!(text, "lost: member {node}, {ago} ms ago: {why}");
+    }
     for session in list(&answer["sessions"]) {
         let (view, delivered) = (plain(&session["view"]), plain(&session["delivered"]));
         let wedged = if session["wedged"] == true { ", wedged for the next view" } else { "" };
@@ -183,12 +187,18 @@ mod tests {
                 {"node": 1, "role": "data", "address": "[::1]:1", "reached": true, "suspected": false, "engine_still_ms": 0},
                 {"node": 2, "role": "data", "address": "[::1]:2", "reached": false, "suspected": true, "engine_still_ms": 4200},
             ]},
+            "lost": [{"node": 3, "incarnation": "5", "why": "it was killed", "ago_ms": 1500}],
             "sessions": [{"view": 7, "wedged": true, "delivered": 12, "blocked": "node 2 is slow", "senders": [
                 {"node": 2, "promise": 9, "received": 8, "stable": 7, "delivered": 6, "released": 5},
             ]}],
         }));
-        for words in ["7 of 2 members", "still for 4200 ms", "12 delivered, wedged", "waits: node 2 is slow"]
-        {
+        for words in [
+            "7 of 2 members",
+            "still for 4200 ms",
+            "lost: member 3, 1500 ms ago: it was killed",
+            "12 delivered, wedged",
+            "waits: node 2 is slow",
+        ] {
             assert!(text.contains(words), "{words:?} in {text}");
         }
     }
