@@ -123,12 +123,25 @@ Lines:
   A line ends at a newline, which is not part of the message; the last line need not have one. Empty lines are empty
   messages. Lines may hold any bytes.
 
+Crashes and joins (--crash, --join):
+  Members send the file at a pace at which it takes about 1.5 s, and again and again until all was done that was to be done
+  to them. When a third of it is delivered, members are killed (kill -9), one after the other; then new members are
+  started, which get the log of another and what is delivered since, and then send the file too. In the end the logs of
+  all who are left, the new ones included, are compared byte for byte; every line of theirs must be there, in order, once;
+  what a killed member sent must be a beginning of what it was to send, and its own log a beginning of the others'.
+    stood still   the longest time from one delivery to the next, at any member, from the kill (or the start of the new
+                  member's process) to the first delivery in the view without (or with) it; beside it the longest such
+                  time before the first of them
+  In these logs SEQ counts the records from 0. The guarantee must be atomic.
+
 Latency in the table is from send to the member's own delivery while all send as fast as they can: it shows queues.
 For the latency of a message alone see `consort bench latency`.
 
 Examples:
   consort demo
   consort demo --members 5 --fabric tcp --input /usr/share/dict/words
+  consort demo --crash 1 --join 1
+  consort demo --members 5 --crash 2 --join 2 --fabric tcp
   zcat access.log.gz | consort demo --input /dev/stdin --out /tmp/order && cmp /tmp/order/member-1.log /tmp/order/member-3.log
   consort demo --json | jq .identical";
 
@@ -143,6 +156,12 @@ pub(crate) struct DemoArgs {
     /// How their memory reaches each other
     #[arg(long, value_enum, default_value_t = FabricArg::Auto)]
     pub(crate) fabric: FabricArg,
+    /// Kill so many members in the midst of it (kill -9), the leader first; a majority must be left
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=i64::from(MOST_MEMBERS)))]
+    pub(crate) crash: u32,
+    /// Have so many new members join in the midst of it
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=i64::from(MOST_MEMBERS)))]
+    pub(crate) join: u32,
     /// The file (or pipe) whose lines are multicast; without it, an order book's day that ships with the command
     #[arg(long, value_name = "FILE")]
     pub(crate) input: Option<PathBuf>,
@@ -161,6 +180,38 @@ pub(crate) struct DemoArgs {
     /// Print one JSON object instead of the table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl DemoArgs {
+    /// What the parser of single values can't see.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        let Self { members, crash, join, .. } = *self;
+        if crash > 0 && crash * 2 >= members {
+            let most = (members - 1) / 2;
+            return Err(Failure::usage(
+                format!(
+                    "without {crash} of {members} members there is no majority, and the group would stop"
+                ),
+                format!("give --crash {most} or less, or --members {} or more", crash * 2 + 1),
+            ));
+        }
+        if members + join > MOST_MEMBERS {
+            return Err(Failure::usage(
+                format!("{members} members and {join} that join are more than one machine is asked to run"),
+                format!("give --members and --join that are {MOST_MEMBERS} or less together"),
+            ));
+        }
+        if crash + join > 0 && self.guarantee != GuaranteeArg::Atomic {
+            return Err(Failure::usage(
+                format!(
+                    "{} doesn't promise that what a killed member delivered is what the others deliver",
+                    self.guarantee
+                ),
+                "leave --guarantee out, or give --guarantee atomic, with --crash and --join",
+            ));
+        }
+        Ok(())
+    }
 }
 
 const NODE_HELP: &str = "\
@@ -287,6 +338,7 @@ status:
   majority    how many members of this view must agree on the next one; may lose at once: how many can go together
               before too few are left (one after the other, more can)
   reached     whether this member has a link to that one; suspected: whether it takes it for gone
+  lost        whom this member took for gone, when and why
   engine      how long that member's engine has stood still although its process lives
   sessions    for each sender: what it has promised to send, and what of it is received, stable (at every member),
               delivered and released (its room free again) here

@@ -88,15 +88,27 @@ pub(crate) fn start(seat: &Seat) -> Result<Node, Failure> {
 /// # Errors
 /// It can't start.
 pub(crate) fn start_failover(task: &FailoverTask) -> Result<Node, Failure> {
-    let seat = &task.seat;
-    let mut builder = if task.joins { lone_builder(seat) } else { builder(seat) };
-    if task.joins {
-        for &(id, address) in &seat.addresses {
-            builder = if id == seat.id { builder.listen(address) } else { builder.join(address) };
-        }
+    let builder = coming(&task.seat, task.joins).silence(Duration::from_nanos(task.silence));
+    builder.start().map_err(|error| not_started(task.seat.id, &error))
+}
+
+/// A node of such a group whose members have a state that those who join get.
+///
+/// # Errors
+/// It can't start.
+pub(crate) fn start_with_state(seat: &Seat, joins: bool) -> Result<Node, Failure> {
+    coming(seat, joins).state(true).start().map_err(|error| not_started(seat.id, &error))
+}
+
+/// A founder, or one that joins by any of the others.
+fn coming(seat: &Seat, joins: bool) -> NodeBuilder {
+    if !joins {
+        return builder(seat);
     }
-    let builder = builder.silence(Duration::from_nanos(task.silence));
-    builder.start().map_err(|error| not_started(seat.id, &error))
+    let others = seat.addresses.iter();
+    others.fold(lone_builder(seat), |builder, &(id, address)| {
+        if id == seat.id { builder.listen(address) } else { builder.join(address) }
+    })
 }
 
 /// Why a node did not start.

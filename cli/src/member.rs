@@ -53,6 +53,7 @@ fn serve() -> Result<(), Failure> {
     let mut parent = Parent::new();
     match task {
         Task::Demo(task) => crate::demo::member::run(&task, &mut parent),
+        Task::Churn(task) => crate::demo::churn_member(&task, &mut parent),
         Task::Load(task) => crate::bench::member::run(&task, &mut parent),
         Task::Idle(task) => crate::bench::idle::member(&task, &mut parent),
         Task::Failover(task) => crate::bench::failover::member(&task, &mut parent),

@@ -21,6 +21,8 @@ use crate::args::{FabricArg, GuaranteeArg, WaitArg};
 pub(crate) enum Task {
     /// Multicast a file, log what is delivered.
     Demo(DemoTask),
+    /// The same over and over, while members are killed and others join.
+    Churn(ChurnTask),
     /// Send or receive under a stopwatch.
     Load(LoadTask),
     /// Do nothing in a group, and say what that costs.
@@ -69,6 +71,59 @@ pub(crate) struct DemoReport {
     pub(crate) seconds: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
+    pub(crate) fabric: String,
+}
+
+/// See [`crate::demo`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ChurnTask {
+    pub(crate) seat: Seat,
+    /// The group runs: join it.
+    pub(crate) joins: bool,
+    /// Descriptor of the input.
+    pub(crate) input: RawFd,
+    /// The log to write; it must not exist.
+    pub(crate) log: std::path::PathBuf,
+    /// The longest line.
+    pub(crate) longest: usize,
+    /// Nanoseconds from one line to the next.
+    pub(crate) interval: u64,
+}
+
+/// What was done to a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Deed {
+    Crash,
+    Join,
+}
+
+/// A change of a group's members that the parent brought about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Upheaval {
+    pub(crate) deed: Deed,
+    pub(crate) member: u32,
+    /// On the machine's clock: just before the kill, or before the start of the joiner's process.
+    pub(crate) at: u64,
+}
+
+/// What a member did that lived to the end of a demo with crashes and joins.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ChurnReport {
+    pub(crate) sent: u64,
+    /// How often it sent the input.
+    pub(crate) passes: u64,
+    /// Records in its log.
+    pub(crate) records: u64,
+    /// How many of these came with another member's log when it joined.
+    pub(crate) restored: u64,
+    /// Of the log as it was written, in hexadecimal.
+    pub(crate) digest: String,
+    /// For each upheaval, the longest time without a delivery here, from its beginning to the first delivery in a view that
+    /// has it; `None` where that was before this member's time.
+    pub(crate) still: Vec<Option<u64>>,
+    /// The longest before the first of them.
+    pub(crate) calm: u64,
     pub(crate) fabric: String,
 }
 
@@ -232,6 +287,8 @@ pub(crate) enum Told {
     Go { at: u64 },
     /// That member was killed then, on the machine's clock.
     Killed { node: u32, at: u64 },
+    /// Come to an end of sending; these are the members that do so, and that was done to them.
+    Finish { members: Vec<u32>, upheavals: Vec<Upheaval> },
     /// Nobody needs you any more.
     Close,
 }

@@ -3,11 +3,14 @@
 //! The parent surveys the input, starts the members with ports that it holds for them, follows their progress, and when
 //! all have delivered everything, lets them leave and judges their logs itself ([`mod@verify`]). It fails if any member
 //! dies or nothing moves any more, and it leaves no process behind however it ends ([`crate::crew`]).
+//!
+//! With `--crash` or `--join` members are killed and others join in the midst of it: that is [`churn`].
 
 mod log;
 pub(crate) mod input;
 pub(crate) mod member;
 mod verify;
+mod churn;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -27,6 +30,8 @@ use crate::failure::Failure;
 use crate::group;
 use crate::orders::{DemoReport, DemoTask, Said, Seat, Task};
 use crate::text;
+
+pub(crate) use churn::member as churn_member;
 
 /// What the demo showed; `--json` prints it.
 #[derive(Debug, Serialize)]
@@ -63,13 +68,22 @@ struct MemberRow {
 /// # Errors
 /// Whatever keeps it from showing what it is there to show.
 pub(crate) fn run(args: &DemoArgs, log: &str) -> Result<(), Failure> {
+    args.check()?;
     let input = Input::open(args.input.as_deref())?;
     let survey = input.survey()?;
+    let changes = args.crash + args.join > 0;
+    if changes {
+        churn::check(&input, &survey)?;
+    }
     let out = directory(args.out.as_deref())?;
-    let logs: Vec<PathBuf> = (1..=args.members).map(|id| out.join(format!("member-{id}.log"))).collect();
+    let ever = args.members + args.join;
+    let logs: Vec<PathBuf> = (1..=ever).map(|id| out.join(format!("member-{id}.log"))).collect();
     refuse_own_input(args.input.as_deref(), &logs)?;
 
     let board = Board::new(args, &survey);
+    if changes {
+        return churn::run(&churn::Stage { args, log, input, survey, out, logs }, &board);
+    }
     let began = Instant::now();
     let reports = multicast(args, log, &input, &survey, &logs, &board);
     board.clear();
@@ -117,7 +131,7 @@ pub(crate) fn run(args: &DemoArgs, log: &str) -> Result<(), Failure> {
             })
             .collect(),
     };
-    print(&shown, args.json)
+    print(&shown, args.json, |shown| format!("{}\n{}", table(shown), summary(shown)))
 }
 
 /// The directory for the logs: the user's, or a fresh one.
@@ -225,7 +239,7 @@ impl Board {
         let all = MultiProgress::with_draw_target(target);
         let style = ProgressStyle::with_template("{prefix} {bar:40} {percent:>3}% {per_sec:>14}  {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bars = (1..=args.members)
+        let bars = (1..=args.members + args.join)
             .map(|id| {
                 let bar = ProgressBar::new(survey.lines * u64::from(args.members)).with_style(style.clone());
                 let bar = all.add(bar.with_prefix(format!("member {id}")));
@@ -244,6 +258,10 @@ impl Board {
         let names: Vec<String> = for_whom.iter().map(u32::to_string).collect();
         let message =
             if names.is_empty() { String::new() } else { format!("waiting for {}", names.join(", ")) };
+        self.note(index, message);
+    }
+
+    fn note(&self, index: usize, message: impl Into<std::borrow::Cow<'static, str>>) {
         self.bars[index].set_message(message);
     }
 
@@ -266,12 +284,13 @@ impl Board {
     }
 }
 
-fn print(shown: &Shown, json: bool) -> Result<(), Failure> {
+/// Prints what was shown: as one JSON object, or as `text` tells it.
+fn print<T: Serialize>(shown: &T, json: bool, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let written = if json {
         serde_json::to_string(shown).map_err(std::io::Error::from).and_then(|line| writeln!(out, "{line}"))
     } else {
-        writeln!(out, "{}\n{}", table(shown), summary(shown))
+        writeln!(out, "{}", text(shown))
     };
     written.map_err(|cause| Failure::stream("write", "standard output", cause))
 }

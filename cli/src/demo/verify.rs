@@ -53,21 +53,27 @@ pub(crate) fn verify(
             against_input(expected, open()?, member)?
         } else {
             let first = File::open(logs[0]).map_err(|cause| Failure::file("open", logs[0], cause))?;
-            against_first(expected.longest, first, open()?, member)?
+            against_first(expected.longest, (1, first), (member, open()?))?
         };
-        if found != *digest {
-            return Err(Failure::disagreement(
-                format!("member {member} delivered a sequence with digest {digest}, but its log has {found}"),
-                format!("something else wrote to {}; run the demo again", log.display()),
-            ));
-        }
+        same_digest(member, log, digest, &found)?;
         verdict.records.push(records);
         verdict.identical &= *digest == digests[0];
     }
     Ok(verdict)
 }
 
-fn unreadable(member: usize, error: LogError) -> Failure {
+/// Rule 3.
+pub(super) fn same_digest(member: usize, log: &Path, said: &str, found: &str) -> Result<(), Failure> {
+    if said == found {
+        return Ok(());
+    }
+    Err(Failure::disagreement(
+        format!("member {member} delivered a sequence with digest {said}, but its log has {found}"),
+        format!("something else wrote to {}; run the demo again", log.display()),
+    ))
+}
+
+pub(super) fn unreadable(member: usize, error: LogError) -> Failure {
     match error {
         LogError::Io(cause) => Failure::stream("read", format!("the log of member {member}"), cause),
         damaged => Failure::disagreement(
@@ -77,7 +83,7 @@ fn unreadable(member: usize, error: LogError) -> Failure {
     }
 }
 
-const REPORT: &str = "this must not happen: keep the logs and report it as a bug";
+pub(super) const REPORT: &str = "this must not happen: keep the logs and report it as a bug";
 
 /// Rule 1. Returns the number of records and the digest of the log.
 fn against_input(expected: &Expected<'_>, log: impl Read, member: usize) -> Result<(u64, String), Failure> {
@@ -145,17 +151,16 @@ fn against_input(expected: &Expected<'_>, log: impl Read, member: usize) -> Resu
 }
 
 /// Rule 2 for a total order. Returns the number of records and the digest of `log`.
-fn against_first(
+pub(super) fn against_first(
     longest: usize,
-    first: impl Read,
-    log: impl Read,
-    member: usize,
+    (reference, first): (usize, impl Read),
+    (member, log): (usize, impl Read),
 ) -> Result<(u64, String), Failure> {
     let (mut first, mut log) = (LogReader::new(first, longest), LogReader::new(log, longest));
     let (mut expected, mut payload) = (Vec::new(), Vec::new());
     loop {
         let place = first.records();
-        let one = first.next_into(&mut expected).map_err(|e| unreadable(1, e))?;
+        let one = first.next_into(&mut expected).map_err(|e| unreadable(reference, e))?;
         let other = log.next_into(&mut payload).map_err(|e| unreadable(member, e))?;
         if one != other || payload != expected {
             let shown = |header: Option<Header>| {
@@ -165,7 +170,7 @@ fn against_first(
             };
             return Err(Failure::disagreement(
                 format!(
-                    "members 1 and {member} part at record {place}: member 1 delivered {}, member {member} {}",
+                    "members {reference} and {member} part at record {place}: member {reference} delivered {}, member {member} {}",
                     shown(one),
                     shown(other)
                 ),

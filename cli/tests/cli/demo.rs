@@ -160,6 +160,79 @@ fn the_input_is_never_overwritten() {
     assert_eq!(std::fs::read(&log).unwrap(), b"precious\n");
 }
 
+/// Runs the demo with crashes and joins on `text`, and checks the logs by this test's own lights.
+fn churn(text: &[u8], members: u32, crash: u32, join: u32, fabric: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let input = directory.path().join("input");
+    std::fs::write(&input, text).unwrap();
+    let out = directory.path().join("out");
+    let (input, out_text) = (input.to_string_lossy(), out.to_string_lossy());
+    let [founders, kills, joins] = [members, crash, join].map(|number| number.to_string());
+    let args = ["demo", "--json", "--fabric", fabric, "--input", &input, "--out", &out_text];
+    let ended = run(&[&args[..], &["--members", &founders, "--crash", &kills, "--join", &joins]].concat());
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let object = ended.json();
+
+    let lines = lines(text);
+    let logs: Vec<Vec<u8>> =
+        (1..=members + join).map(|id| std::fs::read(out.join(format!("member-{id}.log"))).unwrap()).collect();
+    let whole = &logs[crash as usize];
+    let senders = by_sender(whole);
+    let rows = object["per_member"].as_array().unwrap();
+    assert_eq!(rows.len(), logs.len());
+    for (row, log) in rows.iter().zip(&logs) {
+        let id = row["id"].as_u64().unwrap() as u32;
+        let sent = senders.get(&id).map_or(&[][..], Vec::as_slice);
+        assert!(sent.iter().eq(lines.iter().cycle().take(sent.len())), "member {id}'s lines, in order");
+        assert_eq!(row["sent"], sent.len());
+        if id <= crash {
+            assert_eq!(row["part"], "killed");
+            assert!(whole.starts_with(log), "member {id}'s log is a beginning of the others'");
+        } else {
+            assert_eq!(row["part"], if id > members { "joined" } else { "stayed" });
+            assert!(log == whole, "member {id}'s log is that of all");
+            assert!(sent.len() >= lines.len() && sent.len().is_multiple_of(lines.len()), "whole passes");
+            assert_eq!(row["digest"], blake3::hash(log).to_hex().to_string());
+            assert_eq!(
+                row["restored"].as_u64().unwrap() > 0,
+                id > members,
+                "joiners get what was before them"
+            );
+        }
+    }
+    let upheavals = object["upheavals"].as_array().unwrap();
+    assert_eq!(upheavals.len(), (crash + join) as usize);
+    let still = upheavals.iter().map(|upheaval| upheaval["still_ms"].as_f64().unwrap());
+    assert!(still.into_iter().all(|still| still >= 0.0));
+}
+
+#[test]
+fn a_crash_and_a_join_leave_one_sequence() {
+    churn(&nasty(), 3, 1, 1, "shm");
+    churn(&nasty(), 3, 1, 1, "tcp");
+}
+
+#[test]
+fn crashes_alone_and_joins_alone() {
+    churn(b"one line, over and over", 5, 2, 0, "shm");
+    churn(b"\n\nx\n", 1, 0, 2, "tcp");
+}
+
+#[test]
+fn a_crash_and_a_join_are_told_to_people() {
+    let directory = tempfile::tempdir().unwrap();
+    let ended = run(&["demo", "--crash", "1", "--join", "1", "--out", &directory.path().to_string_lossy()]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    for words in [
+        "member 1 was killed",
+        "member 4 joined",
+        "a beginning of it",
+        "Identical and complete: the 3 members",
+    ] {
+        assert!(ended.stdout.contains(words), "{words}: {}", ended.stdout);
+    }
+}
+
 /// A demo that has far too much to do, with the process ids of its members.
 fn long_demo(out: &Path) -> (Running, Vec<i32>) {
     let input = out.join("input");

@@ -16,6 +16,7 @@ fn refused(args: &[&str], code: i32, words: &[&str]) {
 fn help_teaches() {
     for (args, words) in [
         (&["--help"][..], &["consort demo", "Exit codes", "Examples"][..2]),
+        (&["demo", "--help"], &["--crash", "stood still"]),
         (&["demo", "--help"], &["SEQ SENDER LENGTH", "Examples:", "Exit codes:"]),
         (&["node", "--help"], &["\"type\":\"view\"", "[peers]", "--until-eof", "Exit codes:"]),
         (&["node", "--help"], &["--join", "--rejoin", "Members come and go:"]),
@@ -41,6 +42,9 @@ fn arguments_that_make_no_sense_are_refused_with_code_2() {
     refused(&["demo", "--fabric", "smoke"], 2, &["smoke", "auto, shm, tcp"]);
     refused(&["demo", "--guarantee", "total"], 2, &["fifo, agreed, atomic"]);
     refused(&["demo", "--stall", "soon"], 2, &["500ms"]);
+    refused(&["demo", "--crash", "2"], 2, &["no majority", "--crash 1", "--members 5"]);
+    refused(&["demo", "--members", "16", "--join", "1"], 2, &["--join", "16"]);
+    refused(&["demo", "--join", "1", "--guarantee", "fifo"], 2, &["fifo", "--guarantee atomic"]);
     refused(&["--log", "a=b=c", "demo"], 2, &["--log", "what to do:"]);
     refused(&["bench", "throughput", "--senders", "4"], 2, &["4 senders", "--senders 3"]);
     refused(&["bench", "latency", "--size", "0"], 2, &["--size"]);
