@@ -267,21 +267,21 @@ mod tests {
     fn what_was_tampered_with_is_found() {
         let tampered: [(&str, Tamper); 14] = [
             // One member's log.
-            ("members 2 and 3 part at record 5", |logs, _| drop(logs[1].remove(5))),
+            ("members 2 and 3 part at record 5", |logs, _| drop(logs[1].drain(5..6))),
             ("members 2 and 4 part at record 2", |logs, _| logs[2].swap(2, 3)),
             ("members 2 and 4 part at record 7", |logs, _| logs[2].insert(7, (7, 3, ""))),
             ("members 2 and 4 part at record 0", |logs, _| drop(logs[2].drain(..5))),
-            ("members 2 and 3 part at record 13", |logs, _| drop(logs[1].pop())),
+            ("members 2 and 3 part at record 13", |logs, _| logs[1].truncate(13)),
             // The reference alone: its numbers tell.
-            ("record 6 where record 5 was next", |logs, _| drop(logs[0].remove(5))),
+            ("record 6 where record 5 was next", |logs, _| drop(logs[0].drain(5..6))),
             ("record 3 where record 2 was next", |logs, _| logs[0].swap(2, 3)),
             // All of them together.
-            ("message 3 of member 2 what is not line 3", |logs, _| all(logs, |log| drop(log.remove(5)))),
+            ("message 3 of member 2 what is not line 3", |logs, _| all(logs, |log| drop(log.drain(5..6)))),
             ("message 2 of member 2 what is not line 2", |logs, _| {
-                all(logs, |log| log.insert(2, (0, 2, "a")))
+                all(logs, |log| log.insert(2, (0, 2, "a")));
             }),
             ("message 2 of member 2 what is not line 2", |logs, _| all(logs, |log| log.swap(3, 5))),
-            ("2 messages of member 4", |logs, _| all(logs, |log| drop(log.pop()))),
+            ("2 messages of member 4", |logs, _| all(logs, |log| log.truncate(13))),
             ("message 2 of member 1 what is not line 2", |logs, victim| {
                 victim.clear();
                 all(logs, |log| log[4].2 = "c");
