@@ -61,6 +61,18 @@ enum Command {
         #[arg(long, conflicts_with = "seeds")]
         seed: Option<u64>,
     },
+    /// Real processes under load, faults at random, every history checked; the seed is printed
+    Chaos {
+        /// Go on for so long
+        #[arg(long, default_value_t = steps::CHAOS_SECONDS)]
+        seconds: u64,
+        /// Begin with this seed, to repeat a failure
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Over this fabric alone; if not given, over both by turns
+        #[arg(long, value_parser = ["shm", "tcp"])]
+        fabric: Option<String>,
+    },
     /// View changes in small worlds, every step in every order, and that a broken rule is noticed (Stateright)
     Model {
         /// Larger worlds, which take many minutes and gigabytes
@@ -100,6 +112,7 @@ fn main() -> ExitCode {
         Command::Deny => one(Step::Deny),
         Command::Test { filter } => one(Step::Test { filter }),
         Command::Sim { seeds, seed } => one(Step::Sim(seed.map_or(Sim::Seeds(seeds), Sim::Seed))),
+        Command::Chaos { seconds, seed, fabric } => one(Step::Chaos { seconds, seed, fabric }),
         Command::Model { large, filter } => one(Step::Model { large, filter }),
         Command::Loom => one(Step::Loom),
         Command::Miri => one(Step::Miri),

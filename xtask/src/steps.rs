@@ -18,6 +18,9 @@ const RUNS_A_WHOLE: u64 = 20;
 /// made by hand.
 pub(crate) const FUZZ_SECONDS: u64 = 15;
 
+/// Seconds of a campaign of random faults; its short share is among the tests.
+pub(crate) const CHAOS_SECONDS: u64 = 60;
+
 /// The crates that have a `fuzz/` directory of their own.
 const FUZZED: [&str; 3] = ["dataplane", "hw", "control"];
 
@@ -31,6 +34,7 @@ pub(crate) enum Step {
     Docs,
     Test { filter: Option<String> },
     Sim(Sim),
+    Chaos { seconds: u64, seed: Option<u64>, fabric: Option<String> },
     Model { large: bool, filter: Option<String> },
     Loom,
     Miri,
@@ -69,6 +73,7 @@ impl Step {
             Self::Docs => "docs",
             Self::Test { .. } => "test",
             Self::Sim(_) => "sim",
+            Self::Chaos { .. } => "chaos",
             Self::Model { .. } => "model",
             Self::Loom => "loom",
             Self::Miri => "miri",
@@ -84,6 +89,11 @@ impl Step {
             Self::Test { filter: Some(filter) } => line += &format!(" {filter}"),
             Self::Sim(Sim::Seeds(seeds)) => line += &format!(" --seeds {seeds}"),
             Self::Sim(Sim::Seed(seed)) => line += &format!(" --seed {seed}"),
+            Self::Chaos { seconds, seed, fabric } => {
+                line += &format!(" --seconds {seconds}");
+                line += &seed.map(|seed| format!(" --seed {seed}")).unwrap_or_default();
+                line += &fabric.as_ref().map(|fabric| format!(" --fabric {fabric}")).unwrap_or_default();
+            }
             Self::Model { large, filter } => {
                 line += if *large { " --large" } else { "" };
                 if let Some(filter) = filter {
@@ -164,6 +174,19 @@ impl Step {
                 let (more, result) = counted(run(nodes, limit));
                 tally += more;
                 (tally, result.map(|_| Done::Passed(tally)))
+            }
+            Self::Chaos { seconds, seed, fabric } => {
+                let mut command = workspace.cargo();
+                command.args(["test", "-p", "consort-tests", "--test", "all", "--", "--exact"]);
+                command.args(["chaos::campaign::campaign", "--ignored", "--nocapture"]);
+                command.env("CONSORT_CHAOS_SECONDS", seconds.to_string());
+                if let Some(seed) = seed {
+                    command.env("CONSORT_CHAOS_SEED", seed.to_string());
+                }
+                if let Some(fabric) = fabric {
+                    command.env("CONSORT_CHAOS_FABRIC", fabric);
+                }
+                counted(run(command, limit))
             }
             Self::Model { large, filter } => {
                 let mut command = workspace.cargo();

@@ -1,5 +1,6 @@
 //! The scenarios' processes, what they have told so far, and whether it holds.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -8,6 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use consort::Question;
 use consort_tests::record::{Chapter, Numbered, Records, Sent, Stay};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,7 +18,7 @@ use super::member;
 
 /// So long may anything take before a scenario gives up: far beyond what it takes on a loaded machine, and far below
 /// [`NEVER`].
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(25); //XX
 
 /// A bound on silence that can't be why anything happened.
 pub(super) const NEVER: Duration = Duration::from_secs(3600);
@@ -29,6 +31,8 @@ pub(super) struct Crew {
     fabric: &'static str,
     silence: Duration,
     rejoin: bool,
+    /// What some nodes are beside that, in the words of [`member::SELF`].
+    words: BTreeMap<u32, &'static str>,
     /// Where node 1, 2, … listen.
     addresses: Vec<SocketAddr>,
     /// What their processes are started by: words before the command, node by node.
@@ -42,6 +46,8 @@ pub(super) struct Crew {
 /// One process. It is killed at the latest when this is dropped.
 pub(super) struct Process {
     pub(super) node: u32,
+    /// It is told of views, and of nothing else.
+    witness: bool,
     child: Child,
     stdin: Option<ChildStdin>,
     file: File,
@@ -71,13 +77,20 @@ impl Crew {
     pub(super) fn new(size: usize, fabric: &'static str, silence: Duration, rejoin: bool) -> Self {
         let (held, addresses) = (0..size).map(|_| reserve()).unzip();
         let prefixes = vec![Vec::new(); size];
-        Self { fabric, silence, rejoin, addresses, prefixes, _held: held, processes: Vec::new() }
+        let words = BTreeMap::new();
+        Self { fabric, silence, rejoin, words, addresses, prefixes, _held: held, processes: Vec::new() }
     }
 
     /// A crew over TCP, elsewhere: an address and the words that start a command there, for each node.
     pub(super) fn at(places: Vec<(SocketAddr, Vec<String>)>, silence: Duration, rejoin: bool) -> Self {
         let (addresses, prefixes) = places.into_iter().unzip();
-        Self { fabric: "tcp", silence, rejoin, addresses, prefixes, _held: Vec::new(), processes: Vec::new() }
+        let (fabric, words) = ("tcp", BTreeMap::new());
+        Self { fabric, silence, rejoin, words, addresses, prefixes, _held: Vec::new(), processes: Vec::new() }
+    }
+
+    /// Says more of a node before it is started, in the words of [`member::SELF`].
+    pub(super) fn also(&mut self, node: u32, words: &'static str) {
+        self.words.insert(node, words);
     }
 
     /// Starts nodes 1 to `count`, which found the group, and waits until they all send and hear each other.
@@ -111,6 +124,7 @@ impl Crew {
         let process = self.processes.len();
         let (address, silence) = (self.address(node), self.silence.as_millis());
         let rejoin = if self.rejoin { " rejoin" } else { "" };
+        let words = self.words.get(&node).copied().unwrap_or_default();
         let test = std::env::current_exe().unwrap();
         let mut command = match self.prefixes[node as usize - 1].as_slice() {
             [] => Command::new(test),
@@ -123,15 +137,18 @@ impl Crew {
         let file = tempfile::tempfile().unwrap();
         let mut child = command
             .args(["--exact", "chaos::member::member", "--ignored", "--nocapture", "--test-threads=1"])
-            .env(member::SELF, format!("{node} {process} {address} {} {silence}{rejoin}", self.fabric))
+            .env(
+                member::SELF,
+                format!("{node} {process} {address} {} {silence}{rejoin} {words}", self.fabric),
+            )
             .env(member::PEERS, peers)
             .env(member::JOIN, join)
             .stdin(Stdio::piped())
             .stdout(Stdio::from(file.try_clone().unwrap()))
             .spawn()
             .unwrap();
-        let (stdin, told) = (child.stdin.take(), Told::default());
-        self.processes.push(Process { node, child, stdin, file, read: 0, sent_away: false, told });
+        let (stdin, told, witness) = (child.stdin.take(), Told::default(), words.contains("witness"));
+        self.processes.push(Process { node, witness, child, stdin, file, read: 0, sent_away: false, told });
     }
 
     /// The newest process of that node.
@@ -174,14 +191,14 @@ impl Crew {
 
     /// Waits until the newest view of each of these is of these, and the same.
     pub(super) fn all_see(&mut self, nodes: &[u32]) -> u64 {
-        let mut agreed = 0;
-        self.wait(&format!("a view of {nodes:?}"), |crew| {
-            let views: Option<Vec<u64>> = nodes.iter().map(|node| crew.node(*node).view_of(nodes)).collect();
-            let Some(views) = views else { return false };
-            agreed = views[0];
-            views.iter().all(|view| *view == agreed)
-        });
-        agreed
+        self.wait(&format!("a view of {nodes:?}"), |crew| crew.agree(nodes));
+        self.node(nodes[0]).view_of(nodes).unwrap()
+    }
+
+    /// Whether the newest view of each of these is of these, and the same.
+    pub(super) fn agree(&mut self, nodes: &[u32]) -> bool {
+        let views: Vec<_> = nodes.iter().map(|node| self.node(*node).view_of(nodes)).collect();
+        views[0].is_some() && views.iter().all(|view| *view == views[0])
     }
 
     /// Waits until these have delivered new messages of each of these.
@@ -210,6 +227,12 @@ impl Crew {
         self.wait(&format!("node {node} sends"), |crew| crew.node(node).told.sent.count >= mark);
     }
 
+    /// Asks a node as `consort status` and `consort explain` do.
+    pub(super) fn ask(&self, node: u32, question: Question) -> serde_json::Value {
+        let answer = consort::ask(self.address(node), None, question, PATIENCE).unwrap();
+        serde_json::from_str(&answer).unwrap()
+    }
+
     fn process(&self, node: u32) -> u32 {
         u32::try_from(self.processes.iter().rposition(|process| process.node == node).unwrap()).unwrap()
     }
@@ -226,7 +249,7 @@ impl Crew {
             process.read();
         }
         let mut records = Records::default();
-        for (number, process) in (0..).zip(&self.processes) {
+        for (number, process) in (0..).zip(&self.processes).filter(|(_, process)| !process.witness) {
             records.stays.extend(process.told.stays.iter().cloned());
             records.sent.insert(number, process.told.sent.clone());
         }
@@ -260,7 +283,15 @@ impl Crew {
                 views.join("; ")
             )
         };
-        self.processes.iter().map(line).collect()
+        let stand: String = self.processes.iter().map(line).collect();
+        let nodes =
+            (1..).zip(&self.addresses).filter(|(node, _)| self.processes.iter().any(|it| it.node == *node));
+        // Those who can be asked from here.
+        let asked = nodes.map(|(node, address)| {
+            let answer = consort::ask(*address, None, Question::Explain, Duration::from_secs(2));
+            format!("node {node} waits: {}\n", answer.unwrap_or_else(|error| error.to_string()))
+        });
+        stand + &asked.collect::<String>()
     }
 }
 

@@ -18,10 +18,14 @@ use std::os::fd::AsFd as _;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
-use consort::{Event, Node, NodeBuilder, Outcome, SendError, Stopped, WaitStrategy};
+use consort::{
+    DrivenNode, Event, Incoming, Node, NodeBuilder, Outcome, SendError, Seq, SlowPolicy, Stopped, View,
+    ViewId, WaitStrategy,
+};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-/// Node, process, address to listen at, fabric, silence in milliseconds, `rejoin` or nothing.
+/// Node, process, address to listen at, fabric, silence in milliseconds, and more words: `rejoin`, `witness`, `slow=` and the
+/// milliseconds after which one whose engine stands still is evicted, `driven` by the thread that takes what is delivered.
 pub(super) const SELF: &str = "CONSORT_CHAOS_SELF";
 /// `NODE=ADDRESS` of each peer.
 pub(super) const PEERS: &str = "CONSORT_CHAOS_PEERS";
@@ -54,7 +58,13 @@ fn member() {
         .quorum_within(silence * 2)
         .ring_bytes(64 << 10)
         .wait(WaitStrategy::Block)
-        .rejoin(more == ["rejoin"]);
+        .rejoin(more.contains(&"rejoin"));
+    if more.contains(&"witness") {
+        builder = builder.witness();
+    }
+    if let Some(after) = more.iter().find_map(|word| word.strip_prefix("slow=")) {
+        builder = builder.slow(SlowPolicy::Evict(Duration::from_millis(after.parse().unwrap())));
+    }
     for peer in std::env::var(PEERS).unwrap().split_whitespace() {
         let (id, address) = peer.split_once('=').unwrap();
         builder = builder.peer(id.parse().unwrap(), address.parse().unwrap());
@@ -64,8 +74,11 @@ fn member() {
     }
     let mut history = History(File::from(std::io::stdout().as_fd().try_clone_to_owned().unwrap()));
     history.0.write_all(b"\n").unwrap(); // the harness has begun a line
-    let member = Life { node: builder.start().unwrap(), history, process: process.parse().unwrap() };
-    member.live(&listen_to_parent());
+    let host = match more.contains(&"driven") {
+        true => Host::Driven(builder.driven().unwrap()),
+        false => Host::Own(builder.start().unwrap()),
+    };
+    Life { host, history, process: process.parse().unwrap(), hangs: false }.live(&listen_to_parent());
 }
 
 struct History(File);
@@ -73,6 +86,43 @@ struct History(File);
 impl History {
     fn line(&mut self, words: std::fmt::Arguments<'_>) {
         self.0.write_all(format!("@{words}\n").as_bytes()).unwrap();
+    }
+
+    fn event(&mut self, event: &Event) {
+        match event {
+            Event::View(view) => self.view(view),
+            Event::Message(message) => self.message(message.view, message.seq, message.payload()),
+            Event::Evicted { reason } => self.evicted(reason),
+            _ => {}
+        }
+    }
+
+    fn incoming(&mut self, incoming: &Incoming<'_, '_>) {
+        match incoming {
+            Incoming::View(view) => self.view(view),
+            Incoming::Message(delivery) => self.message(delivery.view, delivery.seq, delivery.payload),
+            Incoming::Evicted(reason) => self.evicted(reason),
+            _ => {}
+        }
+    }
+
+    fn view(&mut self, view: &View) {
+        let mut members = String::new();
+        for member in &view.members {
+            write!(members, " {}:{}", member.node.0, member.incarnation.0).unwrap();
+        }
+        self.line(format_args!("view {}{members}", view.id.0));
+    }
+
+    fn message(&mut self, view: ViewId, place: Seq, payload: &[u8]) {
+        let (process, rest) = payload.split_at(4);
+        let process = u32::from_le_bytes(process.try_into().unwrap());
+        let number = u64::from_le_bytes(rest[..8].try_into().unwrap());
+        self.line(format_args!("message {} {} {process} {number}", view.0, place.0));
+    }
+
+    fn evicted(&mut self, reason: &Stopped) {
+        self.line(format_args!("evicted {} {reason}", kind(reason)));
     }
 }
 
@@ -88,32 +138,40 @@ fn listen_to_parent() -> Receiver<String> {
     told
 }
 
+/// Whose thread the engine has: one of its own, or that which takes what is delivered.
+enum Host {
+    Own(Node),
+    Driven(DrivenNode),
+}
+
 struct Life {
-    node: Node,
+    host: Host,
     history: History,
     process: u32,
+    /// The next callback doesn't return until it is told to.
+    hangs: bool,
 }
 
 impl Life {
     /// Takes what comes and sends, until it is told to leave, the node stops, or the parent is gone.
     fn live(mut self, told: &Receiver<String>) {
-        let sender = self.node.sender();
+        let sender = match &self.host {
+            Host::Own(node) => node.sender(),
+            Host::Driven(node) => node.sender(),
+        };
         let (mut next, mut due, mut silent) = (0_u64, Instant::now(), false);
         let mut pending: VecDeque<(u64, Outcome)> = VecDeque::new();
         loop {
-            let mut event = self.node.recv_timeout(due.saturating_duration_since(Instant::now()));
-            while let Ok(Some(one)) = event {
-                self.write(&one);
-                event = self.node.try_recv();
-            }
+            let went = self.turn(told, due);
             self.outcomes(&mut pending);
-            if let Err(stopped) = event {
+            if let Err(stopped) = went {
                 self.history.line(format_args!("stopped {} {stopped}", kind(&stopped)));
                 return self.wait_for_the_parent(told);
             }
             match told.try_recv().as_deref() {
                 Ok("quiet") => silent = true,
                 Ok("leave") => break,
+                Ok("hang") => self.hangs = true,
                 Ok(other) => panic!("{other}: not understood"),
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => return,
@@ -140,9 +198,13 @@ impl Life {
                 Err(error) => panic!("{error}"),
             }
         }
-        let Self { node, mut history, .. } = self;
-        match node.close(LEAVE_WITHIN) {
-            Ok(_) => history.line(format_args!("closed")),
+        let Self { host, mut history, .. } = self;
+        let closed = match host {
+            Host::Own(node) => node.close(LEAVE_WITHIN).map(drop),
+            Host::Driven(node) => node.close(LEAVE_WITHIN, &mut |incoming| history.incoming(&incoming)),
+        };
+        match closed {
+            Ok(()) => history.line(format_args!("closed")),
             Err(error) => panic!("{error}"),
         }
         for (number, outcome) in pending {
@@ -150,27 +212,30 @@ impl Life {
         }
     }
 
-    fn write(&mut self, event: &Event) {
-        match event {
-            Event::View(view) => {
-                let mut members = String::new();
-                for member in &view.members {
-                    write!(members, " {}:{}", member.node.0, member.incarnation.0).unwrap();
+    /// Takes what is there, waiting for it until `due` or so.
+    fn turn(&mut self, told: &Receiver<String>, due: Instant) -> Result<(), Stopped> {
+        let Self { host, history, hangs, .. } = self;
+        match host {
+            Host::Own(node) => {
+                let mut event = node.recv_timeout(due.saturating_duration_since(Instant::now()))?;
+                while let Some(one) = event {
+                    history.event(&one);
+                    event = node.try_recv()?;
                 }
-                self.history.line(format_args!("view {}{members}", view.id.0));
             }
-            Event::Message(message) => {
-                let (process, rest) = message.payload().split_at(4);
-                let process = u32::from_le_bytes(process.try_into().unwrap());
-                let number = u64::from_le_bytes(rest[..8].try_into().unwrap());
-                let (view, place) = (message.view.0, message.seq.0);
-                self.history.line(format_args!("message {view} {place} {process} {number}"));
+            Host::Driven(node) => {
+                let busy = node.poll(&mut |incoming| {
+                    if std::mem::take(hangs) {
+                        let _ = told.recv(); // whatever it says
+                    }
+                    history.incoming(&incoming);
+                })?;
+                if !busy {
+                    node.wait();
+                }
             }
-            Event::Evicted { reason } => {
-                self.history.line(format_args!("evicted {} {reason}", kind(reason)));
-            }
-            _ => {}
         }
+        Ok(())
     }
 
     fn outcomes(&mut self, pending: &mut VecDeque<(u64, Outcome)>) {

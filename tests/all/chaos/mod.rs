@@ -7,10 +7,12 @@
 mod crew;
 mod member;
 mod network;
+mod campaign;
 
 use std::io::Write as _;
 use std::time::Duration;
 
+use consort::Question;
 use rustix::process::Signal;
 
 use self::crew::{Crew, NEVER};
@@ -150,6 +152,126 @@ fn members_join_and_leave_under_load_over_tcp() {
     members_join_and_leave_under_load("tcp");
 }
 
+/// Elsewhere a callback that takes its time keeps heartbeats from being answered, and a member that is well is thrown out. Here
+/// the engine stands still for longer than the bound on silence, everyone waits for it and can say so, and no view changes.
+fn a_slow_callback_is_named_and_waited_for(fabric: &'static str) {
+    let mut crew = Crew::new(3, fabric, SHORT, false);
+    crew.also(3, "driven");
+    crew.found(3);
+    let view = crew.all_see(&[1, 2, 3]);
+    crew.node(3).say("hang");
+    crew.wait("node 1 says for how long node 3's engine has stood still", |crew| {
+        let status = crew.ask(1, Question::Status);
+        let members = status["view"]["members"].as_array().unwrap();
+        let still = members.iter().find(|member| member["node"] == 3).unwrap()["engine_still_ms"].as_u64();
+        assert!(members.iter().all(|member| member["suspected"] == false), "{status}");
+        still.is_some_and(|still| u128::from(still) > 2 * SHORT.as_millis())
+    });
+    let explained = crew.ask(1, Question::Explain);
+    let reasons = explained["reasons"].as_array().unwrap();
+    let named = |it: &serde_json::Value| {
+        it["clause"] == "V9"
+            && it["what"].as_str().is_some_and(|what| what.contains("node 3 has stood still"))
+    };
+    assert!(reasons.iter().any(named), "{explained}");
+    crew.node(3).say("go on");
+    crew.goes_on(&[1, 2, 3]);
+    crew.settle(&[1, 2, 3]);
+    assert_eq!(crew.all_see(&[1, 2, 3]), view);
+}
+
+#[test]
+fn a_slow_callback_is_named_and_waited_for_over_shared_memory() {
+    a_slow_callback_is_named_and_waited_for("shm");
+}
+
+#[test]
+fn a_slow_callback_is_named_and_waited_for_over_tcp() {
+    a_slow_callback_is_named_and_waited_for("tcp");
+}
+
+/// Elsewhere one member that is slow for ever makes all slow for ever. Here a group can be told to go on without it after a while;
+/// it is told so when it looks up, and delivered nothing that the others did not.
+fn a_callback_that_never_returns_is_an_eviction(fabric: &'static str) {
+    let mut crew = Crew::new(3, fabric, SHORT, false);
+    for (node, words) in [(1, "slow=3000"), (2, "slow=3000"), (3, "slow=3000 driven")] {
+        crew.also(node, words);
+    }
+    crew.found(3);
+    crew.node(3).say("hang");
+    crew.all_see(&[1, 2]);
+    crew.goes_on(&[1, 2]);
+    // Whoever saw it first says why.
+    let why = [1, 2].map(|node| crew.ask(node, Question::Status)["lost"].to_string());
+    assert!(why.iter().any(|lost| lost.contains("its engine has stood still")), "{why:?}");
+    crew.node(3).say("go on");
+    crew.wait("it is told", |crew| crew.node(3).told.stopped.is_some());
+    let stopped = crew.node(3).told.stopped.clone().unwrap();
+    assert!(stopped.starts_with("Evicted"), "{stopped}");
+    crew.settle(&[1, 2]);
+}
+
+#[test]
+fn a_callback_that_never_returns_is_an_eviction_over_shared_memory() {
+    a_callback_that_never_returns_is_an_eviction("shm");
+}
+
+#[test]
+fn a_callback_that_never_returns_is_an_eviction_over_tcp() {
+    a_callback_that_never_returns_is_an_eviction("tcp");
+}
+
+/// Elsewhere two can't survive the loss of one, and a third costs as much as the two. Here the third only votes.
+fn a_witness_keeps_two_alive(fabric: &'static str) {
+    let mut crew = Crew::new(3, fabric, NEVER, false);
+    crew.also(3, "witness");
+    (1..=3).for_each(|node| crew.start(node, 3));
+    crew.all_see(&[1, 2, 3]);
+    crew.goes_on(&[1, 2]);
+    crew.kill(&[1]);
+    crew.all_see(&[2, 3]);
+    crew.goes_on(&[2]);
+    crew.join(1, &[2]);
+    crew.all_see(&[1, 2, 3]);
+    crew.goes_on(&[1, 2]);
+    crew.settle(&[1, 2]);
+    assert_eq!(crew.node(3).told.sent.count, 0, "a witness sends nothing");
+}
+
+#[test]
+fn a_witness_keeps_two_alive_over_shared_memory() {
+    a_witness_keeps_two_alive("shm");
+}
+
+#[test]
+fn a_witness_keeps_two_alive_over_tcp() {
+    a_witness_keeps_two_alive("tcp");
+}
+
+/// Elsewhere the last one that is left goes on alone, for all it knows the others are dead. Here it can't know, stops, and
+/// delivers nothing more.
+fn the_last_of_three_stops(fabric: &'static str) {
+    let mut crew = Crew::new(3, fabric, SHORT, false);
+    crew.found(3);
+    crew.kill(&[1, 2]);
+    crew.wait("it stops", |crew| crew.node(3).told.stopped.is_some());
+    let told = &crew.node(3).told;
+    assert!(told.stopped.as_deref().unwrap().starts_with("NoQuorum"), "{:?}", told.stopped);
+    let alone = told.stays.iter().flat_map(|stay| &stay.chapters).any(|it| it.members.len() < 2);
+    assert!(!alone, "a view of one");
+    crew.settle(&[]);
+}
+
+#[test]
+fn the_last_of_three_stops_over_shared_memory() {
+    the_last_of_three_stops("shm");
+}
+
+#[test]
+fn the_last_of_three_stops_over_tcp() {
+    the_last_of_three_stops("tcp");
+}
+
 /// A network of so many nodes; where none can be made, that is said where it is seen (a test's own output is not, when it
 /// passes).
 fn network(size: u8) -> Option<Network> {
@@ -226,4 +348,45 @@ fn a_minority_says_so_while_it_is_cut_off() {
     network.part(&[1], &[2, 3]);
     crew.all_see(&[2, 3]);
     crew.wait("the minority says that it is out", |crew| crew.node(1).told.evictions == ["NoQuorum"]);
+}
+
+/// Without being set to join again, who is cut off stops, and stays stopped when it hears the others again: nothing that they
+/// delivered meanwhile, or deliver from now on, is delivered there as if it had been in the group all the time.
+#[test]
+fn a_minority_that_does_not_join_again_delivers_nothing_more() {
+    let Some(network) = network(3) else { return };
+    let mut crew = Crew::at(network.places(), SHORT, false);
+    crew.found(3);
+    network.part(&[1], &[2, 3]);
+    crew.all_see(&[2, 3]);
+    crew.wait("the minority stops", |crew| crew.node(1).told.stopped.is_some());
+    let stopped = crew.node(1).told.stopped.clone().unwrap();
+    assert!(stopped.starts_with("NoQuorum"), "{stopped}");
+    let stays = crew.node(1).told.stays.clone();
+    network.heal();
+    crew.goes_on(&[2, 3]);
+    crew.settle(&[2, 3]);
+    assert_eq!(crew.node(1).told.stays, stays, "it delivered something");
+}
+
+/// Elsewhere a wire that fails between two, in one direction, while both hear the third, makes each denounce the other, and members are
+/// thrown out by turns for as long as it lasts. Here one of the two is out, the other and the third go on, and that is that.
+#[test]
+fn one_of_three_does_not_hear_one_other() {
+    let Some(network) = network(3) else { return };
+    let mut crew = Crew::at(network.places(), SHORT, true);
+    crew.found(3);
+    network.deafen(1, &[2]);
+    let mut pair = Vec::new();
+    crew.wait("a view of node 3 and one of the two", |crew| {
+        pair = [vec![1, 3], vec![2, 3]].into_iter().find(|pair| crew.agree(pair)).unwrap_or_default();
+        !pair.is_empty()
+    });
+    crew.goes_on(&pair);
+    network.heal();
+    crew.all_see(&[1, 2, 3]);
+    crew.goes_on(&[1, 2, 3]);
+    let records = crew.settle(&[1, 2, 3]);
+    let alone = records.stays.iter().flat_map(|stay| &stay.chapters).any(|it| it.members.len() < 2);
+    assert!(!alone, "a view of one");
 }
