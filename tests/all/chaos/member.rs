@@ -75,7 +75,7 @@ fn member() {
     let mut history = History(File::from(std::io::stdout().as_fd().try_clone_to_owned().unwrap()));
     history.0.write_all(b"\n").unwrap(); // the harness has begun a line
     let host = match more.contains(&"driven") {
-        true => Host::Driven(builder.driven().unwrap()),
+        true => Host::Driven(Box::new(builder.driven().unwrap())),
         false => Host::Own(builder.start().unwrap()),
     };
     Life { host, history, process: process.parse().unwrap(), hangs: false }.live(&listen_to_parent());
@@ -141,7 +141,7 @@ fn listen_to_parent() -> Receiver<String> {
 /// Whose thread the engine has: one of its own, or that which takes what is delivered.
 enum Host {
     Own(Node),
-    Driven(DrivenNode),
+    Driven(Box<DrivenNode>),
 }
 
 struct Life {
