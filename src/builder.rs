@@ -7,13 +7,13 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use consort_control::config::{ConfigError, NodeConfig, SharedKey, SlowPolicy};
+use consort_control::config::{ConfigError, GroupConfig, NodeConfig, SharedKey, SlowPolicy};
 use consort_control::shell::{DrivenNode, MakeFabric, Node, Start, StartError};
 use consort_dataplane::fabric::Fabric;
 use consort_hw::shm::{ShmFabric, ShmOptions};
 use consort_hw::tcp::{TcpFabric, TcpOptions};
 
-use crate::{Guarantee, NodeId, Role, WaitStrategy};
+use crate::{Domain, Guarantee, NodeId, Role, WaitStrategy};
 
 /// The names that `fabric` may have in a configuration.
 const FABRICS: &[&str] = &["auto", "shm", "tcp"];
@@ -191,6 +191,18 @@ impl NodeBuilder {
         self
     }
 
+    /// A group beside the main one ([`Node::group`]); the same at all nodes.
+    pub fn group(mut self, group: GroupConfig) -> Self {
+        self.config.groups.push(group);
+        self
+    }
+
+    /// What this node fails with, a rack or a zone: replicas of a shard are spread over as many domains as there are.
+    pub fn domain(mut self, domain: Domain) -> Self {
+        self.config.domain = domain;
+        self
+    }
+
     /// Gives up if the group hasn't started by then; if not set, it waits for ever.
     pub fn start_within(mut self, within: Duration) -> Self {
         self.config.start_within = Some(within);
@@ -244,7 +256,7 @@ impl NodeBuilder {
             chosen => chosen,
         };
         config.fabric = choice.to_string();
-        let (id, segment_bytes) = (config.id, config.session().segment_bytes());
+        let (id, segment_bytes) = (config.id, config.segment_bytes());
         let (listen, advertise) = (config.listen.ip(), config.advertise.map(|address| address.ip()));
         let fabric: MakeFabric = Box::new(move || {
             if choice == FabricChoice::Shm {

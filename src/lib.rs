@@ -100,6 +100,31 @@
 //! A snapshot is of the place in the order at which it is asked for; it is read later, on a thread of its own, in pieces with digests.
 //! A group that is founded anew, by its view 1, has no state but what its applications begin with. Nothing is persistent yet.
 //!
+//! # Groups and shards
+//! All nodes are in the main group, which is the [`Node`] itself. Beside it there may be others ([`NodeBuilder::group`]), the same at all
+//! nodes: of all nodes or of some, each with its guarantee, ring and state; or split in shards with so many replicas each, which the
+//! view lays out over the nodes and their [failure domains](NodeBuilder::domain). [`Node::group`] gives one; its events and its
+//! [`Sender`] are its own.
+//! ```no_run
+//! use consort::{Event, GroupConfig, NodeBuilder};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let node = NodeBuilder::new(1)
+//!     .peer(2, "10.0.0.2:7101".parse()?)
+//!     .group(GroupConfig::new("audit").nodes([1, 2]))
+//!     .group(GroupConfig::new("orders").sharded(3, 2).state(true))
+//!     .start()?;
+//! let orders = node.group("orders").and_then(|group| group.shard(2)).ok_or("no such shard")?;
+//! if let Event::View(view) = orders.recv()? {
+//!     println!("shard {} of orders is at {:?}", orders.index(), view.shard(orders.id()));
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//! When a member is lost, only the groups that it was in are interrupted. Its shards' places go to other nodes, which get the state first;
+//! nobody else moves. A shard with a state whose last member is lost stays [lost](Shard::is_lost). A group of whose events nobody takes any
+//! stands still in time, for all its members, and only that one.
+//!
 //! # Ending
 //! [`Sender::end`] tells the members that nothing more comes from here; [`Event::Ended`] tells the application that a member
 //! has done so. [`Node::close`] leaves in order: when all that this node has sent is delivered, the others agree on a view without
@@ -110,15 +135,17 @@ mod builder;
 
 pub use builder::{FabricChoice, NodeBuilder, UnknownFabric};
 pub use consort_control::config;
-pub use consort_control::config::{ConfigError, KeyError, SharedKey, SlowPolicy, WaitStrategy};
+pub use consort_control::config::{
+    ConfigError, GroupConfig, GroupMembers, KeyError, SharedKey, SlowPolicy, WaitStrategy,
+};
 pub use consort_control::link::message::Question;
 pub use consort_control::membership::{Absent, Lost, Stopped};
 pub use consort_control::shell::{
-    AskError, CloseError, Closed, Delivered, DrivenNode, Event, Incoming, Leaving, Message, Node, NodeStats,
-    Outcome, OutcomeError, Reservation, Restore, SendError, Sender, SessionStatus, SnapshotRequest, Stage,
-    StartError, Status, ask,
+    AskError, CloseError, Closed, Delivered, DrivenNode, Event, Group, Incoming, Leaving, Message, Node,
+    NodeStats, Outcome, OutcomeError, Reservation, Restore, SendError, Sender, SessionStatus,
+    SnapshotRequest, Stage, StartError, Status, ask,
 };
-pub use consort_control::view::{Incarnation, Member, Role, View};
+pub use consort_control::view::{Domain, Incarnation, Member, Role, Shard, ShardId, View};
 pub use consort_dataplane::fabric::FabricStats;
 pub use consort_dataplane::loan::Loan;
 pub use consort_dataplane::names::{NodeId, Rank, Seq, Time, ViewId};

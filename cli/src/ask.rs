@@ -127,6 +127,20 @@ fn status_text(answer: &Value) -> String {
         }
         let _ = writeln!(text, "{shown}");
     }
+    let shards = list(&view["shards"]);
+    if shards.len() > 1 {
+        let mut shown = table(&["shard", "members", "learners", "session since view"]);
+        for shard in shards {
+            let members = if shard["lost"] == true {
+                "lost, with its state".to_owned()
+            } else {
+                plain(&shard["members"])
+            };
+            let [name, learners, since] = ["shard", "learners", "since"].map(|key| plain(&shard[key]));
+            shown.add_row([name, members, learners, since]);
+        }
+        let _ = writeln!(text, "{shown}");
+    }
     for lost in list(&answer["lost"]) {
         let [node, why, ago] = ["node", "why", "ago_ms"].map(|key| plain(&lost[key]));
         let _ = writeln!(text, "lost: member {node}, {ago} ms ago: {why}");
@@ -134,7 +148,9 @@ fn status_text(answer: &Value) -> String {
     for session in list(&answer["sessions"]) {
         let (view, delivered) = (plain(&session["view"]), plain(&session["delivered"]));
         let wedged = if session["wedged"] == true { ", wedged for the next view" } else { "" };
-        let _ = writeln!(text, "session of view {view}: {delivered} delivered{wedged}");
+        let of = session["shard"].as_str().filter(|shard| *shard != "main");
+        let of = of.map(|shard| format!("{shard}, ")).unwrap_or_default();
+        let _ = writeln!(text, "{of}session of view {view}: {delivered} delivered{wedged}");
         const COUNTERS: [&str; 6] = ["node", "promise", "received", "stable", "delivered", "released"];
         let mut shown = table(&["sender", "promise", "received", "stable", "delivered", "released"]);
         for sender in list(&session["senders"]) {

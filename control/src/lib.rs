@@ -39,6 +39,7 @@
 //! | module | |
 //! |---|---|
 //! | [`view`] | an agreed membership, as a value; what sessions start from |
+//! | [`layout`] | who has which shard in the next view. Pure |
 //! | [`transfer`] | how a joiner comes to have the application's state. Pure |
 //! | [`config`] | what a node is told, as a value or a TOML file |
 //! | [`change`] | how a view ends and the next is decided, whatever fails on the way. Pure |
@@ -50,6 +51,7 @@
 //! | [`shell`] | threads, sockets, the clock: the driver, [`shell::Node`], [`shell::DrivenNode`] |
 
 pub mod view;
+pub mod layout;
 pub mod transfer;
 pub mod config;
 pub mod change;

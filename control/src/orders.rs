@@ -10,7 +10,7 @@ use consort_dataplane::session::{Blocked, Frontiers};
 use crate::change::{Cut, Frozen};
 use crate::stop::{Absent, Stopped};
 use crate::transfer::{Lesson, Pupil, Took};
-use crate::view::{GroupId, View};
+use crate::view::{ShardId, View};
 
 /// Names one link of this node's fabric. A slot is used again, a number never: so news of an old link can be told from news of the
 /// one that has its slot now.
@@ -24,10 +24,10 @@ pub struct Install {
     pub view: View,
     /// The links to its other members.
     pub slots: BTreeMap<NodeId, Slot>,
-    /// Where the sessions of the view before end; `None` where there is none to end: the first view, or a joiner's.
+    /// Where the sessions of the view before end that end; `None` where there is none to end: the first view, or a joiner's.
     pub cut: Option<Vec<Cut>>,
-    /// A member that is gone may still read the memory that this view's session uses: take fresh memory (V10).
-    pub renew: bool,
+    /// Shards of which a member that is gone may still read the memory that their new sessions use: take fresh memory (V10).
+    pub renew: Vec<ShardId>,
 }
 
 /// Something that the driver has to do, in the order in which it is said.
@@ -48,11 +48,13 @@ pub enum Order {
     },
     /// Fence the link in this slot (F4), and give the slot up.
     Unlink(Slot),
-    /// Stop the sessions of this view for good (V2), fence these links, then report [`Report::Wedged`]. May be said again, with more to
-    /// fence.
+    /// Stop the sessions of these shards for good (V2), fence these links, then report [`Report::Wedged`]. May be said again, with more
+    /// to stop and to fence.
     Wedge {
         /// The view that ends.
         view: ViewId,
+        /// Whose sessions.
+        shards: Vec<ShardId>,
         /// Whom to fence.
         fence: Vec<Slot>,
     },
@@ -68,17 +70,20 @@ pub enum Order {
     },
     /// Deliver what lies below the trims, then the view, then start its session (V4).
     Install(Install),
-    /// Ask the application for a snapshot for this joiner, which has so many pieces from before, and record what it is given from there
+    /// Ask the application for a snapshot for this pupil, which has so many pieces from before, and record what it is given from there
     /// on (V7); report [`Report::Lesson`]s.
     Teach(Pupil, u64),
     /// A pupil says how far it is.
     Took(Pupil, Took),
-    /// That node learns no more from here.
-    EndTeaching(NodeId),
-    /// Learn anew, from somebody else perhaps: the attempt of this number. Pieces that are here stay as long as they fit (V7).
-    Learn(u64),
+    /// That node learns no more from here, of this shard.
+    EndTeaching(ShardId, NodeId),
+    /// Learn a shard's state anew, from somebody else perhaps: the attempt of this number. Pieces that are here stay as long as they fit
+    /// (V7).
+    Learn(ShardId, u64),
     /// A lesson of that attempt; report [`Report::Took`].
-    Lesson(u64, Lesson),
+    Lesson(ShardId, u64, Lesson),
+    /// Learn no more of a shard: this node is not to have it any longer.
+    Unlearn(ShardId),
     /// Tell the application for whom the start waits.
     Wait(Vec<Absent>),
     /// This incarnation is over, and another will begin with [`Order::Prepare`]: nothing of the view's sessions is delivered any more.
@@ -90,10 +95,10 @@ pub enum Order {
 /// A part of a member's ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Part {
-    /// The view of the session.
+    /// The view with which the session began.
     pub view: ViewId,
-    /// Its group.
-    pub group: GroupId,
+    /// Its shard.
+    pub shard: ShardId,
     /// The rank of the ring's owner.
     pub rank: usize,
     /// From here, in bytes since the session began,
@@ -114,7 +119,9 @@ pub struct Pulse {
 /// How far a session is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SessionState {
-    /// Its view.
+    /// Its shard.
+    pub shard: ShardId,
+    /// The view with which it began.
     pub view: ViewId,
     /// It is stopped for good (V2).
     pub wedged: bool,
@@ -135,27 +142,27 @@ pub enum Report {
     Down(LinkNumber, LinkDown),
     /// A peer broke the data plane's protocol.
     Fault(NodeId, String),
-    /// The sessions of this view are wedged, who was to be fenced is, and this is where they stand.
+    /// What was to be wedged in this view is, who was to be fenced is, and this is where all sessions stand that are wedged and not cut.
     Wedged(ViewId, Vec<Frozen>),
     /// What was to be read; `None` if it isn't all here.
     Bytes(Part, Option<Vec<u8>>),
     /// What was missing is there; `false` if it can't be: it is no part of that ring.
     Supplied(Part, bool),
-    /// The sessions of this view are over here: delivered up to the trim, own messages beyond it sent again, no memory of them lent
-    /// to anyone (V10).
-    Retired(ViewId),
+    /// The session of a shard that began with this view is over here: delivered up to the trim, own messages beyond it sent again, no
+    /// memory of it lent to anyone (V10).
+    Retired(ShardId, ViewId),
     /// With each heartbeat of this node's data plane.
     Pulse(Pulse),
     /// A lesson for a pupil.
     Lesson(Pupil, Lesson),
     /// In that attempt, this has been learned.
-    Took(u64, Took),
+    Took(ShardId, u64, Took),
     /// In that attempt, the application has all that has come.
-    CaughtUp(u64),
+    CaughtUp(ShardId, u64),
     /// In that attempt, the application has everything up to the view that admits this node.
-    Learned(u64),
+    Learned(ShardId, u64),
     /// That attempt came to nothing: what the source said was not sound, or there is no room for it.
-    Unlearned(u64, String),
+    Unlearned(ShardId, u64, String),
     /// The application wants to leave, and all that this node sent is delivered (V8).
     Leaving,
     /// The application left without order.

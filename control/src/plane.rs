@@ -78,11 +78,13 @@ impl Plane {
             Report::Bytes(part, bytes) => self.membership.on_bytes(part, bytes.as_deref()),
             Report::Supplied(part, sound) => self.membership.on_supplied(now, part, sound),
             Report::Lesson(pupil, lesson) => self.membership.on_taught(pupil, lesson),
-            Report::Took(attempt, took) => self.membership.on_took(now, attempt, took),
-            Report::CaughtUp(attempt) => self.membership.on_caught_up(now, attempt),
-            Report::Learned(attempt) => self.membership.on_learned(attempt),
-            Report::Unlearned(attempt, reason) => self.membership.on_unlearned(now, attempt, &reason),
-            Report::Retired(view) => self.membership.on_retired(now, view),
+            Report::Took(shard, attempt, took) => self.membership.on_took(now, shard, attempt, took),
+            Report::CaughtUp(shard, attempt) => self.membership.on_caught_up(now, shard, attempt),
+            Report::Learned(shard, attempt) => self.membership.on_learned(shard, attempt),
+            Report::Unlearned(shard, attempt, reason) => {
+                self.membership.on_unlearned(now, shard, attempt, &reason);
+            }
+            Report::Retired(shard, since) => self.membership.on_retired(now, shard, since),
             Report::Pulse(pulse) => self.membership.on_pulse(now, pulse),
             Report::Leaving => self.membership.on_leave(now),
             Report::Left => self.membership.on_left(),

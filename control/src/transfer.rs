@@ -24,7 +24,7 @@
 use consort_dataplane::names::NodeId;
 use serde::{Deserialize, Serialize};
 
-use crate::view::Incarnation;
+use crate::view::{Incarnation, ShardId};
 
 mod teacher;
 mod tail;
@@ -44,6 +44,8 @@ pub type Digest = [u8; blake3::OUT_LEN];
 /// A joiner that learns, and the how manyth time it tries.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Pupil {
+    /// What it learns.
+    pub shard: ShardId,
     /// Who.
     pub node: NodeId,
     /// Which of its lives.

@@ -27,14 +27,74 @@ impl fmt::Debug for Incarnation {
     }
 }
 
-/// A group's number within its cluster. For now there is one group, [`GroupId::MAIN`], of all members that hold data.
+/// A shard's number within its cluster: the shards of all groups are counted through, in the order in which the configuration has
+/// them, the same at all nodes. A group that isn't split has one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-pub struct GroupId(pub u32);
+pub struct ShardId(pub u32);
 
-impl GroupId {
-    /// The group of all members that hold data.
+impl ShardId {
+    /// The main group's: all members that hold data.
     pub const MAIN: Self = Self(0);
 }
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// What fails together: a rack, a host, a zone. Replicas of a shard are spread over as many as there are.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Domain([u8; Self::LEN]);
+
+impl Domain {
+    /// The longest name, in bytes.
+    pub const LEN: usize = 16;
+
+    /// The domain of that name; an empty one is none, and then a node is a domain of its own.
+    ///
+    /// # Errors
+    /// The name is too long, or has a character in it that can't be read.
+    pub fn new(name: &str) -> Result<Self, BadDomain> {
+        let mut bytes = [0; Self::LEN];
+        let fits = name.len() <= Self::LEN && name.bytes().all(|byte| byte.is_ascii_graphic());
+        let place = bytes.get_mut(..name.len()).filter(|_| fits).ok_or_else(|| BadDomain(name.to_owned()))?;
+        place.copy_from_slice(name.as_bytes());
+        Ok(Self(bytes))
+    }
+
+    /// Whether none was declared.
+    pub fn is_none(&self) -> bool {
+        self.0[0] == 0
+    }
+}
+
+impl std::str::FromStr for Domain {
+    type Err = BadDomain;
+
+    fn from_str(name: &str) -> Result<Self, BadDomain> {
+        Self::new(name)
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A peer may have sent anything (S1).
+        let bytes = self.0.iter().copied().take_while(u8::is_ascii_graphic);
+        f.write_str(&bytes.map(char::from).collect::<String>())
+    }
+}
+
+impl fmt::Debug for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Domain({self})")
+    }
+}
+
+/// That can't be a domain's name.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0:?} is no failure domain: take 1 to 16 printable characters without blanks")]
+pub struct BadDomain(String);
 
 /// What a member does in a view.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -75,6 +135,37 @@ pub struct Member {
     pub address: SocketAddr,
     /// What it does.
     pub role: Role,
+    /// What it fails with.
+    pub domain: Domain,
+}
+
+/// A shard of a group in a view: who has it, and which session is its.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct Shard {
+    /// Its members, in rank order. None, if it was lost with the last of them, or there was never a node to put it on.
+    #[serde(with = "node_ids")]
+    pub members: Vec<NodeId>,
+    /// Members of the view that get its state, to become members of it then (V7).
+    #[serde(with = "node_ids")]
+    pub learners: Vec<NodeId>,
+    /// The view with which its session began. As long as this stays the session goes on: the views between don't touch it.
+    #[serde(with = "view_id")]
+    pub since: ViewId,
+    /// In which of its two places in the segments the session lies: each has the other than the one before (V10).
+    pub second: bool,
+}
+
+impl Shard {
+    /// Whether it once had members and has none any more: its state is gone.
+    pub fn is_lost(&self) -> bool {
+        self.members.is_empty() && self.since != ViewId(0)
+    }
+
+    /// The rank of `node` among its members.
+    pub fn rank_of(&self, node: NodeId) -> Option<Rank> {
+        let rank = self.members.iter().position(|member| *member == node)?;
+        u8::try_from(rank).ok().map(Rank)
+    }
 }
 
 /// An agreed, immutable membership. See the [module](self).
@@ -85,6 +176,8 @@ pub struct View {
     pub id: ViewId,
     /// Who belongs to it, in rank order.
     pub members: Vec<Member>,
+    /// Who has which shard, by [`ShardId`].
+    pub shards: Vec<Shard>,
 }
 
 impl View {
@@ -114,26 +207,48 @@ impl View {
         self.members.iter().map(|m| m.node).collect()
     }
 
-    /// What `me`'s session of this view starts from, given the slots of its links. `None` if `me` holds no data in the
-    /// view. A member whose link is gone is one that says nothing: the view after this will be without it.
+    /// A view where there is only the main group, whose session begins with it.
+    pub fn of(id: ViewId, members: Vec<Member>) -> Self {
+        let data = members.iter().filter(|member| member.role == Role::Data);
+        let main = Shard {
+            members: data.map(|member| member.node).collect(),
+            learners: Vec::new(),
+            since: id,
+            second: id.0 % 2 == 1,
+        };
+        Self { id, members, shards: vec![main] }
+    }
+
+    /// One shard.
+    pub fn shard(&self, id: ShardId) -> Option<&Shard> {
+        self.shards.get(usize::try_from(id.0).ok()?)
+    }
+
+    /// All shards, with their numbers.
+    pub fn shards(&self) -> impl Iterator<Item = (ShardId, &Shard)> {
+        (0..).map(ShardId).zip(&self.shards)
+    }
+
+    /// What `me`'s session of a shard starts from, given the slots of its links. `None` if `me` isn't one of its members.
+    /// A member whose link is gone is one that says nothing: the view after this will be without it.
     pub fn plan(
         &self,
+        shard: &Shard,
         me: NodeId,
         slots: &BTreeMap<NodeId, Slot>,
-        session: &SessionShape,
+        shape: &ShardShape,
     ) -> Option<SessionPlan> {
-        let members = self.data().map(|member| {
-            let slot = if member.node == me { None } else { slots.get(&member.node).copied() };
-            // V10: in every member's segment the view's session lies in the same one of two places.
-            let base = SessionPlan::base(self.id, session.ring_bytes);
-            plan::Member { node: member.node, slot, base }
+        let members = shard.members.iter().map(|node| {
+            let slot = if *node == me { None } else { slots.get(node).copied() };
+            // V10: in every member's segment the session lies in the same one of two places.
+            plan::Member { node: *node, slot, base: shape.base(shard.second) }
         });
         Some(SessionPlan {
-            view: self.id,
+            view: shard.since,
             members: members.collect(),
-            me: self.rank_of(me)?,
-            ring_bytes: session.ring_bytes,
-            guarantee: session.guarantee,
+            me: shard.rank_of(me)?,
+            ring_bytes: shape.ring_bytes,
+            guarantee: shape.guarantee,
         })
     }
 }
@@ -148,19 +263,47 @@ impl fmt::Display for View {
     }
 }
 
-/// What all members of a session must have in common beside the view.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SessionShape {
+/// Which nodes are to have a shard.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Spread {
+    /// All that hold data.
+    All,
+    /// These, as far as they are members.
+    Nodes(Vec<NodeId>),
+    /// So many, wherever there is room.
+    Replicas(usize),
+}
+
+/// What all nodes know of a shard, whatever the view.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ShardShape {
+    /// Where its memory begins in every segment, in bytes.
+    pub at: usize,
     /// Bytes of every member's ring.
     pub ring_bytes: usize,
     /// What delivery promises.
     pub guarantee: Guarantee,
+    /// Its application has a state, which who comes has to get first (V7).
+    pub state: bool,
+    /// Who is to have it.
+    pub spread: Spread,
 }
 
-impl SessionShape {
-    /// Bytes that a node's segment needs for its fabric, its session, and the session of the next view (V10).
-    pub const fn segment_bytes(&self) -> usize {
-        SessionPlan::segment_bytes(self.ring_bytes)
+impl ShardShape {
+    /// Bytes of a segment that it takes: its session, and the one that comes after (V10).
+    pub const fn bytes(&self) -> usize {
+        SessionPlan::REGIONS * SessionPlan::region_bytes(self.ring_bytes)
+    }
+
+    /// Where the session in its first or second place lies.
+    pub const fn base(&self, second: bool) -> usize {
+        self.at + second as usize * SessionPlan::region_bytes(self.ring_bytes)
+    }
+
+    /// All of the session in its first or second place.
+    pub const fn region(&self, second: bool) -> std::ops::Range<usize> {
+        let base = self.base(second);
+        base..base + SessionPlan::region_bytes(self.ring_bytes)
     }
 }
 
@@ -208,8 +351,9 @@ mod tests {
             incarnation: Incarnation(u64::from(node) << 32),
             address: ([127, 0, 0, 1], 7100).into(),
             role: *role,
+            domain: Domain::default(),
         });
-        View { id: ViewId(1), members: members.collect() }
+        View::of(ViewId(1), members.collect())
     }
 
     // V1
@@ -221,21 +365,40 @@ mod tests {
         }
     }
 
-    // V6
+    // V6, V10
     #[test]
-    fn a_witness_votes_and_has_no_rank() {
+    fn a_session_starts_from_its_shard() {
         let view = view(&[Role::Data, Role::Witness, Role::Data]);
         assert_eq!(view.majority(), 2);
         assert_eq!(view.rank_of(NodeId(2)), None);
         assert_eq!(view.rank_of(NodeId(3)), Some(Rank(1)));
         let slots = [(NodeId(1), Slot(0)), (NodeId(2), Slot(1))].into();
-        let shape = SessionShape { ring_bytes: 1 << 16, guarantee: Guarantee::Atomic };
-        let plan = view.plan(NodeId(3), &slots, &shape).unwrap();
+        let shape = ShardShape {
+            at: 8192,
+            ring_bytes: 1 << 16,
+            guarantee: Guarantee::Atomic,
+            state: false,
+            spread: Spread::All,
+        };
+        let members = vec![NodeId(1), NodeId(3)];
+        let shard = Shard { members, learners: Vec::new(), since: ViewId(1), second: true };
+        let plan = view.plan(&shard, NodeId(3), &slots, &shape).unwrap();
         assert_eq!(plan.check(), Ok(()));
-        assert_eq!((plan.me, plan.members.len()), (Rank(1), 2));
-        assert_eq!(view.plan(NodeId(2), &slots, &shape), None, "a witness runs no session");
-        let lost = view.plan(NodeId(1), &BTreeMap::new(), &shape).unwrap();
+        assert_eq!((plan.me, plan.members.len(), plan.view), (Rank(1), 2, ViewId(1)));
+        assert_eq!(plan.members[0].base, 8192 + SessionPlan::region_bytes(1 << 16));
+        assert_eq!(shape.region(true).end, shape.at + shape.bytes());
+        assert_eq!(view.plan(&shard, NodeId(2), &slots, &shape), None, "a witness runs no session");
+        let lost = view.plan(&shard, NodeId(1), &BTreeMap::new(), &shape).unwrap();
         assert_eq!((lost.check(), lost.members[1].slot), (Ok(()), None), "the link to node 3 is gone");
+    }
+
+    #[test]
+    fn a_domain_has_a_name_that_can_be_read() {
+        assert_eq!(Domain::new("rack-1").unwrap().to_string(), "rack-1");
+        assert!(Domain::new("").unwrap().is_none() && !Domain::new("a").unwrap().is_none());
+        for bad in ["a name of more than sixteen", "a b", "é"] {
+            assert!(Domain::new(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl Model for World {
         for at in state.alive() {
             let it = &state.nodes[at];
             let Some(change) = &it.change else { continue };
-            if it.wedging {
+            if it.wedging.is_some() {
                 let received = state.may_have_received(self, at);
                 steps.extend(received.into_iter().map(|received| Step::Wedged(at, received)));
             }
@@ -84,7 +84,7 @@ impl Model for World {
                 state.left.losses -= 1;
                 state.take(&envelope);
             }
-            Step::Wedged(at, received) => state.wedged(self, at, received),
+            Step::Wedged(at, received) => state.wedged(self, at, &received),
             Step::Supply(at, index) => state.supply(at, index),
             Step::Free(at) => state.free(at),
             Step::Suspect(at, other) => {
@@ -118,6 +118,7 @@ impl Model for World {
             Property::always(ONE_VIEW, is_one_view),
             Property::always(DELIVERED_BELOW, is_delivered_below),
             Property::always(ALL_HERE, is_all_here),
+            Property::always(SPARED, is_spared),
             Property::always(LINKED, is_linked),
             Property::always(MEMORY_FREE, is_memory_free),
             Property::always(HAS_DATA, has_data),

@@ -96,6 +96,12 @@ fn configure(args: &NodeArgs) -> Result<NodeBuilder, Failure> {
             "leave `state` out, at all members of the group",
         ));
     }
+    if !builder.config().groups.is_empty() {
+        return Err(Failure::usage(
+            "`[groups]` is for programs that take part in them; `consort node` is a member of the main group alone",
+            "leave `[groups]` out, at all members",
+        ));
+    }
     if let Some(address) = args.listen {
         builder = builder.listen(address);
     }

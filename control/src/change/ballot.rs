@@ -6,7 +6,7 @@ use consort_dataplane::names::NodeId;
 use serde::{Deserialize, Serialize};
 
 use super::value::{Missing, Next, Report};
-use crate::view::{node_id, node_ids};
+use crate::view::{ShardId, node_id, node_ids};
 
 /// One attempt to decide the next view. Ballots are ordered; no two proposers have the same.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -50,6 +50,8 @@ pub enum Saying {
         /// Whom the proposer takes for gone: for people to read (V11).
         #[serde(with = "node_ids")]
         suspects: Vec<NodeId>,
+        /// The shards whose sessions end, as far as the proposer knows.
+        ending: Vec<ShardId>,
     },
     /// To the proposer: promised; this is where I stand. Said again whenever that changes.
     Promise {

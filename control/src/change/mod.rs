@@ -5,7 +5,7 @@
 //! # How view k+1 is decided
 //! ```text
 //!   leader (lowest voter that it doesn't suspect)          every voter, the leader included
-//!     │ prepare(ballot, suspects) ───────────────────────►  promise the ballot; wedge the sessions of view k (V2),
+//!     │ prepare(ballot, suspects, sessions) ─────────────►  promise the ballot; wedge the sessions that end (V2),
 //!     │                                                     fence the suspects (F4); then report what is frozen
 //!     │ ◄───────────────── promise(ballot, report, accepted)
 //!     │ all whom it doesn't suspect, or enough patience and a majority: is all there that the value needs?
@@ -24,6 +24,10 @@
 //!   delivery did not wait for stability, the trim is the greatest, and there is no value before all who go on have everything
 //!   below it. It must not be left to those who accept: a majority may be witnesses and one member with the records, which can
 //!   still be lost. So whoever goes on has, when a value is decided, all that it is to deliver.
+//! - *Only what must end ends.* A session goes on over the change if its shard has the same members in the next view and nobody has wedged
+//!   it. Which ones end the proposer foresees, from whom it suspects and who comes; where the reports say that others end too, it
+//!   asks again in a higher ballot. Whatever was wedged anywhere ends, in this change or, if a value that spares it was accepted already,
+//!   in the next.
 //! - *Any proposer can die* in any phase: what it left is promises and accepted values at the acceptors, and the next
 //!   leader finds both.
 //! - *Suspects vote too*, if they can be reached: they are only not waited for, and not taken into the next view. So members that have all
@@ -38,20 +42,24 @@ mod ballot;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 
 use consort_dataplane::names::NodeId;
 
-use crate::view::{GroupId, View};
+use crate::view::{Shard, ShardId, ShardShape, View};
 
 pub use ballot::{Ballot, Saying};
-pub use value::{Candidate, Cut, Frozen, Missing, Next, Report, Trimming, Wishes};
+use value::Choice;
+pub use value::{Candidate, Cut, Frozen, Missing, Next, Place, Report, Trimming, Wishes};
 
 /// What is to be done for a change.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Effect {
-    /// Wedge the view's sessions and cut the links to these members; then tell [`Change::on_wedged`]. One that is said while
-    /// another is carried out adds to it: tell once, when all is done.
+    /// Wedge the sessions of these shards and cut the links to these members; then tell [`Change::on_wedged`] of all sessions that are
+    /// wedged here. One that is said while another is carried out adds to it: tell once, when all is done.
     Wedge {
+        /// What ends.
+        shards: Vec<ShardId>,
         /// Whom to fence.
         fence: Vec<NodeId>,
     },
@@ -67,8 +75,8 @@ pub enum Effect {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Fetch {
     /// Whose session.
-    pub group: GroupId,
-    /// The rank of the ring's owner.
+    pub shard: ShardId,
+    /// The rank of the ring's owner there.
     pub rank: usize,
     /// Where the missing part begins.
     pub from: u64,
@@ -161,6 +169,8 @@ pub enum Mutant {
     Unlinked,
     /// V10: nobody waits for the memory of the view before.
     NotFree,
+    /// V2: a session ends that not all who go on have wedged.
+    Unwedged,
     /// What got lost is not said again.
     Mute,
 }
@@ -170,9 +180,11 @@ pub enum Mutant {
 pub struct Change {
     me: NodeId,
     view: View,
-    trimming: Trimming,
+    shapes: Arc<[ShardShape]>,
     wishes: Wishes,
     suspects: BTreeSet<NodeId>,
+    /// The shards whose sessions end, as far as is known here: those that were wedged stay so.
+    ending: BTreeSet<ShardId>,
     /// Takes part in nothing lower.
     promised: Ballot,
     /// The highest that was heard of: what to outbid.
@@ -182,10 +194,10 @@ pub struct Change {
     report: Option<Report>,
     /// The driver is wedging and fencing: there is more to come than `report` tells.
     wedging: bool,
-    /// The memory that the next view needs is free here (V10).
-    free: bool,
-    /// What it is getting, for the ballot that is promised: of which rank's ring, up to where.
-    filling: BTreeMap<usize, u64>,
+    /// Places that were freed since (V10).
+    freed: BTreeSet<Place>,
+    /// What it is getting, for the ballot that is promised: of which ring, up to where.
+    filling: BTreeMap<(ShardId, usize), u64>,
     proposal: Option<Proposal>,
     decided: Option<Next>,
     effects: VecDeque<Effect>,
@@ -225,20 +237,22 @@ impl Proposal {
 }
 
 impl Change {
-    /// The change that ends `view` at member `me`.
-    pub fn new(me: NodeId, view: View, trimming: Trimming) -> Self {
+    /// The change that ends `view` at member `me`. In `wedged` are the shards whose sessions were wedged here in the change before,
+    /// and spared by its value.
+    pub fn new(me: NodeId, view: View, shapes: Arc<[ShardShape]>, wedged: BTreeSet<ShardId>) -> Self {
         Self {
             me,
             view,
-            trimming,
+            shapes,
             wishes: Wishes::default(),
             suspects: BTreeSet::new(),
+            ending: wedged,
             promised: Ballot::NONE,
             highest: Ballot::NONE,
             accepted: None,
             report: None,
             wedging: false,
-            free: false,
+            freed: BTreeSet::new(),
             filling: BTreeMap::new(),
             proposal: None,
             decided: None,
@@ -267,12 +281,17 @@ impl Change {
     /// goes on can; who leaves may have been left behind, or, where delivery did not wait for stability, be ahead with what is lost.
     pub fn covers(&self, next: &Next) -> bool {
         let Some(report) = self.report.as_ref().filter(|_| !self.wedging) else { return false };
-        let ends = |(to, at): (&u64, &u64)| match self.trimming {
-            Trimming::Least => to <= at,
-            Trimming::Greatest => to == at, // what it received it may have delivered
-        };
-        let covers = |(cut, frozen): (&Cut, &Frozen)| cut.trim.iter().zip(&frozen.received).all(ends);
-        next.cuts.iter().zip(&report.frozen).all(covers)
+        next.cuts.iter().all(|cut| {
+            let shape = usize::try_from(cut.shard.0).ok().and_then(|at| self.shapes.get(at));
+            let trimming = shape.map_or(Trimming::Least, Trimming::of);
+            let ends = |(to, at): (&u64, &u64)| match trimming {
+                Trimming::Least => to <= at,
+                Trimming::Greatest => to == at, // what it received it may have delivered
+            };
+            let is_mine = self.view.shard(cut.shard).is_some_and(|shard| shard.members.contains(&self.me));
+            let frozen = report.of(cut.shard);
+            !is_mine || frozen.is_some_and(|frozen| cut.trim.iter().zip(&frozen.received).all(ends))
+        })
     }
 
     /// Whether the sessions are wedged, or about to be: there is no way back to the view.
@@ -333,7 +352,7 @@ impl Change {
             let promise = proposal.promises.get(node);
             self.view.rank_of(*node).is_some()
                 && !self.suspects.contains(node)
-                && promise.is_some_and(|promise| !promise.report.free)
+                && promise.is_some_and(|promise| !promise.report.busy.is_empty())
         };
         let busy: Vec<_> = all.iter().copied().filter(busy).collect();
         if busy.is_empty() { Phase::Reporting(silent.collect()) } else { Phase::Freeing(busy) }
@@ -420,7 +439,7 @@ impl Change {
         }
         let answered = |node: &NodeId| match (&proposal.next, proposal.promises.get(node)) {
             (Some(_), _) => proposal.accepted.contains(node),
-            (None, promise) => promise.is_some_and(|promise| promise.report.free),
+            (None, promise) => promise.is_some_and(|promise| promise.report.busy.is_empty()),
         };
         let others = self.view.nodes().into_iter().filter(|node| *node != self.me && !answered(node));
         let others: Vec<_> = others.collect();
@@ -455,31 +474,31 @@ impl Change {
             report.take_in(before);
             (report.severed, report.linked) = (severed, linked);
         }
-        report.free |= self.free;
+        report.busy.retain(|place| !self.freed.contains(place));
         self.report = Some(report);
         self.wedging = false;
         self.promise();
     }
 
     /// What was missing of a ring is here.
-    pub fn on_supplied(&mut self, rank: usize, to: u64) {
-        let Some(received) = self.report.as_mut().and_then(|report| report.received(rank)) else { return };
-        if to <= *received {
-            return;
-        }
+    pub fn on_supplied(&mut self, shard: ShardId, rank: usize, to: u64) {
+        let received = self.report.as_mut().and_then(|report| report.received(shard, rank));
+        let Some(received) = received.filter(|received| to > **received) else { return };
         *received = to;
-        self.filling.retain(|filling, most| *filling != rank || *most > to);
+        self.filling.retain(|filling, most| *filling != (shard, rank) || *most > to);
         // It may have been asked for in a ballot before this one: whoever leads is told all the same.
         if self.filling.is_empty() {
             self.promise();
         }
     }
 
-    /// The memory that the next view needs is free here now (V10).
-    pub fn on_free(&mut self) {
-        self.free = true;
-        if let Some(report) = self.report.as_mut().filter(|report| !report.free) {
-            report.free = true;
+    /// A session that ended in an earlier change is retired here now: its place is free (V10).
+    pub fn on_free(&mut self, place: Place) {
+        self.freed.insert(place);
+        let Some(report) = &mut self.report else { return };
+        let before = report.busy.len();
+        report.busy.retain(|busy| *busy != place);
+        if report.busy.len() < before {
             self.promise();
         }
     }
@@ -502,7 +521,7 @@ impl Change {
         }
         match saying {
             Saying::Nudge => self.begin(),
-            Saying::Prepare { ballot, .. } => self.on_prepare(from, ballot),
+            Saying::Prepare { ballot, ending, .. } => self.on_prepare(from, ballot, ending),
             Saying::Promise { ballot, report, accepted } => {
                 let sane =
                     accepted.as_ref().is_none_or(|it| it.0.is_sane() && value::is_next(&self.view, &it.1));
@@ -545,6 +564,7 @@ impl Change {
 
     /// The proposer's: starts an attempt above all that was heard of.
     fn propose(&mut self) {
+        self.ending.extend(value::expected(&self.view, &self.suspects, &self.wishes, &self.shapes));
         self.highest = self.highest.max(self.promised);
         self.promised = Ballot { round: self.highest.round + 1, node: self.me };
         self.proposal = Some(Proposal::default());
@@ -561,7 +581,11 @@ impl Change {
         let ballot = self.promised;
         let saying = match &proposal.next {
             Some(next) => Saying::Accept { ballot, next: next.clone() },
-            None => Saying::Prepare { ballot, suspects: self.suspects.iter().copied().collect() },
+            None => Saying::Prepare {
+                ballot,
+                suspects: self.suspects.iter().copied().collect(),
+                ending: self.ending.iter().copied().collect(),
+            },
         };
         if node != self.me {
             self.say(node, saying);
@@ -577,22 +601,29 @@ impl Change {
         // Whoever leads, and is heard, is not gone. If the link to it is, the reports say so.
         let fence = self.suspects.iter().copied().filter(|node| *node != self.promised.node).collect();
         self.wedging = true;
-        self.effects.push_back(Effect::Wedge { fence });
+        // Who is fenced says nothing more: what it took part in can't go on here.
+        let has_suspect = |shard: &Shard| shard.members.iter().any(|it| self.suspects.contains(it));
+        let broken = self.view.shards().filter(|(_, shard)| has_suspect(shard)).map(|(id, _)| id);
+        let broken: Vec<_> = broken.collect();
+        self.ending.extend(broken);
+        let shards = self.ending.iter().copied().collect();
+        self.effects.push_back(Effect::Wedge { shards, fence });
         #[cfg(any(test, feature = "mutants"))]
         if self.mutant == Some(Mutant::NotFrozen) && self.report.is_none() {
-            let group = GroupId::MAIN;
-            let frozen = Frozen { group, received: vec![0; self.view.data().count()] };
-            let frozen = self.view.rank_of(self.me).map(|_| frozen).into_iter().collect();
-            self.report = Some(Report { frozen, free: true, ..Report::default() });
+            let mine = self.view.shards().filter(|(_, shard)| shard.members.contains(&self.me));
+            let frozen = mine.filter(|(id, _)| self.ending.contains(id));
+            let frozen = frozen.map(|(shard, it)| Frozen { shard, received: vec![0; it.members.len()] });
+            self.report = Some(Report { frozen: frozen.collect(), ..Report::default() });
             self.wedging = false;
             self.promise();
         }
     }
 
-    fn on_prepare(&mut self, from: NodeId, ballot: Ballot) {
+    fn on_prepare(&mut self, from: NodeId, ballot: Ballot, ending: Vec<ShardId>) {
         if self.is_current(from, ballot) {
             self.promise(); // it was said twice, or the answer got lost
         } else if ballot > self.promised && self.is_proposal(from, ballot) {
+            self.ending.extend(ending.into_iter().filter(|shard| self.view.shard(*shard).is_some()));
             self.follow(ballot);
         }
     }
@@ -674,11 +705,15 @@ impl Change {
         if proposal.next.is_some() || self.wedging || self.waits_for_reports(proposal) {
             return;
         }
-        let missing = self.missing(proposal);
-        if !missing.is_empty() {
-            return self.fill(missing);
-        }
-        let Some(next) = self.value(proposal) else { return };
+        let next = match self.value(proposal) {
+            Choice::Wedge(more) => {
+                self.ending.extend(more);
+                return self.propose();
+            }
+            _ if !self.missing(proposal).is_empty() => return self.fill(self.missing(proposal)),
+            Choice::None => return,
+            Choice::Next(next) => next,
+        };
         let ballot = self.promised;
         if let Some(proposal) = &mut self.proposal {
             proposal.next = Some(next.clone());
@@ -692,14 +727,14 @@ impl Change {
     /// V3: what those who would go on must get before there is a value. A value that was accepted before was chosen when its
     /// members had everything.
     fn missing(&self, proposal: &Proposal) -> BTreeMap<NodeId, Vec<Missing>> {
-        if self.trimming == Trimming::Least || proposal.accepted_before().is_some() {
+        if proposal.accepted_before().is_some() {
             return BTreeMap::new();
         }
         #[cfg(any(test, feature = "mutants"))]
         if matches!(self.mutant, Some(Mutant::Unfilled | Mutant::LeastTrim)) {
             return BTreeMap::new();
         }
-        value::missing(&self.view, &proposal.reports(), &self.suspects, &self.wishes.leaving)
+        value::missing(&self.view, &proposal.reports(), &self.suspects, &self.wishes.leaving, &self.shapes)
     }
 
     /// Sees to it that they get it.
@@ -707,7 +742,8 @@ impl Change {
         let ballot = self.promised;
         for (node, missing) in missing {
             let Some(proposal) = &mut self.proposal else { return };
-            let parts = |missing: &[Missing]| missing.iter().map(|it| (it.rank, it.to)).collect::<Vec<_>>();
+            let parts =
+                |missing: &[Missing]| missing.iter().map(|it| (it.shard, it.rank, it.to)).collect::<Vec<_>>();
             // Who else has it by now is no reason to ask another.
             if proposal.asked.get(&node).is_some_and(|asked| parts(asked) == parts(&missing)) {
                 continue;
@@ -737,57 +773,69 @@ impl Change {
     fn fetch(&mut self, missing: &[Missing]) {
         let Some(report) = &mut self.report else { return };
         self.filling.clear();
-        for Missing { group, rank, to, holder } in missing.iter().copied() {
-            if let Some(from) = report.received(rank).map(|received| *received).filter(|from| *from < to)
+        for Missing { shard, rank, to, holder } in missing.iter().copied() {
+            if let Some(from) =
+                report.received(shard, rank).map(|received| *received).filter(|from| *from < to)
                 && holder != self.me
-                && self.view.rank_of(holder).is_some()
+                && self.view.shard(shard).is_some_and(|shard| shard.members.contains(&holder))
             {
-                self.filling.insert(rank, to);
-                self.effects.push_back(Effect::Fetch(Fetch { group, rank, from, to, holder }));
+                self.filling.insert((shard, rank), to);
+                self.effects.push_back(Effect::Fetch(Fetch { shard, rank, from, to, holder }));
             }
         }
     }
 
     /// V3: the accepted value with the highest ballot, whole, if there is one; else what follows from the reports.
-    fn value(&self, proposal: &Proposal) -> Option<Next> {
+    fn value(&self, proposal: &Proposal) -> Choice {
         let accepted = proposal.accepted_before();
         let reports = proposal.reports();
-        let (trimming, wishes) = (self.trimming, &self.wishes);
+        let wishes = &self.wishes;
+        #[cfg(not(any(test, feature = "mutants")))]
+        let trimming = Trimming::of;
         #[cfg(any(test, feature = "mutants"))]
-        let trimming = match self.mutant {
+        let trimming = |shape: &ShardShape| match self.mutant {
             Some(Mutant::GreatestTrim) => Trimming::Greatest,
             Some(Mutant::LeastTrim) => Trimming::Least,
-            _ => trimming,
+            _ => Trimming::of(shape),
         };
         #[cfg(any(test, feature = "mutants"))]
-        let mended: BTreeMap<NodeId, Report> = reports
-            .iter()
-            .map(|(node, report)| {
-                let mut report = (*report).clone();
-                match self.mutant {
-                    Some(Mutant::Severed) => report.severed.clear(),
-                    Some(Mutant::Unlinked) => {
-                        report.linked = wishes.joining.iter().map(|it| it.member.incarnation).collect();
-                    }
-                    Some(Mutant::NotFree) => report.free = true,
-                    _ => {}
-                }
-                (*node, report)
-            })
-            .collect();
+        let mended: BTreeMap<NodeId, Report> =
+            reports.iter().map(|(node, report)| (*node, self.break_rules(*node, report))).collect();
         #[cfg(any(test, feature = "mutants"))]
         let reports = mended.iter().map(|(node, report)| (*node, report)).collect();
-        let own = || value::choose(&self.view, &reports, &self.suspects, wishes, trimming);
+        let own = || value::choose(&self.view, &reports, &self.suspects, wishes, &self.shapes, &trimming);
         #[cfg(any(test, feature = "mutants"))]
-        match self.mutant {
-            Some(Mutant::OwnValue) => return own(),
-            Some(Mutant::Blend) if accepted.is_some() => {
-                let cuts = own()?.cuts;
-                return accepted.cloned().map(|next| Next { cuts, ..next });
+        match (self.mutant, accepted) {
+            (Some(Mutant::OwnValue), _) => return own(),
+            (Some(Mutant::Blend), Some(next)) => {
+                let Choice::Next(Next { cuts, .. }) = own() else { return own() };
+                return Choice::Next(Next { cuts, ..next.clone() });
             }
             _ => {}
         }
-        accepted.cloned().or_else(own)
+        accepted.cloned().map_or_else(own, Choice::Next)
+    }
+
+    /// A report as a proposer takes it that breaks a rule.
+    #[cfg(any(test, feature = "mutants"))]
+    fn break_rules(&self, node: NodeId, report: &Report) -> Report {
+        let mut report = report.clone();
+        match self.mutant {
+            Some(Mutant::Severed) => report.severed.clear(),
+            Some(Mutant::Unlinked) => {
+                report.linked = self.wishes.joining.iter().map(|it| it.member.incarnation).collect();
+            }
+            Some(Mutant::NotFree) => report.busy.clear(),
+            Some(Mutant::Unwedged) => {
+                let mine = self.view.shards().filter(|(_, shard)| shard.members.contains(&node));
+                let open: Vec<_> = mine.filter(|(id, _)| report.of(*id).is_none()).collect();
+                let open = open.into_iter().filter(|(id, _)| self.ending.contains(id));
+                let frozen = open.map(|(shard, it)| Frozen { shard, received: vec![0; it.members.len()] });
+                report.frozen.extend(frozen.collect::<Vec<_>>());
+            }
+            _ => {}
+        }
+        report
     }
 
     fn on_accept(&mut self, from: NodeId, ballot: Ballot, next: Next) {

@@ -3,7 +3,9 @@
 //!
 //! ```text
 //! members 1 2 3w [greatest]    a new view; `w` is a witness; trims are the least, or the greatest
-//! received 2 8 0 0             what node 2 has of every ring, by rank, when it is wedged
+//! shards 1 2 / 2 3             groups beside the main one, of these nodes; and nothing ends but what must
+//! received 2 8 0 0             what node 2 has of every ring of the main group, by rank, when it is wedged
+//! has 2 1 8 0                  the same of shard 1
 //! severed 2 3                  there is no data link between them
 //! busy 2 | free 2              the memory that the next view needs is in use at node 2, or free again
 //! join 9 linked 1 2            a joiner that is linked to all; of the members, these are linked to it
@@ -24,17 +26,35 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use consort_dataplane::names::{NodeId, ViewId};
+use consort_dataplane::plan::Guarantee;
 
 use super::*;
-use crate::view::{Incarnation, Member, Role};
+use crate::config::{GroupConfig, GroupMembers, NodeConfig};
+use crate::view::{Domain, Incarnation, Member, Role};
 
 fn member(id: u32, role: Role) -> Member {
     let address = ([10, 0, 0, 1], 7101).into();
-    Member { node: NodeId(id), incarnation: Incarnation(u64::from(id) << 32), address, role }
+    let (incarnation, domain) = (Incarnation(u64::from(id) << 32), Domain::default());
+    Member { node: NodeId(id), incarnation, address, role, domain }
 }
 
 fn view(ids: &[(u32, Role)]) -> View {
-    View { id: ViewId(1), members: ids.iter().map(|(id, role)| member(*id, *role)).collect() }
+    View::of(ViewId(1), ids.iter().map(|(id, role)| member(*id, *role)).collect())
+}
+
+/// What is known of the main group, and of shards of these nodes.
+fn shapes(trimming: Trimming, shards: &[Vec<u32>]) -> Arc<[ShardShape]> {
+    let mut config = NodeConfig::new(NodeId(1));
+    if trimming == Trimming::Greatest {
+        config.guarantee = Guarantee::Agreed;
+    }
+    for (nodes, at) in shards.iter().zip(0..) {
+        let mut group = GroupConfig::new(&format!("group-{at}"));
+        group.members = GroupMembers::Nodes(nodes.iter().copied().map(NodeId).collect());
+        group.guarantee = config.guarantee;
+        config.groups.push(group);
+    }
+    config.shapes().into()
 }
 
 /// Nodes 1 to `n`, all with data.
@@ -55,7 +75,9 @@ struct World {
 
 struct Node {
     change: Change,
-    received: Vec<u64>,
+    /// By shard.
+    received: BTreeMap<ShardId, Vec<u64>>,
+    wedged: BTreeSet<ShardId>,
     fenced: BTreeSet<NodeId>,
     wedging: bool,
     fetches: Vec<Fetch>,
@@ -63,11 +85,17 @@ struct Node {
 }
 
 impl World {
+    /// The main group's session ends in any case, as if it had been wedged before.
     fn new(view: View, trimming: Trimming) -> Self {
-        let ranks = view.data().count();
+        Self::with(view, &shapes(trimming, &[]), &[ShardId::MAIN].into())
+    }
+
+    fn with(view: View, shapes: &Arc<[ShardShape]>, wedged: &BTreeSet<ShardId>) -> Self {
+        let none = |(id, shard): (ShardId, &Shard)| (id, vec![0; shard.members.len()]);
         let node = |id: NodeId| Node {
-            change: Change::new(id, view.clone(), trimming),
-            received: vec![0; ranks],
+            change: Change::new(id, view.clone(), shapes.clone(), wedged.clone()),
+            received: view.shards().map(none).collect(),
+            wedged: BTreeSet::new(),
             fenced: BTreeSet::new(),
             wedging: false,
             fetches: Vec::new(),
@@ -99,14 +127,31 @@ impl World {
                 let view = view(&members.collect::<Vec<_>>());
                 *self = Self::new(view, if greatest { Trimming::Greatest } else { Trimming::Least });
             }
-            "received" => self.node(ids[0]).received = numbers[1..].to_vec(),
+            "shards" => {
+                let shards = words[1..].split(|word| *word == "/");
+                let shards: Vec<Vec<u32>> =
+                    shards.map(|nodes| nodes.iter().map(|id| id.parse().unwrap()).collect()).collect();
+                let shapes = shapes(Trimming::Least, &shards);
+                let before =
+                    View { id: ViewId(0), members: Vec::new(), shards: crate::layout::none(&shapes) };
+                let members = self.view.members.clone();
+                let (none, open) = (BTreeSet::new(), BTreeSet::new());
+                let shards = crate::layout::next(&shapes, &before, &members, &none, &open);
+                *self = Self::with(View { id: ViewId(1), members, shards }, &shapes, &open);
+            }
+            "received" => {
+                self.node(ids[0]).received.insert(ShardId::MAIN, numbers[1..].to_vec());
+            }
+            "has" => {
+                self.node(ids[0]).received.insert(ShardId(ids[1]), numbers[2..].to_vec());
+            }
             "severed" => {
                 self.severed.extend([(ids[0], ids[1]), (ids[1], ids[0])]);
             }
             "busy" => self.node(ids[0]).busy = true,
             "free" => {
                 self.node(ids[0]).busy = false;
-                self.tell(ids[0], Change::on_free);
+                self.tell(ids[0], |change| change.on_free(OTHER_HALF));
             }
             "join" => {
                 self.joiner = Some((ids[0], ids[1..].to_vec()));
@@ -152,7 +197,8 @@ impl World {
             linked: self.view.members.iter().map(|member| member.incarnation).collect(),
             source: None,
         });
-        let wishes = Wishes { joining: joining.collect(), leaving: self.leaving.clone() };
+        let wishes =
+            Wishes { joining: joining.collect(), leaving: self.leaving.clone(), ready: BTreeSet::new() };
         for node in self.nodes.values_mut() {
             node.change.on_wishes(wishes.clone());
         }
@@ -164,10 +210,12 @@ impl World {
         event(&mut node.change);
         while let Some(effect) = node.change.poll_effect() {
             let _ = match effect {
-                Effect::Wedge { fence } => {
+                Effect::Wedge { shards, fence } => {
                     node.wedging = true;
+                    node.wedged.extend(shards.iter().copied());
                     node.fenced.extend(fence.iter().copied());
-                    writeln!(self.log, "{id} wedges{}", list(", fencing", &fence))
+                    let what = if shards == [ShardId::MAIN] { String::new() } else { named(&shards) };
+                    writeln!(self.log, "{id} wedges{what}{}", list(", fencing", &fence))
                 }
                 Effect::Say(to, saying) => {
                     let told = tell(&saying);
@@ -189,13 +237,17 @@ impl World {
         let node = &self.nodes[&id];
         let is_data = |id: NodeId| self.view.rank_of(id).is_some();
         let others = self.view.nodes().into_iter().filter(|other| is_data(*other) && is_data(NodeId(id)));
-        let frozen = Frozen { group: GroupId::MAIN, received: node.received.clone() };
+        let mine = self
+            .view
+            .shards()
+            .filter(|(shard, it)| node.wedged.contains(shard) && it.members.contains(&NodeId(id)));
+        let frozen = mine.map(|(shard, _)| Frozen { shard, received: node.received[&shard].clone() });
         let joiner = self.joiner.iter().filter(|(_, linked)| linked.contains(&id));
         let report = Report {
-            frozen: is_data(NodeId(id)).then_some(frozen).into_iter().collect(),
+            frozen: frozen.collect(),
             severed: others.filter(|other| severed(other) || node.fenced.contains(other)).collect(),
             linked: joiner.map(|(id, _)| member(*id, Role::Data).incarnation).collect(),
-            free: !node.busy,
+            busy: if node.busy { vec![OTHER_HALF] } else { Vec::new() },
         };
         self.node(id).wedging = false;
         self.tell(id, |change| change.on_wedged(report));
@@ -214,15 +266,17 @@ impl World {
         let (due, others) = fetches.into_iter().partition(|fetch| self.can_supply(fetch));
         self.node(id).fetches = others;
         let due: Vec<Fetch> = due;
-        for Fetch { rank, to, .. } in due {
-            let received = &mut self.node(id).received[rank];
+        for Fetch { shard, rank, to, .. } in due {
+            let received = &mut self.node(id).received.get_mut(&shard).unwrap()[rank];
             *received = to.max(*received);
-            self.tell(id, |change| change.on_supplied(rank, to));
+            self.tell(id, |change| change.on_supplied(shard, rank, to));
         }
     }
 
     fn can_supply(&self, fetch: &Fetch) -> bool {
-        self.nodes.get(&fetch.holder.0).is_some_and(|holder| holder.received[fetch.rank] >= fetch.to)
+        self.nodes
+            .get(&fetch.holder.0)
+            .is_some_and(|holder| holder.received[&fetch.shard][fetch.rank] >= fetch.to)
     }
 
     fn settle(&mut self) {
@@ -244,6 +298,16 @@ impl World {
     }
 }
 
+/// Where the main group's next session lies.
+const OTHER_HALF: Place = Place { shard: ShardId::MAIN, second: false };
+
+fn named(shards: &[ShardId]) -> String {
+    if shards.is_empty() {
+        return " nothing".to_owned();
+    }
+    format!(" shards {}", shards.iter().map(ShardId::to_string).collect::<Vec<_>>().join(" "))
+}
+
 fn list(what: &str, nodes: &[NodeId]) -> String {
     if nodes.is_empty() {
         return String::new();
@@ -256,25 +320,33 @@ fn numbers(numbers: &[u64]) -> String {
 }
 
 fn value(next: &Next) -> String {
-    let trims: Vec<_> = next.cuts.iter().map(|cut| numbers(&cut.trim)).collect();
     let nodes = if next.view.members.is_empty() { " nobody" } else { &list("", &next.view.nodes()) };
-    format!("view {} of{nodes}, trim {}", next.view.id, trims.join("; "))
+    let trim = |cut: &Cut| match cut.shard {
+        ShardId::MAIN => format!(", trim {}", numbers(&cut.trim)),
+        other => format!(", trim of shard {other} {}", numbers(&cut.trim)),
+    };
+    format!("view {} of{nodes}{}", next.view.id, next.cuts.iter().map(trim).collect::<String>())
 }
 
 fn tell(saying: &Saying) -> String {
     match saying {
         Saying::Nudge => "nudge".to_owned(),
-        Saying::Prepare { ballot, suspects } => format!("prepare {ballot}{}", list(", suspects", suspects)),
+        Saying::Prepare { ballot, suspects, ending } => {
+            let what = if *ending == [ShardId::MAIN] { String::new() } else { format!(",{}", named(ending)) };
+            format!("prepare {ballot}{what}{}", list(", suspects", suspects))
+        }
         Saying::Promise { ballot, report, accepted } => {
             let mut told = format!("promise {ballot}");
-            if let Some(frozen) = report.frozen.first() {
-                told += &format!(", received {}", numbers(&frozen.received));
+            for frozen in &report.frozen {
+                let shard = frozen.shard;
+                let what = if shard == ShardId::MAIN { String::new() } else { format!(" of shard {shard}") };
+                told += &format!(", received{what} {}", numbers(&frozen.received));
             }
             told += &list(", severed", &report.severed);
             if !report.linked.is_empty() {
                 told += ", linked";
             }
-            if !report.free {
+            if !report.busy.is_empty() {
                 told += ", not free";
             }
             if let Some((ballot, next)) = accepted {
@@ -384,8 +456,8 @@ fn leader(n: u32) -> World {
 }
 
 fn report(received: &[u64]) -> Report {
-    let frozen = Frozen { group: GroupId::MAIN, received: received.to_vec() };
-    Report { frozen: vec![frozen], free: true, ..Report::default() }
+    let frozen = Frozen { shard: ShardId::MAIN, received: received.to_vec() };
+    Report { frozen: vec![frozen], ..Report::default() }
 }
 
 fn ballot(round: u64, node: u32) -> Ballot {
@@ -394,8 +466,8 @@ fn ballot(round: u64, node: u32) -> Ballot {
 
 fn next(view: u64, ids: &[u32], trim: &[u64]) -> Next {
     let members = ids.iter().map(|id| member(*id, Role::Data)).collect();
-    let cut = Cut { group: GroupId::MAIN, trim: trim.to_vec() };
-    Next { view: View { id: ViewId(view), members }, cuts: vec![cut] }
+    let cut = Cut { shard: ShardId::MAIN, trim: trim.to_vec() };
+    Next { view: View::of(ViewId(view), members), cuts: vec![cut] }
 }
 
 /// What a member says and does when it is told something.
@@ -410,9 +482,8 @@ fn unsound_reports_are_no_reports() {
     let sound = report(&[0, 0, 0]);
     let frozen = sound.frozen[0].clone();
     let unsound = [
-        Report { frozen: Vec::new(), ..sound.clone() },
         Report { frozen: vec![frozen.clone(), frozen.clone()], ..sound.clone() },
-        Report { frozen: vec![Frozen { group: GroupId(7), ..frozen }], ..sound.clone() },
+        Report { frozen: vec![Frozen { shard: ShardId(7), ..frozen }], ..sound.clone() },
         report(&[]),
         report(&[0, 0]),
         report(&[0, 0, 0, 0]),
@@ -462,7 +533,7 @@ fn absurd_ballots_do_no_harm() {
     for round in [0, u64::MAX / 2 + 1, u64::MAX - 1, u64::MAX] {
         let absurd = ballot(round, 2);
         for saying in [
-            Saying::Prepare { ballot: absurd, suspects: Vec::new() },
+            Saying::Prepare { ballot: absurd, suspects: Vec::new(), ending: vec![ShardId::MAIN] },
             Saying::Accept { ballot: absurd, next: next(2, &[1, 2, 3], &[0, 0, 0]) },
             Saying::Fill { ballot: absurd, missing: Vec::new() },
             Saying::Outbid { ballot: ballot(1, 1), by: absurd },
@@ -474,9 +545,9 @@ fn absurd_ballots_do_no_harm() {
     let most = ballot(u64::MAX / 2, 2);
     assert_eq!(told(&mut world, 1, 2, Saying::Outbid { ballot: ballot(1, 1), by: most }), "");
     assert!(world.run("patience 1").contains("prepare"));
-    let foreign = Saying::Prepare { ballot: ballot(5, 3), suspects: Vec::new() };
+    let foreign = Saying::Prepare { ballot: ballot(5, 3), suspects: Vec::new(), ending: vec![ShardId::MAIN] };
     assert_eq!(told(&mut world, 1, 2, foreign), "");
-    let own = Saying::Prepare { ballot: ballot(5, 1), suspects: Vec::new() };
+    let own = Saying::Prepare { ballot: ballot(5, 1), suspects: Vec::new(), ending: vec![ShardId::MAIN] };
     assert_eq!(told(&mut world, 1, 1, own), "");
 }
 
@@ -499,11 +570,16 @@ fn values_that_can_not_be_are_not_accepted() {
 #[test]
 fn nothing_is_fetched_that_is_no_part_of_a_ring() {
     let mut world = World::new(of(3), Trimming::Greatest);
-    told(&mut world, 1, 2, Saying::Prepare { ballot: ballot(1, 2), suspects: Vec::new() });
+    told(
+        &mut world,
+        1,
+        2,
+        Saying::Prepare { ballot: ballot(1, 2), suspects: Vec::new(), ending: vec![ShardId::MAIN] },
+    );
     world.run("received 1 8 8 8");
     world.run("wedge 1");
     let fill = |rank, to, holder| {
-        let missing = Missing { group: GroupId::MAIN, rank, to, holder: NodeId(holder) };
+        let missing = Missing { shard: ShardId::MAIN, rank, to, holder: NodeId(holder) };
         Saying::Fill { ballot: ballot(1, 2), missing: vec![missing] }
     };
     for saying in [fill(3, 16, 2), fill(usize::MAX, 16, 2), fill(1, 8, 2), fill(1, 16, 1), fill(1, 16, 9)] {
@@ -517,7 +593,8 @@ fn nothing_is_fetched_that_is_no_part_of_a_ring() {
 fn a_report_that_comes_late_takes_nothing_back() {
     let mut world = leader(3);
     let promise = |free| {
-        let report = Report { free, ..report(&[0; 3]) };
+        let busy = if free { Vec::new() } else { vec![OTHER_HALF] };
+        let report = Report { busy, ..report(&[0; 3]) };
         Saying::Promise { ballot: ballot(1, 1), report, accepted: None }
     };
     assert_eq!(told(&mut world, 1, 2, promise(true)), "");
@@ -530,9 +607,14 @@ fn a_report_that_comes_late_takes_nothing_back() {
 fn memory_that_is_freed_while_the_driver_wedges_is_free() {
     let mut world = leader(2);
     let mut other = World::new(of(2), Trimming::Least);
-    told(&mut other, 2, 1, Saying::Prepare { ballot: ballot(1, 1), suspects: Vec::new() });
+    told(
+        &mut other,
+        2,
+        1,
+        Saying::Prepare { ballot: ballot(1, 1), suspects: Vec::new(), ending: vec![ShardId::MAIN] },
+    );
     other.run("busy 2");
-    other.tell(2, Change::on_free);
+    other.tell(2, |change| change.on_free(OTHER_HALF));
     assert_eq!(std::mem::take(&mut other.log), "");
     let promise = other.run("wedge 2");
     assert!(promise.contains("promise") && !promise.contains("not free"), "{promise}");
@@ -544,7 +626,7 @@ fn memory_that_is_freed_while_the_driver_wedges_is_free() {
 #[test]
 fn a_leaver_ends_where_the_others_do_or_is_told_nothing() {
     let covers = |trimming, received: &[u64]| {
-        let mut change = Change::new(NodeId(2), of(3), trimming);
+        let mut change = Change::new(NodeId(2), of(3), shapes(trimming, &[]), BTreeSet::new());
         change.on_wedged(report(received));
         change.covers(&next(2, &[1], &[8, 16, 8]))
     };

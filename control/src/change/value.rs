@@ -5,36 +5,46 @@ use std::collections::{BTreeMap, BTreeSet};
 use consort_dataplane::names::{MAX_NODES, NodeId, ViewId};
 use serde::{Deserialize, Serialize};
 
-use crate::view::{GroupId, Incarnation, Member, Role, View, node_id, node_ids};
+use crate::layout::{self, Ready};
+use crate::view::{Incarnation, Member, Role, Shard, ShardId, ShardShape, View, node_id, node_ids};
 
 /// How far one session had come at one member when it was wedged there (V2).
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Frozen {
     /// Whose session.
-    pub group: GroupId,
+    pub shard: ShardId,
     /// By rank: up to which position of that member's ring everything is here, in bytes.
     pub received: Vec<u64>,
+}
+
+/// One of the two places of a shard's sessions in a node's segment (V10).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Place {
+    /// Whose sessions.
+    pub shard: ShardId,
+    /// Which of the two.
+    pub second: bool,
 }
 
 /// Where a member stands, said with its promise.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// Its sessions; none at a witness.
+    /// Its sessions that are wedged, by shard; none at a witness.
     pub frozen: Vec<Frozen>,
     /// Members that it can't go on with: their data links are gone.
     #[serde(with = "node_ids")]
     pub severed: Vec<NodeId>,
     /// Joiners that it is linked to.
     pub linked: Vec<Incarnation>,
-    /// It has retired the session whose memory the next view's will use (V10).
-    pub free: bool,
+    /// Where it has not retired a session yet that ended in an earlier change: no new one may begin there (V10).
+    pub busy: Vec<Place>,
 }
 
 /// Where a wedged session ends, for all who go on.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Cut {
     /// Whose session.
-    pub group: GroupId,
+    pub shard: ShardId,
     /// The trim, by rank: everything below it is delivered, nothing beyond it (V4).
     pub trim: Vec<u64>,
 }
@@ -43,7 +53,7 @@ pub struct Cut {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Missing {
     /// Whose session.
-    pub group: GroupId,
+    pub shard: ShardId,
     /// The rank of the ring's owner.
     pub rank: usize,
     /// Up to where.
@@ -58,7 +68,7 @@ pub struct Missing {
 pub struct Next {
     /// The view.
     pub view: View,
-    /// One for each session of the view that ends.
+    /// One for each session that ends, by shard.
     pub cuts: Vec<Cut>,
 }
 
@@ -81,6 +91,8 @@ pub struct Wishes {
     pub joining: Vec<Candidate>,
     /// Members that leave in order (V8).
     pub leaving: BTreeSet<NodeId>,
+    /// Learners that have caught up with a shard.
+    pub ready: BTreeSet<Ready>,
 }
 
 /// How trims are found.
@@ -92,101 +104,191 @@ pub enum Trimming {
     Greatest,
 }
 
+/// What follows from the reports.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Choice {
+    /// There is no value yet: some member that would go on still holds the memory that a new session needs (V10), or nobody with data
+    /// would go on.
+    None,
+    /// These sessions end too, and not all who go on have wedged them.
+    Wedge(BTreeSet<ShardId>),
+    /// The value.
+    Next(Next),
+}
+
+impl Trimming {
+    /// How the trims of a shard's sessions are found.
+    pub fn of(shape: &ShardShape) -> Self {
+        if shape.guarantee.stable() { Self::Least } else { Self::Greatest }
+    }
+}
+
 impl Report {
     /// Takes in a later report of the same member, or an earlier one that comes late: whatever only ever grows doesn't shrink.
     pub(super) fn take_in(&mut self, other: Self) {
-        let Self { frozen, severed, linked, free } = other;
-        for (ours, theirs) in self.frozen.iter_mut().zip(&frozen) {
-            for (ours, theirs) in ours.received.iter_mut().zip(&theirs.received) {
-                *ours = (*ours).max(*theirs);
+        let Self { frozen, severed, linked, busy } = other;
+        for theirs in frozen {
+            match self.frozen.iter_mut().find(|ours| ours.shard == theirs.shard) {
+                Some(ours) => {
+                    for (ours, theirs) in ours.received.iter_mut().zip(&theirs.received) {
+                        *ours = (*ours).max(*theirs);
+                    }
+                }
+                None => self.frozen.push(theirs),
             }
         }
+        self.frozen.sort_unstable_by_key(|frozen| frozen.shard);
         self.severed.extend(severed);
         self.severed.sort_unstable();
         self.severed.dedup();
         self.linked = linked;
-        self.free |= free;
+        self.busy.retain(|place| busy.contains(place));
+    }
+
+    /// Where the session of a shard was stopped.
+    pub(super) fn of(&self, shard: ShardId) -> Option<&Frozen> {
+        self.frozen.iter().find(|frozen| frozen.shard == shard)
     }
 
     /// Up to where everything of a member's ring is here.
-    pub(super) fn received(&mut self, rank: usize) -> Option<&mut u64> {
-        self.frozen.first_mut()?.received.get_mut(rank)
+    pub(super) fn received(&mut self, shard: ShardId, rank: usize) -> Option<&mut u64> {
+        self.frozen.iter_mut().find(|frozen| frozen.shard == shard)?.received.get_mut(rank)
     }
 }
 
-/// Whether a report says of every session what it must. One that doesn't is no report (S1).
+/// Whether a report can be that member's (S1).
 pub(super) fn is_sound(view: &View, node: NodeId, report: &Report) -> bool {
-    if view.member(node).is_some_and(|member| member.role == Role::Data) {
-        matches!(&report.frozen[..], [frozen] if fits(view, frozen.group, &frozen.received))
-    } else {
-        report.frozen.is_empty()
-    }
+    let shards: BTreeSet<_> = report.frozen.iter().map(|frozen| frozen.shard).collect();
+    let is_one = |frozen: &Frozen| {
+        let shard = view.shard(frozen.shard);
+        shard.is_some_and(|it| it.members.contains(&node) && it.members.len() == frozen.received.len())
+    };
+    shards.len() == report.frozen.len() && report.frozen.iter().all(is_one)
 }
 
 /// Whether this can be what comes after `view` (S1).
 pub(super) fn is_next(view: &View, next: &Next) -> bool {
     let nodes: BTreeSet<_> = next.view.nodes().into_iter().collect();
+    let cuts: BTreeMap<_, _> = next.cuts.iter().map(|cut| (cut.shard, cut)).collect();
     Some(next.view.id) == view.id.0.checked_add(1).map(ViewId)
         && nodes.len() == next.view.members.len()
-        && matches!(&next.cuts[..], [cut] if fits(view, cut.group, &cut.trim))
+        && next.view.shards.len() == view.shards.len()
+        && cuts.len() == next.cuts.len()
+        && cuts.keys().all(|shard| view.shard(*shard).is_some())
+        && next.view.shards().zip(&view.shards).all(|((id, shard), before)| {
+            has_sound_members(&next.view, shard)
+                && follows(view, &next.view, before, shard)
+                && is_sound_cut(&next.view, before, shard, cuts.get(&id).copied())
+        })
 }
 
-/// There is one session: that of all members with data.
-fn fits(view: &View, group: GroupId, by_rank: &[u64]) -> bool {
-    group == GroupId::MAIN && by_rank.len() == view.data().count()
+fn has_sound_members(view: &View, shard: &Shard) -> bool {
+    let all: BTreeSet<_> = shard.members.iter().chain(&shard.learners).copied().collect();
+    all.len() == shard.members.len() + shard.learners.len()
+        && shard.members.len() <= MAX_NODES
+        && all.iter().all(|node| view.rank_of(*node).is_some())
 }
 
-/// What those who would go on lack below the greatest `received` among them, and one who has it (V3).
+/// Whether a shard goes on as it was, the same members in the same lives, or begins a session of its own.
+fn follows(before: &View, view: &View, old: &Shard, shard: &Shard) -> bool {
+    let life = |view: &View, node: NodeId| view.member(node).map(|member| member.incarnation);
+    let same = |node: &NodeId| life(before, *node) == life(view, *node);
+    if shard.since == old.since {
+        shard.second == old.second && shard.members == old.members && shard.members.iter().all(same)
+    } else {
+        shard.since == view.id && shard.second != old.second
+    }
+}
+
+/// Whether a session that ends is cut, if anyone goes on who has to know where, and no other.
+fn is_sound_cut(view: &View, old: &Shard, shard: &Shard, cut: Option<&Cut>) -> bool {
+    match cut {
+        Some(cut) => shard.since == view.id && cut.trim.len() == old.members.len(),
+        None => shard.since == old.since || !old.members.iter().any(|node| view.member(*node).is_some()),
+    }
+}
+
+/// What those who would go on lack below the greatest `received` among them, and one who has it (V3): of the sessions where delivery did
+/// not wait for stability.
 pub(super) fn missing(
     view: &View,
     reports: &BTreeMap<NodeId, &Report>,
     suspects: &BTreeSet<NodeId>,
     leaving: &BTreeSet<NodeId>,
+    shapes: &[ShardShape],
 ) -> BTreeMap<NodeId, Vec<Missing>> {
-    let frozen = frozen(view, reports, &together(view, reports, suspects, leaving));
+    let stay = together(view, reports, suspects, leaving);
     let mut missing = BTreeMap::new();
-    for rank in 0..view.data().count() {
-        let received = |frozen: &Frozen| frozen.received.get(rank).copied().unwrap_or(0);
-        let Some((holder, most)) = frozen.iter().max_by_key(|(_, frozen)| received(frozen)) else { continue };
-        let (holder, to) = (*holder, received(most));
-        for (node, frozen) in frozen.iter().filter(|(_, frozen)| received(frozen) < to) {
-            let part = Missing { group: frozen.group, rank, to, holder };
-            missing.entry(*node).or_insert_with(Vec::new).push(part);
+    for ((id, shard), shape) in view.shards().zip(shapes) {
+        if Trimming::of(shape) == Trimming::Least {
+            continue;
+        }
+        let frozen = frozen(shard, id, reports, &stay);
+        for rank in 0..shard.members.len() {
+            let received = |frozen: &Frozen| frozen.received.get(rank).copied().unwrap_or(0);
+            let Some((holder, most)) = frozen.iter().max_by_key(|(_, it)| received(it)) else { continue };
+            let (holder, to) = (*holder, received(most));
+            for (node, _) in frozen.iter().filter(|(_, frozen)| received(frozen) < to) {
+                let part = Missing { shard: id, rank, to, holder };
+                missing.entry(*node).or_insert_with(Vec::new).push(part);
+            }
         }
     }
     missing
 }
 
-/// The sessions of those who go on, in rank order.
+/// Where a session was stopped at those of its members who go on, in rank order.
 fn frozen<'a>(
-    view: &View,
+    shard: &Shard,
+    id: ShardId,
     reports: &BTreeMap<NodeId, &'a Report>,
     stay: &BTreeSet<NodeId>,
 ) -> Vec<(NodeId, &'a Frozen)> {
-    let stay = view.nodes().into_iter().filter(|node| stay.contains(node));
-    stay.filter_map(|node| Some((node, reports.get(&node)?.frozen.first()?))).collect()
+    let stay = shard.members.iter().filter(|node| stay.contains(node));
+    stay.filter_map(|node| Some((*node, reports.get(node)?.of(id)?))).collect()
 }
 
-/// The value that follows from the reports: `None` while some member that would go on still holds the memory that the next view
-/// needs (V10), or where no member with data would.
+/// The sessions that would end if all went on whom `suspects` and `leaving` leave, and all came who wish to.
+pub(super) fn expected(
+    view: &View,
+    suspects: &BTreeSet<NodeId>,
+    wishes: &Wishes,
+    shapes: &[ShardShape],
+) -> BTreeSet<ShardId> {
+    let goes = |node: &NodeId| suspects.contains(node) || wishes.leaving.contains(node);
+    let mut members: Vec<_> = view.members.iter().filter(|member| !goes(&member.node)).copied().collect();
+    for candidate in &wishes.joining {
+        if members.iter().all(|member| member.node != candidate.member.node) {
+            members.push(candidate.member);
+        }
+    }
+    let shards = layout::next(shapes, view, &members, &wishes.ready, &BTreeSet::new());
+    ending(view, &shards).collect()
+}
+
+/// The shards whose sessions end.
+fn ending<'a>(view: &'a View, shards: &'a [Shard]) -> impl Iterator<Item = ShardId> + 'a {
+    let both = view.shards().zip(shards);
+    both.filter(|((_, old), new)| old.since != new.since && !old.members.is_empty()).map(|((id, _), _)| id)
+}
+
+/// The value that follows from the reports.
 pub(super) fn choose(
     view: &View,
     reports: &BTreeMap<NodeId, &Report>,
     suspects: &BTreeSet<NodeId>,
     wishes: &Wishes,
-    trimming: Trimming,
-) -> Option<Next> {
+    shapes: &[ShardShape],
+    trimming: &dyn Fn(&ShardShape) -> Trimming,
+) -> Choice {
     let stay = together(view, reports, suspects, &wishes.leaving);
     if !view.data().any(|member| stay.contains(&member.node)) {
-        return None; // witnesses alone have nothing to go on with (V6)
+        return Choice::None; // witnesses alone have nothing to go on with (V6)
     }
     let going = |member: &&Member| stay.contains(&member.node) && !wishes.leaving.contains(&member.node);
-    let holds = |member: &Member| member.role == Role::Data && !reports[&member.node].free;
     // Who stays keeps its place among those who stay; who comes, comes last: ranks are by age.
     let mut members: Vec<_> = view.members.iter().filter(going).copied().collect();
-    if members.iter().any(holds) {
-        return None;
-    }
+    let remain: Vec<_> = members.iter().map(|member| member.node).collect();
     if members.iter().all(|member| member.role == Role::Witness) {
         members.clear(); // all who had data have left: there is nothing to go on with, nor to join
     } else {
@@ -198,8 +300,29 @@ pub(super) fn choose(
             }
         }
     }
-    let next = View { id: view.id.next(), members };
-    Some(Next { view: next, cuts: cuts(view, reports, &stay, trimming) })
+    // What is wedged anywhere never goes on.
+    let ended = reports.values().flat_map(|report| &report.frozen).map(|frozen| frozen.shard).collect();
+    let shards = layout::next(shapes, view, &members, &wishes.ready, &ended);
+    let open = |id: &ShardId| {
+        let shard = view.shard(*id);
+        let mut members = shard.iter().flat_map(|it| &it.members).filter(|node| stay.contains(node));
+        members.any(|node| reports.get(node).is_some_and(|report| report.of(*id).is_none()))
+    };
+    let open: BTreeSet<_> = ending(view, &shards).filter(open).collect();
+    if !open.is_empty() {
+        return Choice::Wedge(open);
+    }
+    let id = view.id.next();
+    let begins = |place: &Place| {
+        let shard = usize::try_from(place.shard.0).ok().and_then(|at| shards.get(at));
+        shard.is_some_and(|shard| shard.since == id && shard.second == place.second)
+    };
+    // Whoever goes on may still read what lies there, whether it is a member of the shard now or was one before.
+    if remain.iter().any(|node| reports.get(node).is_some_and(|report| report.busy.iter().any(begins))) {
+        return Choice::None;
+    }
+    let cuts = cuts(view, &shards, reports, &stay, shapes, trimming);
+    Choice::Next(Next { view: View { id, members, shards }, cuts })
 }
 
 /// Whether a joiner and all who would be its peers know of their links to each other.
@@ -262,43 +385,53 @@ fn together(
     stay
 }
 
-/// The trims (V3), over those who deliver up to them.
+/// The trims (V3) of the sessions that end, over those who deliver up to them.
 fn cuts(
     view: &View,
+    shards: &[Shard],
     reports: &BTreeMap<NodeId, &Report>,
     stay: &BTreeSet<NodeId>,
-    trimming: Trimming,
+    shapes: &[ShardShape],
+    trimming: &dyn Fn(&ShardShape) -> Trimming,
 ) -> Vec<Cut> {
-    let frozen = frozen(view, reports, stay);
-    let Some((_, first)) = frozen.first() else { return Vec::new() };
-    let trim = (0..first.received.len()).map(|rank| {
-        let column = frozen.iter().filter_map(|(_, frozen)| frozen.received.get(rank).copied());
-        let trim = match trimming {
-            Trimming::Least => column.min(),
-            Trimming::Greatest => column.max(),
-        };
-        trim.unwrap_or(0)
+    let ending: BTreeSet<_> = ending(view, shards).collect();
+    let ends = view.shards().zip(shapes).filter(|((id, _), _)| ending.contains(id));
+    let cuts = ends.filter_map(|((id, shard), shape)| {
+        let frozen = frozen(shard, id, reports, stay);
+        let (_, first) = frozen.first()?;
+        let trim = (0..first.received.len()).map(|rank| {
+            let column = frozen.iter().filter_map(|(_, frozen)| frozen.received.get(rank).copied());
+            let trim = match trimming(shape) {
+                Trimming::Least => column.min(),
+                Trimming::Greatest => column.max(),
+            };
+            trim.unwrap_or(0)
+        });
+        Some(Cut { shard: id, trim: trim.collect() })
     });
-    vec![Cut { group: first.group, trim: trim.collect() }]
+    cuts.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::NodeConfig;
+    use crate::view::Domain;
 
     fn member(id: u32) -> Member {
         let address = ([127, 0, 0, 1], 1).into();
-        Member { node: NodeId(id), incarnation: Incarnation(id.into()), address, role: Role::Data }
+        let (incarnation, domain) = (Incarnation(id.into()), Domain::default());
+        Member { node: NodeId(id), incarnation, address, role: Role::Data, domain }
     }
 
     // V7: who has its state from one that does not go on is not taken in, nor whose source comes with it.
     #[test]
     fn a_joiner_comes_in_only_with_its_source() {
-        let view = View { id: ViewId(1), members: vec![member(1), member(2)] };
+        let view = View::of(ViewId(1), vec![member(1), member(2)]);
         let life = |id: u32| Incarnation(id.into());
-        let frozen = || vec![Frozen { group: GroupId::MAIN, received: vec![0, 0] }];
+        let frozen = || vec![Frozen { shard: ShardId::MAIN, received: vec![0, 0] }];
         let linked = || vec![life(3), life(4)];
-        let report = || Report { frozen: frozen(), severed: Vec::new(), linked: linked(), free: true };
+        let report = || Report { frozen: frozen(), severed: Vec::new(), linked: linked(), busy: Vec::new() };
         let (one, two) = (report(), report());
         let reports = BTreeMap::from([(NodeId(1), &one), (NodeId(2), &two)]);
         let joins = |id: u32, source: Option<u32>| Candidate {
@@ -308,9 +441,12 @@ mod tests {
         };
         let admitted = |joining: Vec<Candidate>, leaving: &[u32]| {
             let leaving = leaving.iter().copied().map(NodeId).collect();
-            let wishes = Wishes { joining, leaving };
-            let next = choose(&view, &reports, &BTreeSet::new(), &wishes, Trimming::Least);
-            next.map(|next| next.view.nodes().iter().map(|node| node.0).collect::<Vec<_>>())
+            let wishes = Wishes { joining, leaving, ready: BTreeSet::new() };
+            let shapes = NodeConfig::new(NodeId(1)).shapes();
+            match choose(&view, &reports, &BTreeSet::new(), &wishes, &shapes, &Trimming::of) {
+                Choice::Next(next) => Some(next.view.nodes().iter().map(|node| node.0).collect::<Vec<_>>()),
+                _ => None,
+            }
         };
         assert_eq!(admitted(vec![joins(3, None), joins(4, Some(2))], &[]), Some(vec![1, 2, 3, 4]));
         assert_eq!(admitted(vec![joins(3, None), joins(4, Some(2))], &[2]), Some(vec![1, 3]));

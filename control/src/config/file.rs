@@ -11,7 +11,7 @@ use consort_dataplane::names::NodeId;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{ConfigError, NodeConfig, Place, SharedKey, SlowPolicy};
+use super::{ConfigError, GroupConfig, GroupMembers, NodeConfig, Place, SharedKey, SlowPolicy};
 
 /// The file's shape. Values that aren't plain numbers come as text, so that what is wrong with them is said here.
 #[derive(Deserialize)]
@@ -35,8 +35,22 @@ struct Raw {
     silence: Option<Spanned<String>>,
     quorum_within: Option<Spanned<String>>,
     slow: Option<Spanned<String>>,
+    domain: Option<Spanned<String>>,
+    #[serde(default)]
+    groups: BTreeMap<Spanned<String>, RawGroup>,
     #[serde(default)]
     peers: BTreeMap<Spanned<String>, Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawGroup {
+    nodes: Option<Spanned<Vec<u32>>>,
+    shards: Option<Spanned<usize>>,
+    replicas: Option<Spanned<usize>>,
+    guarantee: Option<Spanned<String>>,
+    ring: Option<Spanned<Size>>,
+    state: Option<bool>,
 }
 
 /// Bytes, as a number or with a unit.
@@ -152,6 +166,13 @@ impl NodeConfig {
             let address = source.parse(&key, address, "that node's `listen`, such as \"10.0.0.2:7101\"")?;
             config.peers.insert(NodeId(node), address);
         }
+        if let Some(value) = &raw.domain {
+            config.domain = source.named("domain", value)?;
+        }
+        for (name, group) in &raw.groups {
+            let group = source.group(name, group, &mut spans)?;
+            config.groups.push(group);
+        }
         match config.first_fault() {
             None => Ok(config),
             Some((key, problem)) => Err(match spans.get(&key) {
@@ -181,6 +202,49 @@ impl Source<'_> {
     fn parse<T: FromStr>(&self, key: &str, value: &Spanned<String>, wanted: &str) -> Result<T, ConfigError> {
         let problem = || format!("{:?} isn't {wanted}", value.get_ref());
         value.get_ref().parse().map_err(|_| self.fault(key, &value.span(), problem()))
+    }
+
+    /// One table of `[groups]`.
+    fn group(
+        &self,
+        name: &Spanned<String>,
+        raw: &RawGroup,
+        spans: &mut BTreeMap<String, Range<usize>>,
+    ) -> Result<GroupConfig, ConfigError> {
+        let mut group = GroupConfig::new(name.get_ref());
+        let key = |key: &str| format!("groups.{}.{key}", name.get_ref());
+        spans.insert(key("name"), name.span());
+        group.members = match (&raw.nodes, &raw.shards, &raw.replicas) {
+            (None, None, None) => GroupMembers::All,
+            (Some(nodes), None, None) => {
+                spans.insert(key("nodes"), nodes.span());
+                GroupMembers::Nodes(nodes.get_ref().iter().copied().map(NodeId).collect())
+            }
+            (None, Some(shards), Some(replicas)) => {
+                spans.insert(key("shards"), shards.span());
+                spans.insert(key("replicas"), replicas.span());
+                GroupMembers::Sharded { shards: *shards.get_ref(), replicas: *replicas.get_ref() }
+            }
+            _ => {
+                let problem =
+                    "give `nodes`, or `shards` and `replicas`, or none of them: then all nodes are in it";
+                return Err(self.fault(
+                    &format!("groups.{}", name.get_ref()),
+                    &name.span(),
+                    problem.to_owned(),
+                ));
+            }
+        };
+        if let Some(value) = &raw.guarantee {
+            group.guarantee = self.named(&key("guarantee"), value)?;
+        }
+        if let Some(value) = &raw.ring {
+            spans.insert(key("ring"), value.span());
+            group.ring_bytes =
+                size(value.get_ref()).map_err(|problem| self.fault(&key("ring"), &value.span(), problem))?;
+        }
+        group.state = raw.state.unwrap_or(false);
+        Ok(group)
     }
 
     fn named<T: FromStr<Err: Display>>(&self, key: &str, value: &Spanned<String>) -> Result<T, ConfigError> {

@@ -22,9 +22,21 @@
 //! # slow = "wait"               # wait | a time such as "5s": how long a member's engine may stand still before it is left out
 //! # key_file = "cluster.key"    # a secret that all nodes share, beside this file; without one, no authentication
 //!
+//! # domain = "rack-1"           # what this node fails with: replicas of a shard are spread over domains
+//!
 //! [peers]                       # everyone else; at every node the same members
 //! 2 = "10.0.0.2:7101"
 //! 3 = "10.0.0.3:7101"
+//!
+//! # [groups.audit]              # a group beside the main one, which all are in; the same at all nodes
+//! # nodes = [1, 2]              # who is in it; left out: all
+//! # guarantee = "agreed"        # each group has its own; default atomic
+//! # ring = "256 KiB"            # default 1 MiB
+//!
+//! # [groups.kv]
+//! # shards = 3                  # split in three, each
+//! # replicas = 2                # on two nodes, which the view names
+//! # state = true                # who comes gets the state from a member first
 //! ```
 //! Unknown keys are refused, and every error names file, line and key and says what to write instead:
 //!
@@ -36,6 +48,7 @@
 //! ```
 
 mod key;
+mod groups;
 mod file;
 
 use std::collections::BTreeMap;
@@ -49,8 +62,9 @@ use consort_dataplane::fabric::FABRIC_PAGE;
 use consort_dataplane::names::{MAX_NODES, NodeId, Rank, Slot, ViewId};
 use consort_dataplane::plan::{Guarantee, Member, PlanError, SessionPlan};
 
-use crate::view::{Role, SessionShape};
+use crate::view::{Domain, Role};
 
+pub use groups::{GROUP_LEN, GroupConfig, GroupMembers, MAIN, SHARDS};
 pub use key::{KeyError, SharedKey};
 
 /// The longest name of a cluster, in bytes.
@@ -103,6 +117,10 @@ pub struct NodeConfig {
     pub quorum_within: Duration,
     /// What becomes of a member whose engine stands still although its process lives (V9).
     pub slow: SlowPolicy,
+    /// What this node fails with: replicas of a shard are spread over as many domains as there are.
+    pub domain: Domain,
+    /// The groups beside the main one, which all members that hold data are in; the same at all nodes.
+    pub groups: Vec<GroupConfig>,
 }
 
 /// What becomes of a member whose engine stands still: in a callback that doesn't return, or for want of a processor.
@@ -229,6 +247,8 @@ impl NodeConfig {
             silence: Duration::from_secs(1),
             quorum_within: Duration::from_secs(10),
             slow: SlowPolicy::Wait,
+            domain: Domain::default(),
+            groups: Vec::new(),
         }
     }
 
@@ -242,11 +262,6 @@ impl NodeConfig {
     /// The address that peers reach this node by.
     pub fn address(&self) -> SocketAddr {
         self.advertise.unwrap_or(self.listen)
-    }
-
-    /// What all members' sessions have in common.
-    pub fn session(&self) -> SessionShape {
-        SessionShape { ring_bytes: self.ring_bytes, guarantee: self.guarantee }
     }
 
     /// Checks what can be checked before anything is started.
@@ -331,15 +346,38 @@ impl NodeConfig {
                 return fault(&key, format!("{address} is already node {other}'s: every node needs its own"));
             }
         }
-        match self.plan_check() {
-            Err(error @ PlanError::Ring { .. }) => fault("ring", error.to_string()),
-            Err(error) => fault("peers", error.to_string()),
-            Ok(()) => None,
+        match self.plan_check(self.ring_bytes) {
+            Err(error @ PlanError::Ring { .. }) => return fault("ring", error.to_string()),
+            Err(error) => return fault("peers", error.to_string()),
+            Ok(()) => {}
         }
+        self.first_fault_of_groups()
+    }
+
+    fn first_fault_of_groups(&self) -> Option<(String, String)> {
+        let mut names = std::collections::BTreeSet::new();
+        for group in &self.groups {
+            let key = |key: &str| format!("groups.{}.{key}", group.name);
+            if let Some((setting, problem)) = group.first_fault() {
+                return Some((key(setting), problem));
+            }
+            if !names.insert(&group.name) {
+                return Some((key("name"), "two groups have this name; give each its own".to_owned()));
+            }
+            if let Err(error) = self.plan_check(group.ring_bytes) {
+                return Some((key("ring"), error.to_string()));
+            }
+        }
+        let shards = 1 + self.groups.iter().map(GroupConfig::shards).sum::<usize>();
+        (shards > SHARDS).then(|| {
+            let problem =
+                format!("{shards} shards in all, the main group's among them; at most {SHARDS} can be");
+            ("groups".to_owned(), problem)
+        })
     }
 
     /// What the data plane says to a session of these members.
-    fn plan_check(&self) -> Result<(), PlanError> {
+    fn plan_check(&self, ring_bytes: usize) -> Result<(), PlanError> {
         let members = self.members();
         let me = members.iter().position(|node| *node == self.id).and_then(|at| u8::try_from(at).ok());
         let me = Rank(me.ok_or(PlanError::Members(members.len()))?);
@@ -347,7 +385,7 @@ impl NodeConfig {
             let slot = (node != self.id).then_some(Slot(at));
             Member { node, slot, base: FABRIC_PAGE }
         });
-        let (ring_bytes, guarantee) = (self.ring_bytes, self.guarantee);
+        let guarantee = self.guarantee;
         SessionPlan { view: ViewId(1), members: members.collect(), me, ring_bytes, guarantee }.check()
     }
 }

@@ -266,6 +266,8 @@ mod tests {
             guarantee: "atomic".to_owned(),
             ring_bytes: 4096,
             state: false,
+            domain: Default::default(),
+            groups: 0,
             offer: vec![1, 2, 3],
         })
     }
@@ -428,7 +430,7 @@ mod tests {
 
     #[test]
     fn releases_that_share_no_version_say_so_and_others_take_the_greatest_of_both() {
-        for versions in [(1, 2), (4, 5)] {
+        for versions in [(1, 3), (5, 6)] {
             let [_, mut listener] = ends([None; 2]);
             let other = Preamble::of(versions, false, [9; 32]);
             let error = listener.on_bytes(other.bytes(), &mut Vec::new()).unwrap_err();
@@ -438,7 +440,7 @@ mod tests {
             let theirs = Preamble::parse(preamble).unwrap().unwrap();
             assert_eq!(other.agree(&theirs), Err(FrameError::Version { ours: versions, theirs: VERSIONS }));
             let text = String::from_utf8_lossy(refusal);
-            assert!(text.contains("no common protocol version") && text.contains("3 to 3"), "{text}");
+            assert!(text.contains("no common protocol version") && text.contains("4 to 4"), "{text}");
         }
         let [_, mut listener] = ends([None; 2]);
         let newer = Preamble::of((1, 7), false, [9; 32]);

@@ -9,14 +9,14 @@ pub const STRANGER_LEN: usize = 4096;
 
 /// The longest frame of a peer that has. What is said in a view change is said whole: a value with the trims of 64 sessions of 64
 /// members, and a report of as many, are some 120 KB.
-pub const PEER_LEN: usize = 128 << 10;
+pub const PEER_LEN: usize = 256 << 10;
 
 /// Bytes of a preamble.
 pub const PREAMBLE: usize = 48;
 
 /// The protocol versions that this release speaks, least and greatest. One number for the control messages and for the layout
 /// of segments, rows and records: nodes must agree on both.
-pub const VERSIONS: (u16, u16) = (3, 3);
+pub const VERSIONS: (u16, u16) = (4, 4);
 
 const MAGIC: [u8; 8] = *b"CONSORT\0";
 const KEYED: u32 = 1;

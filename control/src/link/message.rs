@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::frame::{PEER_LEN, STRANGER_LEN};
 use crate::change::{Next, Report, Saying};
-use crate::config::{CLUSTER_LEN, FABRIC_LEN};
+use crate::config::{CLUSTER_LEN, FABRIC_LEN, SHARDS};
 use crate::transfer::{CHUNK, Lesson, REASON, Took};
-use crate::view::{GroupId, Incarnation, Role, View, node_id, view_id};
+use crate::view::{Domain, Incarnation, Role, ShardId, View, node_id, view_id};
 
 /// The longest offer of a fabric, in bytes. A hello with it fits a stranger's frame.
 pub const OFFER_LEN: usize = 2048;
@@ -48,8 +48,8 @@ pub enum Message {
         /// What is said about it.
         saying: Saying,
     },
-    /// The sessions of this view are over at the sender, and nothing of their memory is lent to anyone there (V10).
-    Retired(#[serde(with = "view_id")] ViewId),
+    /// The session of a shard that began with this view is over at the sender, and nothing of its memory is lent to anyone there (V10).
+    Retired(ShardId, #[serde(with = "view_id")] ViewId),
     /// From a member to all: it leaves, and nothing that it sent is under way any more (V8).
     Leaving,
     /// From a member to a joiner: this is the view; link to its members.
@@ -64,8 +64,17 @@ pub enum Message {
         /// From whom it has its state, if there is a state to have.
         source: Option<Incarnation>,
     },
-    /// From a joiner to a member with data: teach me your state (V7).
+    /// From a learner to all: it has caught up with a shard, whose state it has from that member (V7).
+    Caught {
+        /// Which.
+        shard: ShardId,
+        /// From whom.
+        source: Incarnation,
+    },
+    /// From a joiner, or a shard's learner, to a member of it: teach me your state (V7).
     Learn {
+        /// Of which shard.
+        shard: ShardId,
         /// The how manyth time it asks anyone.
         attempt: u64,
         /// So many pieces of a snapshot it has from before.
@@ -74,12 +83,16 @@ pub enum Message {
     /// The answer, lesson by lesson.
     Lesson {
         /// As in what it answers.
+        shard: ShardId,
+        /// As in what it answers.
         attempt: u64,
         /// The lesson.
         lesson: Lesson,
     },
-    /// From a joiner to its source: how far it is.
+    /// From a pupil to its source: how far it is.
     Took {
+        /// As in what it asked.
+        shard: ShardId,
         /// As in what it asked.
         attempt: u64,
         /// How far.
@@ -136,6 +149,10 @@ pub struct Hello {
     pub ring_bytes: u64,
     /// Its application has a state that joiners get.
     pub state: bool,
+    /// What it fails with.
+    pub domain: Domain,
+    /// What stands for its groups beside the main one: equal if they are.
+    pub groups: u64,
     /// What the fabric must know to link to this node.
     pub offer: Vec<u8>,
 }
@@ -161,11 +178,11 @@ pub enum Standing {
 /// A part of a ring that a member lacks (V3).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Want {
-    /// The view of the session.
+    /// The view with which the session began.
     #[serde(with = "view_id")]
     pub view: ViewId,
-    /// Its group.
-    pub group: GroupId,
+    /// Its shard.
+    pub shard: ShardId,
     /// The rank of the ring's owner.
     pub rank: u32,
     /// From here, in bytes since the session began,
@@ -271,9 +288,10 @@ impl Message {
             | Self::Ready
             | Self::Commit
             | Self::Alive
-            | Self::Retired(_)
+            | Self::Retired(..)
             | Self::Leaving
             | Self::Want(_)
+            | Self::Caught { .. }
             | Self::Learn { .. }
             | Self::Lesson { .. }
             | Self::Took { .. }
@@ -287,46 +305,55 @@ fn bound(what: &str, len: usize, most: usize) -> Result<(), MessageError> {
 }
 
 fn is_bounded_view(view: &View) -> Result<(), MessageError> {
-    bound("a view", view.members.len(), MAX_NODES)
+    bound("a view", view.members.len(), MAX_NODES)?;
+    bound("a view's shards", view.shards.len(), SHARDS)?;
+    for shard in &view.shards {
+        bound("a shard", shard.members.len(), MAX_NODES)?;
+        bound("a shard's learners", shard.learners.len(), MAX_NODES)?;
+    }
+    Ok(())
 }
 
 fn is_bounded_saying(saying: &Saying) -> Result<(), MessageError> {
     match saying {
-        Saying::Prepare { suspects, .. } => bound("a list of suspects", suspects.len(), MAX_NODES),
+        Saying::Prepare { suspects, ending, .. } => {
+            bound("a list of suspects", suspects.len(), MAX_NODES)?;
+            bound("a list of sessions", ending.len(), SHARDS)
+        }
         Saying::Promise { report, accepted, .. } => {
             is_bounded_report(report)?;
             accepted.as_ref().map_or(Ok(()), |(_, next)| is_bounded_next(next))
         }
         Saying::Accept { next, .. } | Saying::Decided(next) => is_bounded_next(next),
-        Saying::Fill { missing, .. } => bound("a list of what is missing", missing.len(), GROUPS * MAX_NODES),
+        Saying::Fill { missing, .. } => bound("a list of what is missing", missing.len(), SHARDS * MAX_NODES),
         Saying::Nudge | Saying::Outbid { .. } | Saying::Accepted { .. } => Ok(()),
     }
 }
 
 fn is_bounded_report(report: &Report) -> Result<(), MessageError> {
-    bound("a list of sessions", report.frozen.len(), GROUPS)?;
+    bound("a list of sessions", report.frozen.len(), SHARDS)?;
     for frozen in &report.frozen {
         bound("a list of counters", frozen.received.len(), MAX_NODES)?;
     }
     bound("a list of lost links", report.severed.len(), MAX_NODES)?;
+    bound("a list of places", report.busy.len(), 2 * SHARDS)?;
     bound("a list of links", report.linked.len(), MAX_NODES)
 }
 
 fn is_bounded_next(next: &Next) -> Result<(), MessageError> {
     is_bounded_view(&next.view)?;
-    bound("a list of cuts", next.cuts.len(), GROUPS)?;
+    bound("a list of cuts", next.cuts.len(), SHARDS)?;
     for cut in &next.cuts {
         bound("a list of trims", cut.trim.len(), MAX_NODES)?;
     }
     Ok(())
 }
 
-/// The most sessions that one view change ends.
-const GROUPS: usize = 64;
-
 /// Lengths on the wire at most, in bytes: postcard's numbers take seven bits a byte.
 mod wire {
-    use super::{CHUNK, CLUSTER_LEN, FABRIC_LEN, GROUPS, MAX_NODES, OFFER_LEN, PIECE_LEN, REASON_LEN};
+    use super::{
+        CHUNK, CLUSTER_LEN, Domain, FABRIC_LEN, MAX_NODES, OFFER_LEN, PIECE_LEN, REASON_LEN, SHARDS,
+    };
 
     pub(super) const U16: usize = 3;
     pub(super) const U32: usize = 5;
@@ -338,13 +365,15 @@ mod wire {
     const ADDRESS: usize = VARIANT + 16 + U16;
     const NODES: usize = LEN + MAX_NODES * U32;
     const INCARNATIONS: usize = LEN + MAX_NODES * U64;
-    const MEMBER: usize = U32 + U64 + ADDRESS + VARIANT;
-    pub(super) const VIEW: usize = U64 + LEN + MAX_NODES * MEMBER;
+    const MEMBER: usize = U32 + U64 + ADDRESS + VARIANT + Domain::LEN;
+    const SHARD: usize = 2 * NODES + U64 + VARIANT;
+    pub(super) const VIEW: usize = U64 + LEN + MAX_NODES * MEMBER + LEN + SHARDS * SHARD;
     const COUNTERS: usize = LEN + MAX_NODES * U64;
     const CUT: usize = U32 + COUNTERS;
-    const NEXT: usize = VIEW + LEN + GROUPS * CUT;
+    const NEXT: usize = VIEW + LEN + SHARDS * CUT;
     const BALLOT: usize = U64 + U32;
-    const REPORT: usize = LEN + GROUPS * (U32 + COUNTERS) + NODES + INCARNATIONS + VARIANT;
+    const PLACE: usize = U32 + VARIANT;
+    const REPORT: usize = LEN + SHARDS * (U32 + COUNTERS) + NODES + INCARNATIONS + LEN + 2 * SHARDS * PLACE;
     const WANT: usize = U64 + U32 + U32 + U64 + U64;
 
     pub(super) const HELLO: usize = VARIANT
@@ -361,14 +390,16 @@ mod wire {
         + 2 * (LEN + FABRIC_LEN)
         + U64
         + VARIANT
+        + Domain::LEN
+        + U64
         + LEN
         + OFFER_LEN;
     /// A promise with a value that was accepted: the longest that is said about a change.
     pub(super) const PROMISE: usize = VARIANT + U64 + VARIANT + BALLOT + REPORT + VARIANT + BALLOT + NEXT;
     const MISSING: usize = U32 + U64 + U64 + U32;
-    pub(super) const FILL: usize = VARIANT + U64 + VARIANT + BALLOT + LEN + GROUPS * MAX_NODES * MISSING;
+    pub(super) const FILL: usize = VARIANT + U64 + VARIANT + BALLOT + LEN + SHARDS * MAX_NODES * MISSING;
     pub(super) const PART: usize = VARIANT + WANT + U64 + LEN + PIECE_LEN + VARIANT;
-    pub(super) const LESSON: usize = VARIANT + U64 + VARIANT + U64 + DIGEST + VARIANT + LEN + CHUNK;
+    pub(super) const LESSON: usize = VARIANT + U32 + U64 + VARIANT + U64 + DIGEST + VARIANT + LEN + CHUNK;
     const DIGEST: usize = 32;
     pub(super) const GOODBYE: usize = 2 * VARIANT + 2 * U32 + LEN + REASON_LEN;
 }
@@ -384,7 +415,7 @@ const _: () = assert!(wire::LESSON + FRAME <= PEER_LEN && REASON < CHUNK, "a les
 const _: () = assert!(wire::GOODBYE + FRAME <= PEER_LEN, "the longest goodbye fits a frame");
 // A list's length takes three bytes.
 const _: () = assert!(
-    PIECE_LEN < 1 << 21 && CHUNK < 1 << 21 && OFFER_LEN < 1 << 21 && MAX_NODES < 1 << 21 && GROUPS < 1 << 21
+    PIECE_LEN < 1 << 21 && CHUNK < 1 << 21 && OFFER_LEN < 1 << 21 && MAX_NODES < 1 << 21 && SHARDS < 1 << 21
 );
 
 #[cfg(test)]
@@ -393,8 +424,8 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::change::{Ballot, Cut, Frozen, Missing};
-    use crate::view::Member;
+    use crate::change::{Ballot, Cut, Frozen, Missing, Place};
+    use crate::view::{Member, Shard};
 
     fn text(most: usize) -> impl Strategy<Value = String> {
         vec(any::<char>(), 0..=most / 4).prop_map(|chars| chars.into_iter().collect())
@@ -440,6 +471,8 @@ pub(crate) mod tests {
                     (standing, role, fabric, guarantee),
                     (ring_bytes, state, offer),
                 )| Hello {
+                    domain: Domain::new("rack").unwrap(),
+                    groups: ring_bytes ^ 1,
                     cluster,
                     node: NodeId(node),
                     incarnation: Incarnation(incarnation),
@@ -463,8 +496,15 @@ pub(crate) mod tests {
                 incarnation: Incarnation(life),
                 address,
                 role,
+                domain: Domain::default(),
             });
-        (view_number(), vec(member, 0..=MAX_NODES)).prop_map(|(id, members)| View { id, members })
+        let shard = (nodes(), nodes(), view_number(), any::<bool>())
+            .prop_map(|(members, learners, since, second)| Shard { members, learners, since, second });
+        (view_number(), vec(member, 0..=MAX_NODES), vec(shard, 0..4)).prop_map(|(id, members, shards)| View {
+            id,
+            members,
+            shards,
+        })
     }
 
     fn lesson() -> impl Strategy<Value = Lesson> {
@@ -496,13 +536,13 @@ pub(crate) mod tests {
 
     fn next() -> impl Strategy<Value = Next> {
         let cut = (any::<u32>(), vec(any::<u64>(), 0..8))
-            .prop_map(|(group, trim)| Cut { group: GroupId(group), trim });
+            .prop_map(|(shard, trim)| Cut { shard: ShardId(shard), trim });
         (view(), vec(cut, 0..8)).prop_map(|(view, cuts)| Next { view, cuts })
     }
 
     fn missing() -> impl Strategy<Value = Missing> {
-        any::<(u32, u8, u64, u32)>().prop_map(|(group, rank, to, holder)| Missing {
-            group: GroupId(group),
+        any::<(u32, u8, u64, u32)>().prop_map(|(shard, rank, to, holder)| Missing {
+            shard: ShardId(shard),
             rank: usize::from(rank),
             to,
             holder: NodeId(holder),
@@ -511,15 +551,17 @@ pub(crate) mod tests {
 
     fn report() -> impl Strategy<Value = Report> {
         let frozen = (any::<u32>(), vec(any::<u64>(), 0..8))
-            .prop_map(|(group, received)| Frozen { group: GroupId(group), received });
-        (vec(frozen, 0..8), nodes(), incarnations(), any::<bool>())
-            .prop_map(|(frozen, severed, linked, free)| Report { frozen, severed, linked, free })
+            .prop_map(|(shard, received)| Frozen { shard: ShardId(shard), received });
+        let place = any::<(u32, bool)>().prop_map(|(shard, second)| Place { shard: ShardId(shard), second });
+        (vec(frozen, 0..8), nodes(), incarnations(), vec(place, 0..8))
+            .prop_map(|(frozen, severed, linked, busy)| Report { frozen, severed, linked, busy })
     }
 
     fn saying() -> impl Strategy<Value = Saying> {
         prop_oneof![
             Just(Saying::Nudge),
-            (ballot(), nodes()).prop_map(|(ballot, suspects)| Saying::Prepare { ballot, suspects }),
+            (ballot(), nodes(), vec(any::<u32>().prop_map(ShardId), 0..8))
+                .prop_map(|(ballot, suspects, ending)| Saying::Prepare { ballot, suspects, ending }),
             (ballot(), report(), proptest::option::of((ballot(), next())))
                 .prop_map(|(ballot, report, accepted)| Saying::Promise { ballot, report, accepted }),
             (ballot(), ballot()).prop_map(|(ballot, by)| Saying::Outbid { ballot, by }),
@@ -543,7 +585,7 @@ pub(crate) mod tests {
 
     fn want() -> impl Strategy<Value = Want> {
         (view_number(), any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>())
-            .prop_map(|(view, group, rank, from, to)| Want { view, group: GroupId(group), rank, from, to })
+            .prop_map(|(view, shard, rank, from, to)| Want { view, shard: ShardId(shard), rank, from, to })
     }
 
     pub(crate) fn message() -> impl Strategy<Value = Message> {
@@ -557,14 +599,23 @@ pub(crate) mod tests {
             goodbye().prop_map(Message::Goodbye),
             Just(Message::Alive),
             (view_number(), saying()).prop_map(|(view, saying)| Message::Change { view, saying }),
-            view_number().prop_map(Message::Retired),
+            (any::<u32>(), view_number()).prop_map(|(shard, since)| Message::Retired(ShardId(shard), since)),
+            any::<(u32, u64)>().prop_map(|(shard, source)| {
+                Message::Caught { shard: ShardId(shard), source: Incarnation(source) }
+            }),
             Just(Message::Leaving),
             view().prop_map(|view| Message::Welcome { view }),
             (incarnations(), any::<Option<u64>>())
                 .prop_map(|(to, source)| { Message::Linked { to, source: source.map(Incarnation) } }),
-            any::<(u64, u64)>().prop_map(|(attempt, held)| Message::Learn { attempt, held }),
-            (any::<u64>(), lesson()).prop_map(|(attempt, lesson)| Message::Lesson { attempt, lesson }),
-            (any::<u64>(), took()).prop_map(|(attempt, took)| Message::Took { attempt, took }),
+            any::<(u32, u64, u64)>().prop_map(|(shard, attempt, held)| {
+                Message::Learn { shard: ShardId(shard), attempt, held }
+            }),
+            (any::<u32>(), any::<u64>(), lesson()).prop_map(|(shard, attempt, lesson)| {
+                Message::Lesson { shard: ShardId(shard), attempt, lesson }
+            }),
+            (any::<u32>(), any::<u64>(), took()).prop_map(|(shard, attempt, took)| {
+                Message::Took { shard: ShardId(shard), attempt, took }
+            }),
             want().prop_map(Message::Want),
             (want(), any::<u64>(), vec(any::<u8>(), 0..400), any::<bool>())
                 .prop_map(|(want, at, bytes, last)| Message::Part { want, at, bytes, last }),
@@ -582,20 +633,24 @@ pub(crate) mod tests {
             incarnation: Incarnation(u64::MAX),
             address,
             role: Role::Witness,
+            domain: Domain::new("sixteen-letters!").unwrap(),
         };
-        let view = View { id: ViewId(u64::MAX), members: vec![member; MAX_NODES] };
+        let all = vec![NodeId(u32::MAX); MAX_NODES];
+        let shard = Shard { members: all.clone(), learners: all, since: ViewId(u64::MAX), second: true };
+        let shards = vec![shard; SHARDS];
+        let view = View { id: ViewId(u64::MAX), members: vec![member; MAX_NODES], shards };
         let ballot = Ballot { round: u64::MAX, node: NodeId(u32::MAX) };
-        let (group, counters) = (GroupId(u32::MAX), vec![u64::MAX; MAX_NODES]);
-        let cut = Cut { group, trim: counters.clone() };
-        let next = Next { view: view.clone(), cuts: vec![cut; GROUPS] };
+        let (shard, counters) = (ShardId(u32::MAX), vec![u64::MAX; MAX_NODES]);
+        let cut = Cut { shard, trim: counters.clone() };
+        let next = Next { view: view.clone(), cuts: vec![cut; SHARDS] };
         let report = Report {
-            frozen: vec![Frozen { group, received: counters }; GROUPS],
+            frozen: vec![Frozen { shard, received: counters }; SHARDS],
             severed: vec![NodeId(u32::MAX); MAX_NODES],
             linked: vec![Incarnation(u64::MAX); MAX_NODES],
-            free: true,
+            busy: vec![Place { shard, second: true }; 2 * SHARDS],
         };
         let saying = Saying::Promise { ballot, report, accepted: Some((ballot, next)) };
-        let want = Want { view: view.id, group, rank: u32::MAX, from: u64::MAX, to: u64::MAX };
+        let want = Want { view: view.id, shard, rank: u32::MAX, from: u64::MAX, to: u64::MAX };
         let hello = Hello {
             cluster: "x".repeat(CLUSTER_LEN),
             node: member.node,
@@ -608,6 +663,8 @@ pub(crate) mod tests {
             guarantee: "x".repeat(FABRIC_LEN),
             ring_bytes: u64::MAX,
             state: true,
+            domain: member.domain,
+            groups: u64::MAX,
             offer: vec![0xff; OFFER_LEN],
         };
         vec![
@@ -662,23 +719,33 @@ pub(crate) mod tests {
     fn no_list_is_longer_than_it_may_be() {
         let view = |members| {
             let address = SocketAddr::from(([127, 0, 0, 1], 1));
-            let member = Member { node: NodeId(1), incarnation: Incarnation(1), address, role: Role::Data };
-            View { id: ViewId(1), members: vec![member; members] }
+            let domain = Domain::default();
+            let member =
+                Member { node: NodeId(1), incarnation: Incarnation(1), address, role: Role::Data, domain };
+            View { id: ViewId(1), members: vec![member; members], shards: Vec::new() }
         };
-        let (ballot, group) = (Ballot::NONE, GroupId::MAIN);
+        let of = |shards: usize, members: usize, learners: usize| {
+            let nodes = |n| vec![NodeId(1); n];
+            let shard = Shard { members: nodes(members), learners: nodes(learners), ..Shard::default() };
+            View { shards: vec![shard; shards], ..view(1) }
+        };
+        let (ballot, shard) = (Ballot::NONE, ShardId::MAIN);
         let next = |cuts: usize, trims: usize| Next {
             view: view(1),
-            cuts: vec![Cut { group, trim: vec![0; trims] }; cuts],
+            cuts: vec![Cut { shard, trim: vec![0; trims] }; cuts],
         };
         let report = |frozen: usize, received: usize, severed: usize, linked: usize| Report {
-            frozen: vec![Frozen { group, received: vec![0; received] }; frozen],
+            frozen: vec![Frozen { shard, received: vec![0; received] }; frozen],
             severed: vec![NodeId(1); severed],
             linked: vec![Incarnation(1); linked],
-            free: false,
+            busy: Vec::new(),
         };
+        let places = Report { busy: vec![Place { shard, second: true }; 129], ..report(1, 1, 0, 0) };
         let promise = |report, next| Saying::Promise { ballot, report, accepted: Some((ballot, next)) };
         let sayings = [
-            ("suspects", Saying::Prepare { ballot, suspects: vec![NodeId(1); 65] }),
+            ("suspects", Saying::Prepare { ballot, suspects: vec![NodeId(1); 65], ending: Vec::new() }),
+            ("sessions", Saying::Prepare { ballot, suspects: Vec::new(), ending: vec![shard; 65] }),
+            ("places", promise(places, next(1, 1))),
             ("sessions", promise(report(65, 1, 0, 0), next(1, 1))),
             ("counters", promise(report(1, 65, 0, 0), next(1, 1))),
             ("lost links", promise(report(1, 1, 65, 0), next(1, 1))),
@@ -688,13 +755,23 @@ pub(crate) mod tests {
             ("view", Saying::Decided(Next { view: view(65), cuts: Vec::new() })),
         ];
         let said = sayings.map(|(what, saying)| (what, Message::Change { view: ViewId(1), saying }));
-        let want = Want { view: ViewId(1), group, rank: 0, from: 0, to: 1 };
+        let want = Want { view: ViewId(1), shard, rank: 0, from: 0, to: 1 };
         let others = [
             ("view", Message::Welcome { view: view(65) }),
-            ("lesson", Message::Lesson { attempt: 1, lesson: Lesson::Refused("x".repeat(REASON + 1)) }),
+            ("shards", Message::Welcome { view: of(65, 1, 1) }),
+            ("shard", Message::Welcome { view: of(1, 65, 1) }),
+            ("learners", Message::Welcome { view: of(1, 1, 65) }),
             (
                 "lesson",
-                Message::Lesson { attempt: 1, lesson: Lesson::Tail { number: 1, bytes: vec![0; CHUNK + 1] } },
+                Message::Lesson { shard, attempt: 1, lesson: Lesson::Refused("x".repeat(REASON + 1)) },
+            ),
+            (
+                "lesson",
+                Message::Lesson {
+                    shard,
+                    attempt: 1,
+                    lesson: Lesson::Tail { number: 1, bytes: vec![0; CHUNK + 1] },
+                },
             ),
             ("links", Message::Linked { to: vec![Incarnation(1); 65], source: None }),
             ("piece", Message::Part { want, at: 0, bytes: vec![0; PIECE_LEN + 1], last: true }),

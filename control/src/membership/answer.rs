@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Lost, Membership, Phase};
 use crate::link::message::Question;
 use crate::orders::SessionState;
-use crate::view::{Role, View};
+use crate::view::{Role, Shard, ShardId, View};
 
 /// An engine that has not been heard of for so long is worth a word.
 const STUCK: Duration = Duration::from_secs(1);
@@ -36,15 +36,17 @@ impl Membership {
             "guarantee": self.terms.guarantee,
             "view": self.view().map(|view| self.view_status(view)),
             "joining": self.joiners.keys().map(|node| node.0).collect::<Vec<_>>(),
-            "learning": self.learning.standing().map(|(source, pieces, caught_up)| {
-                json!({ "from": source.0, "pieces": pieces, "caught_up": caught_up })
-            }),
-            "teaching": self.teaching.keys().map(|node| node.0).collect::<Vec<_>>(),
+            "learning": self.learned().map(|(shard, (source, pieces, caught_up))| {
+                json!({ "shard": self.terms.name(shard), "from": source.0, "pieces": pieces, "caught_up": caught_up })
+            }).collect::<Vec<_>>(),
+            "teaching": self.teaching.keys().map(|(shard, node)| {
+                json!({ "shard": self.terms.name(*shard), "node": node.0 })
+            }).collect::<Vec<_>>(),
             "leaving": self.leaving.iter().map(|node| node.0).collect::<Vec<_>>(),
             "waiting": waiting,
             "lost": self.lost().map(|lost| lost_status(lost, now)).collect::<Vec<_>>(),
             "engine_heard_ms": self.pulsed.map(|at| millis(now.since(at))),
-            "sessions": self.sessions.iter().map(session).collect::<Vec<_>>(),
+            "sessions": self.sessions.iter().map(|it| session(self.terms.name(it.shard), it)).collect::<Vec<_>>(),
         })
     }
 
@@ -70,10 +72,28 @@ impl Membership {
         json!({
             "view": view.id.0,
             "members": members,
+            "shards": view.shards().map(|(id, shard)| self.shard_status(id, shard)).collect::<Vec<_>>(),
             "majority": majority,
             // Together; one after the other more can go, as long as the view changes in between.
             "may_lose_at_once": voters - majority,
         })
+    }
+
+    /// Who has a shard.
+    fn shard_status(&self, id: ShardId, shard: &Shard) -> Value {
+        let nodes = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect::<Vec<_>>();
+        json!({
+            "shard": self.terms.name(id),
+            "members": nodes(&shard.members),
+            "learners": nodes(&shard.learners),
+            "since": shard.since.0,
+            "lost": shard.is_lost(),
+        })
+    }
+
+    /// What this node learns from whom.
+    fn learned(&self) -> impl Iterator<Item = (ShardId, (NodeId, u64, bool))> {
+        self.learning.iter().filter_map(|(shard, learning)| Some((*shard, learning.standing()?)))
     }
 
     fn reaches(&self, node: NodeId) -> bool {
@@ -110,14 +130,22 @@ impl Membership {
             }
             Phase::Joining(_) | Phase::Renewing { .. } => {
                 reason("V7", format!("this node is {}", self.phase));
-                if let Some((source, pieces, false)) = self.learning.standing() {
-                    let what =
-                        format!("it catches up with node {source}: {pieces} pieces of the state are here");
-                    reason("V7", what);
-                }
             }
             Phase::Stopped(why) => reason("V5", why.to_string()),
             _ => {}
+        }
+        for (id, shard) in self.view().into_iter().flat_map(View::shards).filter(|(_, it)| it.is_lost()) {
+            let what = format!("{}: all its members were lost, and its state with them", self.terms.name(id));
+            reason("V7", format!("{what}; nobody can take part in it (since view {})", shard.since));
+        }
+        for (shard, (source, pieces, caught_up)) in self.learned() {
+            if !caught_up {
+                let what = format!(
+                    "{}: it catches up with node {source}: {pieces} pieces of the state are here",
+                    self.terms.name(shard)
+                );
+                reason("V7", what);
+            }
         }
         if let Some(still) = self.pulsed.map(|at| now.since(at)).filter(|still| *still >= STUCK) {
             reason(
@@ -138,7 +166,13 @@ impl Membership {
         }
         for session in &self.sessions {
             if let Some(blocked) = session.blocked.as_ref().filter(|_| !session.wedged) {
-                reason(blocked.clause, format!("in view {}, {blocked}", session.view));
+                let (shard, view) = (session.shard, session.view);
+                let which = if shard == ShardId::MAIN {
+                    String::new()
+                } else {
+                    format!("{}, ", self.terms.name(shard))
+                };
+                reason(blocked.clause, format!("{which}in view {view}, {blocked}"));
             }
         }
         reasons
@@ -154,7 +188,7 @@ fn lost_status(lost: &Lost, now: Time) -> Value {
     })
 }
 
-fn session(session: &SessionState) -> Value {
+fn session(shard: &str, session: &SessionState) -> Value {
     let senders: Vec<_> = session
         .frontiers
         .senders
@@ -171,6 +205,7 @@ fn session(session: &SessionState) -> Value {
         })
         .collect();
     json!({
+        "shard": shard,
         "view": session.view.0,
         "wedged": session.wedged,
         "delivered": session.frontiers.delivered.0,

@@ -5,14 +5,19 @@ use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Time, ViewId};
 
-use super::{Membership, Phase, Stopped};
-use crate::change::{Effect, Fetch, Frozen, Next, Report, Saying};
+use super::{Membership, Phase, Stopped, Used};
+use crate::change::{Effect, Fetch, Frozen, Next, Place, Report, Saying};
 use crate::link::message::{Message, Want};
 use crate::orders::{Install, Order, Part};
-use crate::view::{Member, Role};
+use crate::view::{Member, Role, ShardId};
 
 /// Bytes of a ring in one message.
 pub(super) const PIECE: usize = 32 << 10;
+
+/// The bounds of how long a change waits for who does not answer. A bound on silence may be hours; a change must not be held up for as
+/// long by a member whose process lives and whose engine hangs.
+const LEAST_PATIENCE: Duration = Duration::from_millis(20);
+const MOST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Messages about views to come that are kept until this node has come to them.
 const EARLY: usize = 64;
@@ -96,7 +101,7 @@ impl Membership {
     pub(super) fn pump(&mut self, now: Time, from: NodeId) {
         while let Some(effect) = self.change.as_mut().and_then(|change| change.poll_effect()) {
             match effect {
-                Effect::Wedge { fence } => self.wedge(fence),
+                Effect::Wedge { shards, fence } => self.wedge(shards, fence),
                 Effect::Say(node, saying) => {
                     let Some(view) = self.view().map(|view| view.id) else { return };
                     self.say(node, Message::Change { view, saying });
@@ -124,17 +129,22 @@ impl Membership {
     /// How long to wait for who does not answer, or for a decision. Longer each time, and not the same at any two nodes: rivals must not
     /// outbid each other for ever.
     fn patience(&mut self) -> Duration {
-        let base = (self.detection.interval() * 4).max(Duration::from_millis(20));
+        let base = (self.detection.interval() * 4).clamp(LEAST_PATIENCE, MOST_PATIENCE);
         let more = base * self.changing.rounds.min(8) / 2;
         let jitter = self.random.number() % (base.as_micros() as u64).max(1);
         base + more + Duration::from_micros(jitter)
     }
 
-    fn wedge(&mut self, fence: Vec<NodeId>) {
-        let Some(view) = self.view().map(|view| view.id) else { return };
+    fn wedge(&mut self, shards: Vec<ShardId>, fence: Vec<NodeId>) {
+        let Some(current) = self.view() else { return };
+        let (view, me) = (current.id, self.terms.me);
+        let mine = shards.iter().filter_map(|id| Some((*id, current.shard(*id)?)));
+        let mine: Vec<_> =
+            mine.filter(|(_, shard)| shard.members.contains(&me)).map(|(id, it)| (id, it.since)).collect();
+        self.wedged.extend(mine);
         let fence = fence.into_iter().filter_map(|node| self.links.end(node)).collect();
         self.changing.wedging += 1;
-        self.drive(Order::Wedge { view, fence });
+        self.drive(Order::Wedge { view, shards, fence });
     }
 
     /// V2: everything is frozen, and who was to be fenced is.
@@ -147,7 +157,7 @@ impl Membership {
             return; // more is being fenced; the last report counts
         }
         let report =
-            Report { frozen, severed: self.severed(), linked: self.joiners_linked(), free: self.is_free() };
+            Report { frozen, severed: self.severed(), linked: self.joiners_linked(), busy: self.busy() };
         if let Some(change) = &mut self.change {
             change.on_wedged(report);
         }
@@ -167,26 +177,25 @@ impl Membership {
             .collect()
     }
 
-    /// V10: the next view's sessions use the memory of those before this view.
-    fn is_free(&self) -> bool {
-        self.before.as_ref().is_none_or(|before| self.role == Role::Witness || self.retired >= before.id)
-    }
-
-    /// The sessions of a view are over here.
-    pub(super) fn retire(&mut self, now: Time, view: ViewId) {
-        self.retired = self.retired.max(view);
-        self.say_all(&Message::Retired(view));
-        if self.is_free()
-            && let Some(change) = &mut self.change
-        {
-            change.on_free();
+    /// A session is over here: its place is free (V10).
+    pub(super) fn retire(&mut self, now: Time, shard: ShardId, since: ViewId) {
+        let is_it = |place: &Place, used: &Used| place.shard == shard && used.since == since;
+        let Some((place, used)) = self.places.iter_mut().find(|(place, used)| is_it(place, used)) else {
+            return;
+        };
+        used.retired = true;
+        let place = *place;
+        self.say_all(&Message::Retired(shard, since));
+        if let Some(change) = &mut self.change {
+            change.on_free(place);
             self.pump(now, self.terms.me);
         }
     }
 
-    pub(super) fn on_peer_retired(&mut self, _now: Time, node: NodeId, view: ViewId) {
+    pub(super) fn on_peer_retired(&mut self, node: NodeId, shard: ShardId, since: ViewId) {
         if let Some(peer) = self.peers.get_mut(&node) {
-            peer.retired = peer.retired.max(view);
+            let retired = peer.retired.entry(shard).or_insert(since);
+            *retired = since.max(*retired);
         }
     }
 
@@ -232,7 +241,7 @@ impl Membership {
         if stays {
             let old = self.view().cloned();
             self.install(now, next, old);
-        } else if leaves && self.learning.has_failed() {
+        } else if leaves && self.has_failed() {
             self.drive(Order::Over(Stopped::Unlearned));
             self.seek_members();
             self.renew(now);
@@ -240,7 +249,8 @@ impl Membership {
             // All that it sent is delivered. It delivers what else lies below the trim, and tells the view, if it can end there.
             if self.change.as_ref().is_some_and(|change| change.covers(&next)) {
                 let view = next.view.clone();
-                let install = Install { view, slots: BTreeMap::new(), cut: Some(next.cuts), renew: false };
+                let renew = Vec::new();
+                let install = Install { view, slots: BTreeMap::new(), cut: Some(next.cuts), renew };
                 self.drive(Order::Install(install));
             }
             self.phase = Phase::Stopped(Stopped::Closed);
@@ -275,9 +285,9 @@ impl Membership {
 
     /// V3: asks one who has what is missing here.
     fn fetch(&mut self, fetch: Fetch) {
-        let Some(view) = self.view().map(|view| view.id) else { return };
-        let Ok(rank) = u32::try_from(fetch.rank) else { return };
-        let want = Want { view, group: fetch.group, rank, from: fetch.from, to: fetch.to };
+        let since = self.view().and_then(|view| view.shard(fetch.shard)).map(|shard| shard.since);
+        let (Some(view), Ok(rank)) = (since, u32::try_from(fetch.rank)) else { return };
+        let want = Want { view, shard: fetch.shard, rank, from: fetch.from, to: fetch.to };
         if self.changing.fetches.iter().any(|fetching| fetching.want == want) {
             return;
         }
@@ -291,7 +301,8 @@ impl Membership {
         for at in 0..self.changing.fetches.len() {
             let fetching = &mut self.changing.fetches[at];
             let (want, me) = (fetching.want, self.terms.me);
-            let others = || view.data().map(|member| member.node).filter(|node| *node != me);
+            let members = view.shard(want.shard).map(|shard| &shard.members[..]).unwrap_or_default();
+            let others = || members.iter().copied().filter(|node| *node != me);
             if others().all(|node| fetching.asked.contains(&node)) {
                 fetching.asked.clear();
             }
@@ -353,11 +364,12 @@ impl Membership {
     }
 
     pub(super) fn supplied(&mut self, now: Time, part: Part, sound: bool) {
-        if self.view().map(|view| view.id) != Some(part.view) || !sound {
+        let since = self.view().and_then(|view| view.shard(part.shard)).map(|shard| shard.since);
+        if since != Some(part.view) || !sound {
             return; // asked for again, of another, when patience ends
         }
         if let Some(change) = &mut self.change {
-            change.on_supplied(part.rank, part.to);
+            change.on_supplied(part.shard, part.rank, part.to);
         }
         self.pump(now, self.terms.me);
     }
@@ -376,7 +388,7 @@ fn part_of(want: &Want) -> Option<Part> {
     let rank = usize::try_from(want.rank).ok()?;
     (want.from < want.to).then_some(Part {
         view: want.view,
-        group: want.group,
+        shard: want.shard,
         rank,
         from: want.from,
         to: want.to,

@@ -16,9 +16,12 @@
 //! different views were installed, no incarnation would be in both: their members are different lives of the
 //! nodes, and the first view's were all gone, or never delivered an Atomic message together with the second's.
 
+use std::collections::BTreeSet;
+
 use consort_dataplane::names::{NodeId, Time, ViewId};
 
 use super::{Membership, PATIENCE, Phase};
+use crate::layout;
 use crate::link::message::Message;
 use crate::view::{Member, View};
 
@@ -35,9 +38,17 @@ impl Membership {
     }
 
     fn propose(&mut self, now: Time) {
-        let view = View { id: ViewId(1), members: self.members() };
+        let view = self.first_view(self.members());
         self.say_all(&Message::Propose(view.clone()));
         self.engage(now, view);
+    }
+
+    /// View 1, of these members.
+    fn first_view(&self, members: Vec<Member>) -> View {
+        let before = View { id: ViewId(0), members: Vec::new(), shards: layout::none(&self.terms.shapes) };
+        let shapes = &self.terms.shapes;
+        let shards = layout::next(shapes, &before, &members, &BTreeSet::new(), &BTreeSet::new());
+        View { id: ViewId(1), members, shards }
     }
 
     /// Everyone as they have said hello, this node included, in ascending order: the first view's ranks.
@@ -49,6 +60,7 @@ impl Membership {
             incarnation: hello.incarnation,
             address: hello.address,
             role: hello.role,
+            domain: hello.domain,
         });
         let mut members: Vec<_> = others.chain([me]).collect();
         members.sort_unstable_by_key(|member| member.node);
@@ -62,6 +74,7 @@ impl Membership {
         let sound = from == self.terms.proposer()
             && view.id == ViewId(1)
             && view.nodes() == self.terms.members
+            && view == self.first_view(view.members.clone())
             && view.member(self.terms.me).is_some_and(|me| me.incarnation == self.incarnation)
             && view.member(from).is_some_and(|member| Some(member.incarnation) == proposer);
         if sound {

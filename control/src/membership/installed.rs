@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Time};
 
-use super::{Decision, Lost, Membership, Peer, Phase, Stopped, changing::Changing};
-use crate::change::{Change, Next, Saying, Trimming, Wishes};
+use super::{Decision, Lost, Membership, Peer, Phase, Stopped, Used, changing::Changing};
+use crate::change::{Change, Next, Place, Saying, Wishes};
 use crate::config::SlowPolicy;
 use crate::link::message::{Goodbye, Hello, Message, Standing};
 use crate::orders::{Install, Order, Pulse};
-use crate::view::{Incarnation, Role, View};
+use crate::view::{Incarnation, Role, ShardId, View};
 
 /// How long a joiner that could not be admitted waits for the next attempt.
 pub(super) const AGAIN: Duration = Duration::from_millis(200);
@@ -34,7 +34,7 @@ impl Membership {
             }
             self.joiners.remove(&member.node);
         }
-        let renew = self.must_renew(&view);
+        let renew = self.take_places(&view);
         let cut = old.as_ref().map(|_| next.cuts.clone());
         let slots = self.links.slots();
         let slots = slots.into_iter().filter(|(node, _)| view.member(*node).is_some()).collect();
@@ -42,9 +42,13 @@ impl Membership {
         self.before = old;
         self.last = Some(next);
         self.changing = Changing::default();
-        let stable = self.terms.stable;
-        let trimming = if stable { Trimming::Least } else { Trimming::Greatest };
-        self.change = Some(Change::new(self.terms.me, view.clone(), trimming));
+        // What a value spared that had been wedged already ends with the view after.
+        let (me, shapes) = (self.terms.me, self.terms.shapes.clone());
+        self.wedged.retain(|(id, since)| {
+            view.shard(*id).is_some_and(|it| it.since == *since && it.members.contains(&me))
+        });
+        let wedged = self.wedged.iter().map(|(id, _)| *id).collect();
+        self.change = Some(Change::new(me, view.clone(), shapes, wedged));
         #[cfg(test)]
         if let (Some(mutant), Some(change)) = (self.mutant, &mut self.change) {
             change.mutate(mutant);
@@ -80,6 +84,8 @@ impl Membership {
         }
         self.catch_up(now);
         self.check_source(now);
+        self.check_shards(now);
+        self.learn_shards(now);
         self.look_for_reasons(now);
     }
 
@@ -95,14 +101,40 @@ impl Membership {
         }
     }
 
-    /// V10: whether someone who is no member any more may still read the memory that the view's sessions use: a member of the view
-    /// before the one that ends, which never said that it is done with it.
-    fn must_renew(&self, view: &View) -> bool {
-        let Some(before) = &self.before else { return false };
-        before.data().any(|member| {
-            let done = self.peers.get(&member.node).is_some_and(|peer| peer.retired >= before.id);
-            member.node != self.terms.me && view.member(member.node).is_none() && !done
-        })
+    /// V10: takes the places of the sessions that this node begins with the view. Returns the shards of which someone who is no member
+    /// any more may still read what lay there before: a member of that session, which never said that it is done with it.
+    fn take_places(&mut self, view: &View) -> Vec<ShardId> {
+        let life = |node: NodeId| view.member(node).map(|member| member.incarnation);
+        let me = self.terms.me;
+        let mut renew = Vec::new();
+        for (id, shard) in view.shards() {
+            if shard.since != view.id || !shard.members.contains(&me) {
+                continue;
+            }
+            let members = shard.members.iter().filter_map(|node| Some((*node, life(*node)?))).collect();
+            let used = Used { since: shard.since, members, retired: false };
+            let Some(before) = self.places.insert(Place { shard: id, second: shard.second }, used) else {
+                continue;
+            };
+            let reads = |(node, incarnation): &(NodeId, Incarnation)| {
+                let retired = self.peers.get(node).and_then(|peer| peer.retired.get(&id));
+                let is_gone = life(*node) != Some(*incarnation);
+                *node != me && is_gone && retired.is_none_or(|retired| *retired < before.since)
+            };
+            if before.members.iter().any(reads) {
+                renew.push(id);
+            }
+        }
+        renew
+    }
+
+    /// V10: where a session lies that ended in an earlier change and is needed here yet.
+    pub(super) fn busy(&self) -> Vec<Place> {
+        let Some(view) = self.view() else { return Vec::new() };
+        let goes_on =
+            |place: &Place, used: &Used| view.shard(place.shard).is_some_and(|it| it.since == used.since);
+        let busy = self.places.iter().filter(|(place, used)| !used.retired && !goes_on(place, used));
+        busy.map(|(place, _)| *place).collect()
     }
 
     /// The incarnation of a member of the installed view.
@@ -168,8 +200,9 @@ impl Membership {
         let Some(hello) = self.peers.get(&node).and_then(|peer| peer.hello.clone()) else { return };
         if self.incarnation_of(node) == Some(hello.incarnation) {
             // What was said while there was no link is lost: said again.
-            if self.retired > consort_dataplane::names::ViewId(0) {
-                self.say(node, Message::Retired(self.retired));
+            let retired = self.places.iter().filter(|(_, used)| used.retired);
+            for (shard, since) in retired.map(|(place, used)| (place.shard, used.since)).collect::<Vec<_>>() {
+                self.say(node, Message::Retired(shard, since));
             }
             if self.leaving.contains(&self.terms.me) {
                 self.say(node, Message::Leaving);
@@ -226,7 +259,8 @@ impl Membership {
 
     /// Tells the change who wants to come and go.
     pub(super) fn wish(&mut self) {
-        let wishes = Wishes { joining: self.candidates(), leaving: self.leaving.clone() };
+        let wishes =
+            Wishes { joining: self.candidates(), leaving: self.leaving.clone(), ready: self.ready() };
         if let Some(change) = &mut self.change {
             change.on_wishes(wishes);
         }
@@ -238,7 +272,8 @@ impl Membership {
         let leavers = self.leaving.iter().any(|node| view.member(*node).is_some());
         let joiners = self.joiners.values().any(|joiner| joiner.try_at <= now && self.is_ready(joiner));
         let suspects = self.change.as_ref().is_some_and(|change| !change.suspects().is_empty());
-        if !leavers && !joiners && !suspects {
+        let others = !self.wedged.is_empty() || !self.ready().is_empty();
+        if !leavers && !joiners && !suspects && !others {
             return;
         }
         let members: Vec<_> = view.members.iter().map(|member| member.node).collect();
@@ -278,6 +313,8 @@ impl Membership {
                     self.decide(Decision::Forget(node));
                 }
             }
+            self.ask_again();
+            self.learn_shards(now);
             self.be_patient(now, awake);
         } else {
             self.be_patient(now, Duration::ZERO);

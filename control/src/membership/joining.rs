@@ -161,7 +161,7 @@ impl Membership {
         }
         // Witnesses have no link to be up, and none is needed.
         let to: BTreeSet<_> = up.into_iter().chain(others().map(|member| member.incarnation)).collect();
-        let message = Message::Linked { to: to.into_iter().collect(), source: self.learning.source() };
+        let message = Message::Linked { to: to.into_iter().collect(), source: self.source() };
         self.say_all(&message);
     }
 
@@ -188,8 +188,13 @@ impl Membership {
         }
         self.forget_peer(node);
         let Some(view) = self.view().cloned() else { return };
-        let member =
-            Member { node, incarnation: hello.incarnation, address: hello.address, role: hello.role };
+        let member = Member {
+            node,
+            incarnation: hello.incarnation,
+            address: hello.address,
+            role: hello.role,
+            domain: hello.domain,
+        };
         self.joiners.insert(
             node,
             Joiner { member, linked: BTreeSet::new(), source: None, try_at: now, pause: AGAIN },
@@ -228,7 +233,7 @@ impl Membership {
             || self.links.is_up(joiner.member.node)
                 && self.links.incarnation(joiner.member.node) == Some(joiner.member.incarnation);
         let others = view.members.iter().filter(|member| !goes(&member.node));
-        let learns = self.terms.state && joiner.member.role == Role::Data;
+        let learns = self.terms.state() && joiner.member.role == Role::Data;
         let taught = |member: &Member| joiner.source == Some(member.incarnation);
         let has_state = !learns || view.data().any(|member| taught(member) && !goes(&member.node));
         reached

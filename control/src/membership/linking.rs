@@ -101,12 +101,13 @@ impl Membership {
         self.joiners.clear();
         self.leaving.clear();
         self.teaching.clear();
-        self.learning.renew();
+        self.forget_lessons();
         self.early.clear();
         self.change = None;
         self.changing = super::changing::Changing::default();
         self.before = None;
-        self.retired = consort_dataplane::names::ViewId(0);
+        self.places.clear();
+        self.wedged.clear();
         self.phase = Phase::Renewing { at: now.plus(pause), asked: false };
         self.decide(Decision::Isolate);
     }

@@ -44,13 +44,14 @@ use std::time::Duration;
 use consort_dataplane::fabric::LinkDown;
 use consort_dataplane::names::{NodeId, Time, ViewId};
 
-use crate::change::{self, Change, Frozen, Next};
+use crate::change::{self, Change, Frozen, Next, Place};
 use crate::config::{NodeConfig, SlowPolicy};
+use crate::layout::Ready;
 use crate::link::message::{Goodbye, Hello, Message, Standing, Want};
 use crate::link::table::Random;
 use crate::orders::{LinkNumber, Order, Part, Pulse, SessionState};
 use crate::transfer::Pupil;
-use crate::view::{Incarnation, Member, Role, View};
+use crate::view::{Incarnation, Member, Role, ShardId, View};
 
 use data_links::DataLinks;
 use detection::Detection;
@@ -163,14 +164,18 @@ pub struct Membership {
     last: Option<Next>,
     /// The view before the installed one.
     before: Option<View>,
-    /// The last view whose sessions are over here.
-    retired: ViewId,
+    /// The last session of this node in each place of its segment (V10).
+    places: BTreeMap<Place, Used>,
+    /// Sessions that were wedged here, by shard and the view with which they began.
+    wedged: BTreeSet<(ShardId, ViewId)>,
     /// Joiners, by node.
     joiners: BTreeMap<NodeId, Joiner>,
-    /// What this node learns, before it is a member and for a moment after.
-    learning: Learning,
+    /// What this node learns, by shard: before it is a member, and for a moment after.
+    learning: BTreeMap<ShardId, Learning>,
     /// Who learns from this node.
-    teaching: BTreeMap<NodeId, Pupil>,
+    teaching: BTreeMap<(ShardId, NodeId), Pupil>,
+    /// Learners of shards that have caught up.
+    ready: BTreeSet<Ready>,
     /// Since when this node tries to join.
     joining_since: Time,
     /// Members that want to leave, this node perhaps among them.
@@ -210,8 +215,16 @@ struct Peer {
     trouble: Option<String>,
     /// Founding, to the proposer: it is ready.
     ready: bool,
-    /// The last view whose sessions are over there.
-    retired: ViewId,
+    /// Of each shard the last session that is over there.
+    retired: BTreeMap<ShardId, ViewId>,
+}
+
+/// A session that was started in a place of this node's segment.
+struct Used {
+    since: ViewId,
+    members: Vec<(NodeId, Incarnation)>,
+    /// It is over here, and nothing of it needed.
+    retired: bool,
 }
 
 /// A node that wants to become a member.
@@ -251,10 +264,12 @@ impl Membership {
             changing: changing::Changing::default(),
             last: None,
             before: None,
-            retired: ViewId(0),
+            places: BTreeMap::new(),
+            wedged: BTreeSet::new(),
             joiners: BTreeMap::new(),
-            learning: Learning::default(),
+            learning: BTreeMap::new(),
             teaching: BTreeMap::new(),
+            ready: BTreeSet::new(),
             joining_since: now,
             leaving: BTreeSet::new(),
             wanted: Vec::new(),
@@ -344,7 +359,7 @@ impl Membership {
         self.detection.on_heard(node);
         let peer = self.peers.entry(node).or_default();
         peer.trouble = None;
-        peer.retired = ViewId(0);
+        peer.retired.clear();
         peer.hello = Some(hello);
         match self.phase {
             Phase::Gathering => self.gather(now),
@@ -394,12 +409,15 @@ impl Membership {
             (Phase::Linking { .. }, Message::Ready) => self.on_ready(now, node),
             (Phase::Linking { ready: true, .. }, Message::Commit) => self.on_commit(now, node),
             (_, Message::Change { view, saying }) => self.on_change(now, node, view, saying),
-            (_, Message::Retired(view)) => self.on_peer_retired(now, node, view),
+            (_, Message::Retired(shard, view)) => self.on_peer_retired(node, shard, view),
             (_, Message::Leaving) => self.on_leaving(now, node),
             (_, Message::Linked { to, source, .. }) => self.on_linked(now, node, to, source),
-            (_, Message::Learn { attempt, held }) => self.on_learn(node, attempt, held),
-            (_, Message::Lesson { attempt, lesson }) => self.on_lesson(now, node, attempt, lesson),
-            (_, Message::Took { attempt, took }) => self.on_pupil_took(node, attempt, took),
+            (_, Message::Caught { shard, source }) => self.on_caught(now, node, shard, source),
+            (_, Message::Learn { shard, attempt, held }) => self.on_learn(node, shard, attempt, held),
+            (_, Message::Lesson { shard, attempt, lesson }) => {
+                self.on_lesson(now, node, shard, attempt, lesson);
+            }
+            (_, Message::Took { shard, attempt, took }) => self.on_pupil_took(node, shard, attempt, took),
             (_, Message::Want(want)) => self.on_want(node, want),
             (_, Message::Part { want, at, bytes, last }) => self.on_part(node, want, at, &bytes, last),
             (_, Message::Goodbye(goodbye)) => self.on_goodbye(now, node, &goodbye),
@@ -463,9 +481,9 @@ impl Membership {
         self.supplied(now, part, sound);
     }
 
-    /// The sessions of a view are over here (V10).
-    pub fn on_retired(&mut self, now: Time, view: ViewId) {
-        self.retire(now, view);
+    /// The session of a shard that began with that view is over here (V10).
+    pub fn on_retired(&mut self, now: Time, shard: ShardId, since: ViewId) {
+        self.retire(now, shard, since);
     }
 
     /// The data plane's heartbeat, and how it sees the others' (V9).
@@ -574,7 +592,13 @@ impl Membership {
     }
 
     fn me(&self) -> Member {
-        Member { node: self.terms.me, incarnation: self.incarnation, address: self.address, role: self.role }
+        Member {
+            node: self.terms.me,
+            incarnation: self.incarnation,
+            address: self.address,
+            role: self.role,
+            domain: self.terms.domain,
+        }
     }
 
     fn renew_incarnation(&mut self) {

@@ -1,12 +1,13 @@
 //! What all members must agree on before they are a group, and the words for where they don't.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use consort_dataplane::names::NodeId;
 
 use crate::config::NodeConfig;
 use crate::link::message::{Hello, Standing};
-use crate::view::{Incarnation, Role};
+use crate::view::{Domain, Incarnation, Role, ShardId, ShardShape};
 
 /// What this node takes the group to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,12 +24,16 @@ pub struct Terms {
     pub fabric: String,
     /// When messages are delivered.
     pub guarantee: String,
-    /// Whether delivery waits until every member has received (D7).
-    pub stable: bool,
     /// Bytes of every member's ring.
     pub ring_bytes: u64,
-    /// The application has a state that joiners get (V7).
-    pub state: bool,
+    /// What is known of every shard; the main group's comes first.
+    pub shapes: Arc<[ShardShape]>,
+    /// What people call the shards, by number.
+    pub names: Vec<String>,
+    /// The groups beside the main one, in words, and what stands for them in a hello.
+    pub groups: (String, u64),
+    /// What this node fails with.
+    pub domain: Domain,
 }
 
 impl Terms {
@@ -41,10 +46,23 @@ impl Terms {
             members: config.members(),
             fabric: config.fabric.clone(),
             guarantee: config.guarantee.to_string(),
-            stable: config.guarantee.stable(),
             ring_bytes: config.ring_bytes as u64,
-            state: config.state,
+            shapes: config.shapes().into(),
+            names: config.shard_names(),
+            groups: (config.groups_in_words(), stands_for(&config.groups_in_words())),
+            domain: config.domain,
         }
+    }
+
+    /// What people call a shard.
+    pub fn name(&self, shard: ShardId) -> &str {
+        let at = usize::try_from(shard.0).unwrap_or(usize::MAX);
+        self.names.get(at).map_or("no shard", String::as_str)
+    }
+
+    /// Whether the main group's application has a state that joiners get (V7).
+    pub fn state(&self) -> bool {
+        self.shapes.first().is_some_and(|main| main.state)
     }
 
     /// The member that proposes.
@@ -73,7 +91,9 @@ impl Terms {
             fabric: self.fabric.clone(),
             guarantee: self.guarantee.clone(),
             ring_bytes: self.ring_bytes,
-            state: self.state,
+            state: self.state(),
+            domain: self.domain,
+            groups: self.groups.1,
             offer,
         }
     }
@@ -123,12 +143,26 @@ impl Terms {
                 remedy,
             );
         }
-        if hello.state != self.state {
+        if hello.state != self.state() {
             let remedy = "set the same `state` at all nodes";
-            return differ("state", &self.state, &hello.state, remedy);
+            return differ("state", &self.state(), &hello.state, remedy);
+        }
+        if hello.groups != self.groups.1 {
+            let mine = if self.groups.0.is_empty() { "only the main group" } else { &self.groups.0 };
+            let remedy = "set the same `[groups]` at all nodes";
+            return differ("groups", &quoted(mine), &"others", remedy);
         }
         Ok(())
     }
+}
+
+/// A number that differs where the words do.
+fn stands_for(words: &str) -> u64 {
+    let (number, _) = blake3::hash(words.as_bytes())
+        .as_bytes()
+        .split_first_chunk()
+        .map_or(([0; 8], &[][..]), |(it, rest)| (*it, rest));
+    u64::from_le_bytes(number)
 }
 
 /// A name that a stranger gave, made fit for a log.

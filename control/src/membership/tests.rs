@@ -36,7 +36,7 @@ use crate::link::message::{Hello, Message};
 use crate::link::table::Random;
 use crate::orders::{LinkNumber, Order};
 use crate::transfer::{Digest, Lesson, Pupil, Took};
-use crate::view::{GroupId, Incarnation};
+use crate::view::{Incarnation, ShardId};
 
 struct World {
     now: Time,
@@ -111,7 +111,7 @@ impl World {
             "wedged" => self.wedged(id(1)),
             "retired" => {
                 let view = ViewId(u64::from(id(2)));
-                self.tell(id(1), |membership, now| membership.on_retired(now, view));
+                self.tell(id(1), |membership, now| membership.on_retired(now, ShardId::MAIN, view));
             }
             "crash" => self.crash(id(1)),
             "later" => {
@@ -148,15 +148,17 @@ impl World {
             }
             "took" => {
                 let attempt = self.nodes[&id(1)].attempt;
-                self.tell(id(1), |membership, now| membership.on_took(now, attempt, Took::Chunks(3)));
+                self.tell(id(1), |membership, now| {
+                    membership.on_took(now, ShardId::MAIN, attempt, Took::Chunks(3));
+                });
             }
             "caught-up" => {
                 let attempt = self.nodes[&id(1)].attempt;
-                self.tell(id(1), |membership, now| membership.on_caught_up(now, attempt));
+                self.tell(id(1), |membership, now| membership.on_caught_up(now, ShardId::MAIN, attempt));
             }
             "learned" => {
                 let attempt = self.nodes[&id(1)].attempt;
-                self.tell(id(1), |membership, _| membership.on_learned(attempt));
+                self.tell(id(1), |membership, _| membership.on_learned(ShardId::MAIN, attempt));
             }
             "left" => self.tell(id(1), |membership, _| membership.on_left()),
             "fault" => {
@@ -280,6 +282,8 @@ impl World {
                     Message::Alive => None,
                     Message::Propose(view) => Some(format!("propose {view}")),
                     Message::Change { saying, .. } => Some(words(saying)),
+                    Message::Welcome { view } => Some(format!("welcome to {view}")),
+                    Message::Retired(_, since) => Some(format!("retired {since}")),
                     message => Some(format!("{message:?}")),
                 };
                 if let Some(words) = words {
@@ -305,7 +309,7 @@ impl World {
                 node.fabric.insert(peer.0, (number, slot, false));
             }
             Order::Unlink(slot) => self.fence(id, slot),
-            Order::Wedge { view, fence } => {
+            Order::Wedge { view, fence, .. } => {
                 node.wedging.push(view);
                 let fenced = fence.len();
                 let _ = writeln!(self.log, "{id} wedges view {view} and cuts {fenced} off");
@@ -319,7 +323,7 @@ impl World {
                     Some([cut, ..]) => format!(", ending the last at {:?}", cut.trim),
                     _ => String::new(),
                 };
-                let renew = if install.renew { ", in fresh memory" } else { "" };
+                let renew = if !install.renew.is_empty() { ", in fresh memory" } else { "" };
                 let _ = writeln!(self.log, "{id} installs {view} over {slots} links{end}{renew}");
                 if let Some((view, _)) = node.session.take() {
                     node.over.push(view);
@@ -346,20 +350,20 @@ impl World {
                 let _ =
                     writeln!(self.log, "{id} takes a snapshot for {}, which has {held} pieces", pupil.node);
             }
-            Order::EndTeaching(pupil) => {
+            Order::EndTeaching(_, pupil) => {
                 let _ = writeln!(self.log, "{id} teaches {pupil} no more");
             }
-            Order::Learn(attempt) => {
+            Order::Learn(_, attempt) => {
                 node.attempt = attempt;
                 let _ = writeln!(self.log, "{id} begins to learn, for the {attempt}. time");
             }
-            Order::Lesson(_, lesson) => {
+            Order::Lesson(_, _, lesson) => {
                 let _ = writeln!(self.log, "{id} learns {lesson:?}");
             }
             Order::Took(pupil, took) => {
                 let _ = writeln!(self.log, "{id} hears that {} has {took:?}", pupil.node);
             }
-            Order::Prepare(_) | Order::Read(_) | Order::Supply { .. } => {}
+            Order::Prepare(_) | Order::Read(_) | Order::Supply { .. } | Order::Unlearn(_) => {}
         }
     }
 
@@ -380,7 +384,7 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let Some(view) = node.wedging.pop() else { return };
         let ranks = node.session.filter(|(known, _)| *known == view).map_or(0, |(_, ranks)| ranks);
-        let frozen = Frozen { group: GroupId::MAIN, received: vec![64; ranks] };
+        let frozen = Frozen { shard: ShardId::MAIN, received: vec![64; ranks] };
         let frozen = if ranks > 0 { vec![frozen] } else { Vec::new() };
         self.tell(id, |membership, now| membership.on_wedged(now, view, frozen));
         self.wedged(id);
@@ -508,7 +512,7 @@ impl World {
                 }
                 if let Some(view) = self.nodes.get_mut(id).and_then(|node| node.over.pop()) {
                     more = true;
-                    self.tell(*id, |membership, now| membership.on_retired(now, view));
+                    self.tell(*id, |membership, now| membership.on_retired(now, ShardId::MAIN, view));
                 }
                 let renewing =
                     |node: &Node| matches!(node.membership.phase(), Phase::Renewing { asked: false, .. });
@@ -529,7 +533,7 @@ impl World {
 /// What is said about a change, short.
 fn words(saying: &Saying) -> String {
     match saying {
-        Saying::Prepare { ballot, suspects } => format!("prepare {ballot}, suspecting {suspects:?}"),
+        Saying::Prepare { ballot, suspects, .. } => format!("prepare {ballot}, suspecting {suspects:?}"),
         Saying::Promise { ballot, accepted, .. } => match accepted {
             None => format!("promise {ballot}"),
             Some((before, next)) => format!("promise {ballot}; {before} accepted: {}", next.view),

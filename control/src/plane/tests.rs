@@ -18,7 +18,7 @@ use super::Plane;
 use crate::change::{Cut, Frozen, Mutant};
 use crate::membership::Phase;
 use crate::orders::{Install, LinkNumber, Order, Pulse, Report};
-use crate::view::{GroupId, Incarnation, Role, View};
+use crate::view::{Incarnation, Role, ShardId, View};
 use crate::wires::{self, Agenda, Arrival, Dialled, End, MILLISECOND, Wires};
 
 /// Faults happen until then.
@@ -552,15 +552,15 @@ impl World {
                 }
             }
             Order::Unlink(slot) => self.fence(at, slot),
-            Order::Wedge { view, fence } => {
+            Order::Wedge { view, shards, fence } => {
                 for slot in fence {
                     self.fence(at, slot);
                 }
-                let frozen = match self.starts[at].session.as_mut().filter(|session| session.view.id == view)
-                {
+                let frozen = match &mut self.starts[at].session {
                     Some(session) => {
-                        session.wedged = true;
-                        vec![Frozen { group: GroupId::MAIN, received: session.received.clone() }]
+                        session.wedged |= shards.contains(&ShardId::MAIN);
+                        let frozen = Frozen { shard: ShardId::MAIN, received: session.received.clone() };
+                        session.wedged.then_some(frozen).into_iter().collect()
                     }
                     None => Vec::new(),
                 };
@@ -591,9 +591,10 @@ impl World {
             Order::Install(install) => self.install(at, install),
             Order::Teach(..)
             | Order::Took(..)
-            | Order::EndTeaching(_)
-            | Order::Learn(_)
-            | Order::Lesson(..) => unreachable!("no node has a state here"),
+            | Order::EndTeaching(..)
+            | Order::Learn(..)
+            | Order::Lesson(..)
+            | Order::Unlearn(_) => unreachable!("no node has a state here"),
             Order::Over(_) => self.starts[at].session = None,
             Order::Wait(_) => {}
             Order::Stop(_) => {
@@ -617,6 +618,15 @@ impl World {
 
     fn install(&mut self, at: usize, install: Install) {
         let Install { view, cut, .. } = install;
+        let main = view.shards[0].clone();
+        let goes_on = |session: &&mut Session| session.view.shards[0].since == main.since;
+        if let Some(session) = self.starts[at].session.as_mut().filter(goes_on) {
+            let known = self.views.entry((session.lineage, view.id)).or_insert_with(|| view.clone());
+            if *known != view || cut.iter().flatten().next().is_some() {
+                self.failure = Some(format!("{known} and {view}, cut {cut:?}, with a session that goes on"));
+            }
+            return;
+        }
         let old = self.starts[at].session.take();
         let incarnation = self.starts[at].plane.membership.incarnation();
         let lineage = match &old {
@@ -634,7 +644,7 @@ impl World {
             return;
         }
         if let (Some(old), Some(cut)) = (&old, &cut) {
-            if old.view.id.next() != view.id || !old.wedged {
+            if main.since != view.id || !old.wedged {
                 self.failure = Some(format!("{} follows {} (wedged: {})", view, old.view, old.wedged));
                 return;
             }
@@ -660,7 +670,7 @@ impl World {
                 return;
             }
             let pause = self.choices.below(20 * MILLISECOND);
-            let retired = Report::Retired(old.view.id);
+            let retired = Report::Retired(ShardId::MAIN, old.view.id);
             self.push(self.now.plus(Duration::from_nanos(pause)), Happening::Report(at, retired));
         }
         let Some(_) = view.members.iter().find(|member| member.incarnation == incarnation) else { return };

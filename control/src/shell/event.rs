@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::time::Duration;
 
 use consort_dataplane::fabric::Doorbell;
@@ -146,6 +146,9 @@ pub(crate) struct Inbox {
     full: AtomicBool,
     /// Rouses the engine.
     bell: Doorbell,
+    /// The application takes nothing more: messages are counted, and dropped.
+    discards: AtomicBool,
+    discarded: AtomicUsize,
 }
 
 impl Inbox {
@@ -157,12 +160,20 @@ impl Inbox {
             gate: Gate::default(),
             full: AtomicBool::new(false),
             bell,
+            discards: AtomicBool::new(false),
+            discarded: AtomicUsize::new(0),
         }
     }
 
     /// The engine's side: what the application is given when it takes from the queue. `full` is set if the queue is the
     /// reason for a refusal.
     pub(crate) fn offer(&self, incoming: Incoming<'_, '_>, full: &Cell<bool>) -> Verdict {
+        if self.discards.load(Ordering::Relaxed) {
+            if matches!(incoming, Incoming::Message(_)) {
+                self.discarded.fetch_add(1, Ordering::Relaxed);
+            }
+            return Verdict::Taken;
+        }
         if self.queue.is_full() {
             self.full.store(true, Ordering::Relaxed);
             full.set(true);
@@ -188,6 +199,32 @@ impl Inbox {
         match self.queue.push(entry) {
             Ok(()) => Verdict::Taken,
             Err(_) => Verdict::Later, // not reached: only the engine pushes, and there was room
+        }
+    }
+
+    /// The application takes nothing more. What it has not taken, and what comes yet, is dropped.
+    pub(crate) fn discard(&self) {
+        self.discards.store(true, Ordering::Relaxed);
+        while let Ok(Some(event)) = self.try_take() {
+            if matches!(event, Event::Message(_)) {
+                self.discarded.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.bell.ring();
+    }
+
+    /// How many messages were dropped.
+    pub(crate) fn discarded(&self) -> usize {
+        self.discarded.load(Ordering::Relaxed)
+    }
+
+    /// Waits until nothing more will come, and says why. What comes meanwhile is dropped.
+    pub(crate) fn ended(&self) -> Stopped {
+        loop {
+            self.discard();
+            if let Err(reason) = self.take(None) {
+                return reason;
+            }
         }
     }
 

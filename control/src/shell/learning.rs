@@ -17,7 +17,6 @@ use consort_dataplane::session::{Delivery, Verdict};
 
 use super::event::Incoming;
 use super::restore::{Pieces, Progress, Restore};
-use super::running::Application;
 use crate::transfer::{CHUNK, Digest, Entry, Lesson, Took, TornTail, digest, whole};
 
 /// So much of what was delivered since the snapshot is told in one turn.
@@ -62,6 +61,9 @@ struct Followed {
     read: u64,
     entry: Vec<u8>,
 }
+
+/// What the application is told with; it may refuse what it can't take yet.
+pub(crate) type Telling<'a> = dyn FnMut(Incoming<'_, '_>) -> Verdict + 'a;
 
 /// What came of a turn.
 #[derive(PartialEq, Eq, Debug)]
@@ -171,7 +173,7 @@ impl Learner {
     }
 
     /// Tells the application what is due.
-    pub(crate) fn turn(&mut self, app: &mut Application<'_>, bell: &Doorbell, refused: &mut bool) -> Learned {
+    pub(crate) fn turn(&mut self, app: &mut Telling<'_>, bell: &Doorbell, refused: &mut bool) -> Learned {
         let Some(course) = &mut self.course else { return Learned::Nothing };
         let attempt = course.attempt;
         match &course.stage {
@@ -266,7 +268,7 @@ impl Course {
         Ok(None)
     }
 
-    fn follow(&mut self, app: &mut Application<'_>, refused: &mut bool) -> Result<Option<Told>> {
+    fn follow(&mut self, app: &mut Telling<'_>, refused: &mut bool) -> Result<Option<Told>> {
         let mut told = None;
         for _ in 0..A_TURN {
             let Some((entry, payload)) = self.tail.peek()? else { break };

@@ -31,12 +31,13 @@ mod restore;
 mod event;
 mod running;
 mod learning;
+mod stream;
 mod driver;
 mod node;
 
 pub use ask::{AskError, ask};
 pub use event::{Event, Incoming, Message};
-pub use node::{DrivenNode, Node};
+pub use node::{DrivenNode, Group, Node};
 pub use outcome::{Delivered, Outcome, OutcomeError};
 pub use restore::Restore;
 pub use sender::{Reservation, SendError, Sender};

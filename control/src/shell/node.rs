@@ -15,23 +15,137 @@ use super::event::{Event, Inbox, Incoming};
 use super::sender::Sender;
 use super::shared::{Ask, Shared};
 use super::start::{CloseError, Closed, NodeStats, Start, StartError, Status};
+use crate::config::{MAIN, NodeConfig};
 use crate::membership::Stopped;
 use crate::orders::Report;
+use crate::view::ShardId;
 
 /// A node, its engine on a thread of its own. Dropping it stops it at once: what was not delivered stays so, and the
 /// others are told that it left; [`Node::close`] ends in order.
 pub struct Node {
-    sender: Sender,
-    inbox: Arc<Inbox>,
+    main: Group,
+    /// The groups beside the main one.
+    groups: Vec<Group>,
     asking: Asking,
     engine: Option<JoinHandle<()>>,
     control: Option<JoinHandle<()>>,
 }
 
+/// A group at this node, or one shard of it: a stream of its own, which waits for no other. Clones are the same stream. The
+/// main group is the [`Node`] itself.
+///
+/// Its events have to be taken by somebody: a group of whose events nobody takes any stands still once some are waiting (D11), for all
+/// its members; the other groups go on.
+#[derive(Clone)]
+pub struct Group {
+    family: Arc<Family>,
+    /// Which of the group's shards it is.
+    index: usize,
+}
+
+/// A group with all its shards.
+struct Family {
+    name: String,
+    /// The number of its first shard; the others follow it.
+    first: u32,
+    shards: Vec<(Sender, Arc<Inbox>)>,
+}
+
+impl Group {
+    /// The group's name.
+    pub fn name(&self) -> &str {
+        &self.family.name
+    }
+
+    /// Which of the group's shards this is, from 0.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// How many shards the group has.
+    pub fn shards(&self) -> usize {
+        self.family.shards.len()
+    }
+
+    /// Another shard of the group; `None` if it has none of that number.
+    pub fn shard(&self, index: usize) -> Option<Self> {
+        (index < self.shards()).then(|| Self { family: self.family.clone(), index })
+    }
+
+    /// The shard's number within the cluster, as views have it.
+    pub fn id(&self) -> ShardId {
+        ShardId(self.family.first + self.index as u32) // there are 64 shards at most
+    }
+
+    fn inbox(&self) -> &Inbox {
+        &self.family.shards[self.index].1
+    }
+
+    /// A handle to send with, for any thread. Where this node isn't a member of the shard it refuses
+    /// ([`SendError::NotMember`](super::SendError::NotMember)).
+    pub fn sender(&self) -> Sender {
+        self.family.shards[self.index].0.clone()
+    }
+
+    /// The next event of this shard. Blocks until there is one. Several threads may call it; each event goes to one of them. Views are told
+    /// here when they change who is a member of the shard.
+    ///
+    /// # Errors
+    /// The node stopped, and all events before that were taken.
+    pub fn recv(&self) -> Result<Event, Stopped> {
+        loop {
+            if let Some(event) = self.inbox().take(None)? {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// The next event, if there is one. Never blocks.
+    ///
+    /// # Errors
+    /// As [`Group::recv`].
+    pub fn try_recv(&self) -> Result<Option<Event>, Stopped> {
+        self.inbox().try_take()
+    }
+
+    /// The next event, or `None` if there is none within `within`.
+    ///
+    /// # Errors
+    /// As [`Group::recv`].
+    pub fn recv_timeout(&self, within: Duration) -> Result<Option<Event>, Stopped> {
+        self.inbox().take(Some(within))
+    }
+}
+
+impl std::fmt::Debug for Group {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Group({} {} of {})", self.name(), self.index, self.shards())
+    }
+}
+
+/// The groups of a node, the main one first, each by its first shard.
+fn groups(config: &NodeConfig, shared: &Shared) -> Vec<Group> {
+    let mut channels = (0..).zip(&shared.channels);
+    let others = config.groups_by_name();
+    let others = others.iter().map(|group| (group.name.as_str(), group.shards()));
+    let group = |(name, shards): (&str, usize)| {
+        let channels: Vec<_> = channels.by_ref().take(shards).collect();
+        let first = channels.first().map_or(0, |(id, _)| *id);
+        let shards = channels.into_iter().map(|(_, channel)| {
+            (Sender::new(channel.outbox.clone()), Arc::new(Inbox::new(shared.bell.clone())))
+        });
+        Group {
+            family: Arc::new(Family { name: name.to_owned(), first, shards: shards.collect() }),
+            index: 0,
+        }
+    };
+    std::iter::once((MAIN, 1)).chain(others).map(group).collect()
+}
+
 /// A node that the caller drives, on the thread that it chooses: no thread of the library ever touches a message.
 /// Dropping it stops it at once, like a [`Node`].
 pub struct DrivenNode {
-    sender: Sender,
+    groups: Vec<Group>,
     shared: Arc<Shared>,
     /// `None` once closed.
     driver: Option<Driver>,
@@ -44,49 +158,59 @@ impl Node {
     /// # Errors
     /// The configuration can't be, the control address is taken, or the machine refuses what the fabric needs.
     pub fn start(start: Start) -> Result<Self, StartError> {
-        let id = start.config.id;
+        let (id, config) = (start.config.id, start.config.clone());
         let (driver, asking, control) = prepare(start)?;
-        let inbox = Arc::new(Inbox::new(asking.shared.bell.clone()));
-        let theirs = inbox.clone();
+        let mut groups = groups(&config, &asking.shared);
+        let shards = groups.iter().flat_map(|group| &group.family.shards);
+        let inboxes: Vec<_> = shards.map(|(_, inbox)| inbox.clone()).collect();
         let engine = std::thread::Builder::new()
             .name(format!("consort-{id}"))
-            .spawn(move || run(driver, &theirs))
+            .spawn(move || run(driver, &inboxes))
             .map_err(|cause| StartError::Machine { what: "a thread for the engine", cause })?;
-        let sender = Sender::new(asking.shared.outbox.clone());
-        Ok(Self { sender, inbox, asking, engine: Some(engine), control: Some(control) })
+        let main = groups.remove(0);
+        Ok(Self { main, groups, asking, engine: Some(engine), control: Some(control) })
     }
 
-    /// A handle to send with, for any thread.
+    /// A group beside the main one, by its name; if it is split, its first shard. `None` if the node was configured without it.
+    pub fn group(&self, name: &str) -> Option<Group> {
+        if name == MAIN {
+            return Some(self.main.clone());
+        }
+        self.groups.iter().find(|group| group.name() == name).cloned()
+    }
+
+    /// All groups that the node was configured with, the main one first; of one that is split, the first shard.
+    pub fn groups(&self) -> impl Iterator<Item = &Group> {
+        std::iter::once(&self.main).chain(&self.groups)
+    }
+
+    /// A handle to send with, for any thread, to the main group.
     pub fn sender(&self) -> Sender {
-        self.sender.clone()
+        self.main.sender()
     }
 
-    /// The next event. Blocks until there is one. Several threads may call it; each event goes to one of them.
+    /// The next event of the main group. Blocks until there is one. Several threads may call it; each event goes to one of them.
     ///
     /// # Errors
     /// The node stopped, and all events before that were taken.
     pub fn recv(&self) -> Result<Event, Stopped> {
-        loop {
-            if let Some(event) = self.inbox.take(None)? {
-                return Ok(event);
-            }
-        }
+        self.main.recv()
     }
 
-    /// The next event, if there is one. Never blocks.
+    /// The next event of the main group, if there is one. Never blocks.
     ///
     /// # Errors
     /// As [`Node::recv`].
     pub fn try_recv(&self) -> Result<Option<Event>, Stopped> {
-        self.inbox.try_take()
+        self.main.try_recv()
     }
 
-    /// The next event, or `None` if there is none within `within`.
+    /// The next event of the main group, or `None` if there is none within `within`.
     ///
     /// # Errors
     /// As [`Node::recv`].
     pub fn recv_timeout(&self, within: Duration) -> Result<Option<Event>, Stopped> {
-        self.inbox.take(Some(within))
+        self.main.recv_timeout(within)
     }
 
     /// Leaves the group in order (V8): takes no more sends, waits until all that this node has sent is delivered here, and has
@@ -100,14 +224,10 @@ impl Node {
         let (answer, answered) = mpsc::channel();
         let asked = self.asking.ask(Ask::Close(within, answer));
         // Taking makes room: the engine goes on delivering until the last member has ended.
-        let mut discarded = 0;
-        let stopped = loop {
-            match self.inbox.take(None) {
-                Ok(Some(Event::Message(_))) => discarded += 1,
-                Ok(_) => {}
-                Err(reason) => break reason,
-            }
-        };
+        let inboxes = || self.groups().flat_map(|group| group.family.shards.iter().map(|(_, inbox)| inbox));
+        inboxes().for_each(|inbox| inbox.discard());
+        let stopped = self.main.inbox().ended();
+        let discarded = inboxes().map(|inbox| inbox.discarded()).sum();
         self.join();
         match answered.recv() {
             Ok(result) if asked => result.map(|()| Closed { discarded }),
@@ -146,17 +266,25 @@ impl DrivenNode {
     /// # Errors
     /// As [`Node::start`].
     pub fn start(start: Start) -> Result<Self, StartError> {
+        let config = start.config.clone();
         let (driver, Asking { shared, .. }, control) = prepare(start)?;
-        let sender = Sender::new(shared.outbox.clone());
-        Ok(Self { sender, shared, driver: Some(driver), control: Some(control) })
+        let groups = groups(&config, &shared);
+        Ok(Self { groups, shared, driver: Some(driver), control: Some(control) })
     }
 
-    /// A handle to send with, for any thread.
+    /// A handle to send with, for any thread, to the main group.
     pub fn sender(&self) -> Sender {
-        self.sender.clone()
+        self.groups[0].sender() // the main group is always there
     }
 
-    /// One turn: takes in what has come, sends what was committed, and gives `app` what is due. Never blocks once the group
+    /// A handle to send with to a shard of some group, and its number; `None` if there is no such.
+    pub fn sender_of(&self, group: &str, shard: usize) -> Option<(ShardId, Sender)> {
+        let group = self.groups.iter().find(|it| it.name() == group)?.shard(shard)?;
+        Some((group.id(), group.sender()))
+    }
+
+    /// One turn: takes in what has come, sends what was committed, and gives `app` what is due of the main group; what is due of others
+    /// waits for [`DrivenNode::poll_groups`]. Never blocks once the group
     /// runs (before, a start that has to be tried again makes a new fabric). Returns whether anything happened; if not,
     /// [`DrivenNode::wait`] may be called. The thread that calls it drives the node: [`Sender::reserve`] refuses there
     /// to wait for itself.
@@ -165,11 +293,29 @@ impl DrivenNode {
     /// The node stopped.
     pub fn poll(&mut self, app: &mut dyn FnMut(Incoming<'_, '_>)) -> Result<bool, Stopped> {
         let Some(driver) = &mut self.driver else { return Err(Stopped::Closed) };
-        if self.shared.outbox.driven_here() {
+        if self.shared.driven_here() {
             driver.moved();
         }
-        driver.turn(&mut |incoming| {
+        driver.turn(&mut |shard, incoming| {
+            if shard != ShardId::MAIN {
+                return Verdict::Later;
+            }
             app(incoming);
+            Verdict::Taken
+        })
+    }
+
+    /// As [`DrivenNode::poll`], of all groups: `app` is told which shard an event is of.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_groups(&mut self, app: &mut dyn FnMut(ShardId, Incoming<'_, '_>)) -> Result<bool, Stopped> {
+        let Some(driver) = &mut self.driver else { return Err(Stopped::Closed) };
+        if self.shared.driven_here() {
+            driver.moved();
+        }
+        driver.turn(&mut |shard, incoming| {
+            app(shard, incoming);
             Verdict::Taken
         })
     }
@@ -196,7 +342,13 @@ impl DrivenNode {
             driver.begin_to_close(within, answer);
         }
         let stopped = loop {
-            match self.poll(app) {
+            // What other groups have to say is of no interest any more.
+            let polled = self.poll_groups(&mut |shard, incoming| {
+                if shard == ShardId::MAIN {
+                    app(incoming);
+                }
+            });
+            match polled {
                 Ok(true) => {}
                 Ok(false) => self.wait(),
                 Err(reason) => break reason,
@@ -262,7 +414,7 @@ fn prepare(start: Start) -> Result<(Driver, Asking, JoinHandle<()>), StartError>
             .map_err(|cause| StartError::Listen { address: config.listen, cause })?,
     };
     let made = make().map_err(StartError::Fabric)?;
-    let shared = Arc::new(Shared::new(made.0.doorbell()));
+    let shared = Arc::new(Shared::new(made.0.doorbell(), config.shapes().len()));
     let ((orders, ordered), (asks, asked)) = (mpsc::channel(), mpsc::channel());
     let (control, reports): (Control, Reports) = Control::new(&config, listener, orders, shared.clone())?;
     reports.tell(Report::Prepared(0, made.0.offer()));
@@ -272,20 +424,33 @@ fn prepare(start: Start) -> Result<(Driver, Asking, JoinHandle<()>), StartError>
     Ok((driver, Asking { asks, shared }, thread))
 }
 
-/// The engine's thread.
-pub(super) fn run(mut driver: Driver, inbox: &Inbox) {
+/// The engine's thread. What is told of a shard goes into the inbox of that number.
+pub(super) fn run(mut driver: Driver, inboxes: &[Arc<Inbox>]) {
     let ran = catch_unwind(AssertUnwindSafe(move || {
         let full = Cell::new(false);
+        // Bit by bit: into which inboxes something was put, and which were full.
+        let (told, stuck) = (Cell::new(0_u64), Cell::new(0_u64));
+        let each =
+            |bits: u64| (0..).zip(inboxes).filter(move |(at, _)| bits >> at & 1 == 1).map(|(_, it)| it);
         loop {
-            full.set(false);
-            match driver.turn(&mut |incoming| inbox.offer(incoming, &full)) {
-                Ok(true) => inbox.tell(),
-                Ok(false) => driver.rest(&|| full.get() && !inbox.is_full()),
+            told.set(0);
+            stuck.set(0);
+            let turned = driver.turn(&mut |ShardId(shard), incoming| {
+                let Some(inbox) = inboxes.get(shard as usize) else { return Verdict::Later };
+                full.set(false);
+                let verdict = inbox.offer(incoming, &full);
+                told.set(told.get() | 1 << shard);
+                stuck.set(stuck.get() | u64::from(full.get()) << shard);
+                verdict
+            });
+            match turned {
+                Ok(true) => each(told.get()).for_each(|inbox| inbox.tell()),
+                Ok(false) => driver.rest(&|| each(stuck.get()).any(|inbox| !inbox.is_full())),
                 Err(reason) => return reason,
             }
         }
     }));
     // The driver is dropped by now, so who is told can ask how it stood, and senders know.
     let reason = ran.unwrap_or_else(|_| Stopped::Machine(PANICKED.to_owned()));
-    inbox.stop(&reason);
+    inboxes.iter().for_each(|inbox| inbox.stop(&reason));
 }

@@ -46,6 +46,11 @@ pub enum OutcomeError {
          find out before you send it again"
     )]
     Evicted,
+    /// This node gave its place in the shard to another before anyone had delivered the message, and nobody will.
+    #[error(
+        "this node is no member of the shard any more, and nobody has delivered the message: send it from one that is"
+    )]
+    Moved,
 }
 
 /// What becomes of one send. Dropping it loses interest, not the message.

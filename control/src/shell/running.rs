@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use consort_dataplane::fabric::Fabric;
-use consort_dataplane::names::{NodeId, Position, Rank, Slot};
+use consort_dataplane::names::{NodeId, Position, Rank, Slot, ViewId};
 use consort_dataplane::plan::{PlanError, SessionPlan};
 use consort_dataplane::record::Kind;
 use consort_dataplane::ring::Ticket;
@@ -23,19 +23,22 @@ use consort_dataplane::session::{Delivery, Fault, Needed, Session, Verdict};
 use super::event::Incoming;
 use super::outcome::{Delivered, Moved, OutcomeError, Pending};
 use super::sender::Open;
-use super::shared::Shared;
+use super::shared::Channel;
 use super::start::{SessionStatus, Stage};
 use crate::change::Frozen;
 use crate::orders::{Part, SessionState};
 use crate::transfer::Tails;
-use crate::view::{GroupId, Incarnation, View};
+use crate::view::{Incarnation, Shard, ShardId, View};
 
-/// What the application is given; it may refuse what it can't take yet.
-pub(crate) type Application<'a> = dyn FnMut(Incoming<'_, '_>) -> Verdict + 'a;
+/// What the application is given, of which shard; it may refuse what it can't take yet.
+pub(crate) type Application<'a> = dyn FnMut(ShardId, Incoming<'_, '_>) -> Verdict + 'a;
 
 /// A session and its senders' ring. See the [module](self).
 pub(crate) struct Running {
     pub(super) session: Session,
+    shard: ShardId,
+    /// In which of the shard's two places it lies.
+    pub(super) second: bool,
     pub(super) view: View,
     slots: BTreeMap<NodeId, Slot>,
     pub(super) open: Arc<Open>,
@@ -73,10 +76,11 @@ impl Unsent {
 
 /// Where deliveries go.
 pub(crate) struct Taker<'a, 'b> {
+    pub(crate) shard: ShardId,
     pub(crate) app: &'a mut Application<'b>,
     /// Who has ended its sends.
     pub(crate) ended: &'a mut Vec<(NodeId, Incarnation)>,
-    pub(crate) shared: &'a Shared,
+    pub(crate) channel: &'a Channel,
     /// What is recorded for joiners (V7).
     pub(crate) tails: &'a mut Tails,
     /// The application refused something.
@@ -84,9 +88,10 @@ pub(crate) struct Taker<'a, 'b> {
 }
 
 impl Running {
-    /// Starts the session of a view; its tickets begin at `base`.
+    /// Starts a shard's session of a view; its tickets begin at `base`.
     pub(crate) fn start(
-        view: View,
+        view: &View,
+        (id, shard): (ShardId, &Shard),
         slots: BTreeMap<NodeId, Slot>,
         plan: SessionPlan,
         base: u64,
@@ -95,7 +100,9 @@ impl Running {
         let (session, ring) = Session::start(plan, fabric)?;
         Ok(Self {
             session,
-            view,
+            shard: id,
+            second: shard.second,
+            view: view.clone(),
             slots,
             open: Arc::new(Open::new(ring, base)),
             pending: Pending::default(),
@@ -135,11 +142,16 @@ impl Running {
 
     /// Stops it for good (V2). Returns where it stood when it was stopped first.
     pub(crate) fn wedge(&mut self) -> &Frozen {
-        let session = &mut self.session;
+        let (session, shard) = (&mut self.session, self.shard);
         self.frozen.get_or_insert_with(|| {
             let received = session.wedge().senders.iter().map(|sender| sender.received.0).collect();
-            Frozen { group: GroupId::MAIN, received }
+            Frozen { shard, received }
         })
+    }
+
+    /// The view with which it began.
+    pub(crate) fn since(&self) -> ViewId {
+        self.session.plan().view
     }
 
     /// It runs: neither stopped nor over.
@@ -260,7 +272,8 @@ impl Running {
     /// How far it is, for who asks.
     pub(crate) fn state(&self) -> SessionState {
         SessionState {
-            view: self.view.id,
+            shard: self.shard,
+            view: self.since(),
             wedged: !self.is_live(),
             frontiers: self.session.frontiers(),
             blocked: self.session.blocked().filter(|_| self.is_live()),
@@ -285,7 +298,8 @@ impl Running {
             Stage::Retired
         };
         SessionStatus {
-            view: self.view.id,
+            shard: self.shard,
+            view: self.since(),
             stage,
             frontiers: self.session.frontiers(),
             blocked: self.session.blocked().filter(|_| self.is_live()),
@@ -317,15 +331,15 @@ fn deliver(
                 delivery.ticket = Some(first.unwrap_or_else(|| open.ticket(end)));
             }
             let payload = delivery.payload;
-            let verdict = (taker.app)(Incoming::Message(delivery));
+            let verdict = (taker.app)(taker.shard, Incoming::Message(delivery));
             if verdict == Verdict::Taken {
                 if !taker.tails.is_empty() {
                     let sender = (delivery.rank, delivery.sender);
                     taker.tails.message(outcome.view, outcome.seq, sender, payload);
                 }
-                count(&taker.shared.delivered);
+                count(&taker.channel.delivered);
                 if let Some(Ticket(end)) = own {
-                    count(&taker.shared.sent);
+                    count(&taker.channel.sent);
                     again.remove(&end);
                     pending.delivered(&open.registry, place, outcome);
                 }
@@ -344,7 +358,7 @@ fn end(node: NodeId, taker: &mut Taker<'_, '_>, view: &View) -> Verdict {
     if taker.ended.contains(&life) {
         return Verdict::Taken;
     }
-    let verdict = (taker.app)(Incoming::Ended(node));
+    let verdict = (taker.app)(taker.shard, Incoming::Ended(node));
     if verdict == Verdict::Taken {
         taker.ended.push(life);
     }

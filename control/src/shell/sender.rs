@@ -44,6 +44,8 @@ pub(crate) struct Outbox {
     /// The number of the current ring; 0 while there never was one.
     number: AtomicU64,
     current: ArcSwapOption<Open>,
+    /// There is a view, and this node is no member of the shard in it.
+    apart: AtomicBool,
     stopped: OnceLock<Stopped>,
     /// Nothing more is to be sent.
     ended: AtomicBool,
@@ -57,8 +59,8 @@ pub(crate) struct Outbox {
     wanted_here: AtomicBool,
     /// Rouses the engine.
     bell: Doorbell,
-    /// The thread that drives the engine and runs the application's code in it, as [`this_thread`] numbers it.
-    driving: AtomicU64,
+    /// The thread that drives the engine and runs the application's code in it, as [`this_thread`] numbers it: one for all shards.
+    driving: Arc<AtomicU64>,
 }
 
 /// The ring of one session.
@@ -96,6 +98,9 @@ pub enum SendError {
     /// The members are agreeing on the next view, which takes some milliseconds: try again, or block. Only `try_` says this.
     #[error("the view is changing: try again in a moment, or block")]
     Changing,
+    /// The view has this node in the cluster, but not among the members of this shard.
+    #[error("this node is no member of the shard: send from one that is")]
+    NotMember,
     /// The message can never fit.
     #[error(
         "a message of {len} bytes is too long: these rings take at most {max}; set `ring` to at least four times the message"
@@ -327,10 +332,11 @@ impl Deref for Lease {
 
 impl Outbox {
     /// Without a ring. `bell` rouses the engine.
-    pub(crate) fn new(bell: Doorbell) -> Self {
+    pub(crate) fn new(bell: Doorbell, driving: Arc<AtomicU64>) -> Self {
         Self {
             number: AtomicU64::new(0),
             current: ArcSwapOption::empty(),
+            apart: AtomicBool::new(false),
             stopped: OnceLock::new(),
             ended: AtomicBool::new(false),
             end_sent: AtomicBool::new(false),
@@ -338,7 +344,7 @@ impl Outbox {
             wanted: AtomicBool::new(false),
             wanted_here: AtomicBool::new(false),
             bell,
-            driving: AtomicU64::new(0),
+            driving,
         }
     }
 
@@ -363,6 +369,13 @@ impl Outbox {
         self.current.store(Some(open.clone()));
         self.number.store(open.number, Ordering::Release);
         self.gate.open();
+    }
+
+    /// A view is installed, and this node is a member of the shard in it, or isn't.
+    pub(crate) fn belong(&self, is_member: bool) {
+        if self.apart.swap(!is_member, Ordering::Release) == is_member {
+            self.gate.open();
+        }
     }
 
     /// The node has stopped: senders are refused, those who wait are let go. The sessions must be wedged.
@@ -396,17 +409,6 @@ impl Outbox {
         self.driving.load(Ordering::Relaxed) == this_thread()
     }
 
-    /// The calling thread drives the engine from now on. Returns whether another did before.
-    pub(crate) fn driven_here(&self) -> bool {
-        let me = this_thread();
-        let before = self.driving.load(Ordering::Relaxed);
-        if before == me {
-            return false;
-        }
-        self.driving.store(me, Ordering::Relaxed);
-        before != 0
-    }
-
     /// For closing: no more sends, and the members told so. Returns whether that is done, or can't be.
     pub(crate) fn try_end_for_good(&self) -> bool {
         self.ended.store(true, Ordering::Relaxed);
@@ -421,7 +423,10 @@ impl Outbox {
         }
         let current = self.current.load();
         let Some(open) = &*current else {
-            return self.stopped.get().map(|reason| Err(SendError::Stopped(reason.clone())));
+            return match self.stop_or(SendError::NotStarted) {
+                error if error.passes() => None,
+                error => Some(Err(error)),
+            };
         };
         match open.ring.try_end() {
             Ok(_) => {
@@ -461,8 +466,20 @@ impl Outbox {
 
     #[cold]
     fn stop_or(&self, otherwise: SendError) -> SendError {
+        let otherwise = if self.apart.load(Ordering::Acquire) { SendError::NotMember } else { otherwise };
         self.stopped.get().map_or(otherwise, |reason| SendError::Stopped(reason.clone()))
     }
+}
+
+/// The calling thread drives an engine from now on. Returns whether another did before.
+pub(super) fn drive_here(driving: &AtomicU64) -> bool {
+    let me = this_thread();
+    let before = driving.load(Ordering::Relaxed);
+    if before == me {
+        return false;
+    }
+    driving.store(me, Ordering::Relaxed);
+    before != 0
 }
 
 /// A number that this thread shares with no other of the process; never 0.

@@ -11,7 +11,7 @@ use consort_dataplane::session::{Blocked, Frontiers};
 
 use crate::config::{ConfigError, NodeConfig};
 use crate::membership::{Absent, Lost, Stopped};
-use crate::view::View;
+use crate::view::{ShardId, View};
 
 /// A fabric, and what drives it (`io_uring`, `epoll`, `futex`), for people to read.
 pub type MadeFabric = (Box<dyn Fabric + Send>, &'static str);
@@ -91,7 +91,7 @@ pub struct Status {
     pub view: Option<View>,
     /// Members whose sends have ended.
     pub ended: Vec<NodeId>,
-    /// The sessions, in view order: one, but for a while after a change of the view.
+    /// The sessions, by shard and then in view order: one each, but for a while after a change of the view.
     pub sessions: Vec<SessionStatus>,
 }
 
@@ -99,7 +99,9 @@ pub struct Status {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SessionStatus {
-    /// Its view.
+    /// Its shard.
+    pub shard: ShardId,
+    /// The view with which it began.
     pub view: ViewId,
     /// How far it is with its life.
     pub stage: Stage,

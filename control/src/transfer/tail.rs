@@ -12,8 +12,8 @@ use crate::view::View;
 /// How many bytes may wait at the source for a pupil that is slower than the group. More, and it has to begin anew.
 const MOST: usize = 64 << 20;
 
-/// The longest head of an entry: a view of as many members as may be.
-const HEAD: usize = 8 << 10;
+/// The longest head of an entry: a view of as many members and shards as may be.
+const HEAD: usize = 64 << 10;
 
 /// Lengths of head and payload before each entry.
 const LENGTHS: usize = 8;
@@ -147,8 +147,9 @@ impl Tails {
     /// The application was told a view: for those whom it admits it is the last entry.
     pub fn view(&mut self, view: &View) {
         for at in 0..self.pupils.len() {
-            let Pupil { node, incarnation, .. } = self.pupils[at].pupil;
-            let admitted = view.member(node).is_some_and(|member| member.incarnation == incarnation);
+            let Pupil { shard, node, incarnation, .. } = self.pupils[at].pupil;
+            let admitted = view.member(node).is_some_and(|member| member.incarnation == incarnation)
+                && view.shard(shard).is_some_and(|shard| shard.members.contains(&node));
             let head = if admitted { Head::Admitted } else { Head::View(view.clone()) };
             self.encode(&head, 0);
             let tail = &mut self.pupils[at];

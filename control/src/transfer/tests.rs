@@ -7,7 +7,7 @@ use super::*;
 use crate::view::{Member, Role, View};
 
 fn pupil(attempt: u64) -> Pupil {
-    Pupil { node: NodeId(4), incarnation: Incarnation(7), attempt }
+    Pupil { shard: ShardId::MAIN, node: NodeId(4), incarnation: Incarnation(7), attempt }
 }
 
 fn view(id: u64, nodes: &[(u32, u64)]) -> View {
@@ -17,8 +17,9 @@ fn view(id: u64, nodes: &[(u32, u64)]) -> View {
         incarnation: Incarnation(*life),
         address,
         role: Role::Data,
+        domain: crate::view::Domain::default(),
     };
-    View { id: ViewId(id), members: nodes.iter().map(member).collect() }
+    View::of(ViewId(id), nodes.iter().map(member).collect())
 }
 
 /// Everything a teacher says to a pupil that takes all at once.

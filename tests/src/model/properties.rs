@@ -1,6 +1,7 @@
 //! What must hold in every state.
 
-use consort_control::change::{Next, Trimming};
+use consort_control::change::{Cut, Next, Trimming};
+use consort_control::view::Shard;
 
 use super::state::State;
 use super::world::{World, node};
@@ -11,6 +12,8 @@ pub const ONE_VIEW: &str = "one view, one trim";
 pub const DELIVERED_BELOW: &str = "what was delivered lies below the trim";
 /// V3, V4: whoever goes on was frozen, and has what lies below the trim.
 pub const ALL_HERE: &str = "whoever goes on has what lies below the trim";
+/// V2: a session goes on with the members that it had, or is cut.
+pub const SPARED: &str = "a session goes on with the members that it had, or is cut";
 /// V3, V7: those who go on have links to each other.
 pub const LINKED: &str = "those who go on have links to each other";
 /// V10: nobody goes on whose memory is in use.
@@ -31,32 +34,58 @@ pub(super) fn is_one_view(_: &World, state: &State) -> bool {
 /// What all may have received, anyone may have delivered, and may be dead by now. Where delivery doesn't wait for that, each of
 /// those who go on may have delivered all that it received before it was wedged.
 pub(super) fn is_delivered_below(world: &World, state: &State) -> bool {
-    let data: Vec<_> = (0..world.roles.len()).filter(|at| world.is_data(*at)).collect();
-    let is_below = |next: &Next| {
-        let trim = &next.cuts[0].trim;
+    let is_below = |next: &Next, cut: &Cut| {
+        let of = |at: &usize| state.nodes[*at].received.contains_key(&cut.shard);
+        let members: Vec<_> = (0..world.roles.len()).filter(of).collect();
         match world.trimming {
-            Trimming::Least => trim.iter().enumerate().all(|(rank, trim)| {
-                data.iter().any(|at| {
+            Trimming::Least => cut.trim.iter().enumerate().all(|(rank, trim)| {
+                members.iter().any(|at| {
                     let node = &state.nodes[*at];
-                    let most = if node.frozen { node.received[rank] } else { world.most(*at, rank) };
+                    let most = match node.frozen.contains(&cut.shard) {
+                        true => node.received[&cut.shard][rank],
+                        false => world.most(*at, cut.shard, rank),
+                    };
                     most <= *trim
                 })
             }),
-            Trimming::Greatest => data
+            Trimming::Greatest => members
                 .iter()
                 .filter(|at| next.view.member(node(**at)).is_some())
-                .all(|at| lies_below(&state.nodes[*at].delivered, trim)),
+                .all(|at| lies_below(&state.nodes[*at].delivered[&cut.shard], &cut.trim)),
         }
     };
-    state.decided().all(is_below)
+    state.decided().all(|next| next.cuts.iter().all(|cut| is_below(next, cut)))
 }
 
 pub(super) fn is_all_here(world: &World, state: &State) -> bool {
     state.values().all(|next| {
-        state.goes_on(world, next).all(|(at, node)| {
-            node.frozen && (!world.is_data(at) || lies_below(&next.cuts[0].trim, &node.received))
+        state.goes_on(world, next).all(|(_, node)| {
+            node.reported
+                && next.cuts.iter().all(|cut| {
+                    let rings = node.received.get(&cut.shard);
+                    let is_here = |rings: &Vec<u64>| lies_below(&cut.trim, rings);
+                    rings.is_none_or(|rings| node.frozen.contains(&cut.shard) && is_here(rings))
+                })
         })
     })
+}
+
+pub(super) fn is_spared(world: &World, state: &State) -> bool {
+    let before = world.view();
+    state.values().all(|next| {
+        let both = before.shards.iter().zip(&next.view.shards);
+        both.enumerate().all(|(at, (old, new))| {
+            let cut = next.cuts.iter().any(|cut| cut.shard.0 as usize == at);
+            let goes_on = old.members.iter().all(|node| next.view.member(*node).is_some());
+            let ends = new.since != old.since;
+            (ends || new.members == old.members && goes_on)
+                && (cut == ends || old.members.is_empty() || !any_stays(old, next))
+        })
+    })
+}
+
+fn any_stays(old: &Shard, next: &Next) -> bool {
+    old.members.iter().any(|node| next.view.member(*node).is_some())
 }
 
 pub(super) fn is_linked(world: &World, state: &State) -> bool {
@@ -70,7 +99,10 @@ pub(super) fn is_linked(world: &World, state: &State) -> bool {
 }
 
 pub(super) fn is_memory_free(world: &World, state: &State) -> bool {
-    let free = |next| state.goes_on(world, next).all(|(at, node)| !world.is_data(at) || node.free);
+    let free = |next: &Next| {
+        next.view.shards[0].since == world.view().id
+            || state.goes_on(world, next).all(|(at, node)| !world.is_data(at) || node.free)
+    };
     state.values().all(free)
 }
 

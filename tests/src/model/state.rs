@@ -5,10 +5,10 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use consort_control::change::{Change, Effect, Fetch, Frozen, Next, Phase, Report, Saying};
-use consort_control::view::GroupId;
+use consort_control::change::{Change, Effect, Fetch, Frozen, Next, Phase, Place, Report, Saying};
+use consort_control::view::ShardId;
 
-use super::world::{Bounds, World, node, place};
+use super::world::{Bounds, Received, World, node, place};
 
 /// A value with its hash: states share what a step leaves as it is, and hash it once.
 #[derive(Clone)]
@@ -56,6 +56,9 @@ impl<T: fmt::Debug> fmt::Debug for Shared<T> {
     }
 }
 
+/// Where the main group's next session lies.
+const NEXT: Place = Place { shard: ShardId::MAIN, second: false };
+
 /// Something that was said and has not arrived.
 #[derive(Clone, Hash, Debug)]
 pub struct Envelope {
@@ -69,14 +72,16 @@ pub struct Envelope {
 pub struct Node {
     /// Its part in the change; `None` once it is dead.
     pub(super) change: Option<Change>,
-    /// By rank: how much it has of each ring. Until it is frozen nobody has looked: it may be anything that was sent.
-    pub(super) received: Vec<u64>,
+    /// How much it has of each ring. Until a session is frozen nobody has looked: it may be anything that was sent.
+    pub(super) received: Received,
     /// What of it came before it was wedged: where delivery doesn't wait for others, it may have delivered that.
-    pub(super) delivered: Vec<u64>,
-    /// It was asked to wedge and has not said that it did.
-    pub(super) wedging: bool,
-    /// Its sessions are wedged.
-    pub(super) frozen: bool,
+    pub(super) delivered: Received,
+    /// It was asked to wedge these and has not said that it did.
+    pub(super) wedging: Option<BTreeSet<ShardId>>,
+    /// The shards whose sessions are wedged; none before it was asked.
+    pub(super) frozen: BTreeSet<ShardId>,
+    /// It has reported.
+    pub(super) reported: bool,
     /// Whom it has fenced.
     pub(super) fenced: BTreeSet<usize>,
     pub(super) fetches: Vec<Fetch>,
@@ -100,8 +105,8 @@ pub enum Step {
     Arrive(Shared<Envelope>),
     /// Or doesn't.
     Lose(Shared<Envelope>),
-    /// What a member was to wedge and fence, it has; and so much it had received, by rank.
-    Wedged(usize, Vec<u64>),
+    /// What a member was to wedge and fence, it has; and so much it had received.
+    Wedged(usize, Received),
     /// A part that a member fetches has come.
     Supply(usize, usize),
     /// It frees the memory that the next view needs.
@@ -121,7 +126,7 @@ pub enum Step {
 impl State {
     pub(super) fn new(world: &World) -> Self {
         let nodes = (0..world.roles.len()).map(|at| {
-            let mut change = Change::new(node(at), world.view(), world.trimming);
+            let mut change = Change::new(node(at), world.view(), world.shapes(), world.ending());
             if let Some(mutant) = world.mutant {
                 change.mutate(mutant);
             }
@@ -131,8 +136,9 @@ impl State {
                 change: Some(change),
                 received: world.begun(at),
                 delivered: world.begun(at),
-                wedging: false,
-                frozen: false,
+                wedging: None,
+                frozen: BTreeSet::new(),
+                reported: false,
                 fenced: BTreeSet::new(),
                 fetches: Vec::new(),
                 free,
@@ -156,8 +162,8 @@ impl State {
         step(&mut node);
         while let Some(effect) = node.change.as_mut().and_then(Change::poll_effect) {
             match effect {
-                Effect::Wedge { fence } => {
-                    node.wedging = true;
+                Effect::Wedge { shards, fence } => {
+                    node.wedging.get_or_insert_default().extend(shards);
                     node.fenced.extend(fence.into_iter().map(place));
                 }
                 Effect::Say(to, saying) => {
@@ -167,7 +173,7 @@ impl State {
                     }
                 }
                 Effect::Fetch(fetch) => {
-                    node.fetches.retain(|known| known.rank != fetch.rank);
+                    node.fetches.retain(|known| (known.shard, known.rank) != (fetch.shard, fetch.rank));
                     node.fetches.push(fetch);
                 }
                 Effect::Decided(next) => node.decided = Some(next),
@@ -221,38 +227,52 @@ impl State {
     }
 
     /// What a member can have received when it says that it is wedged.
-    pub(super) fn may_have_received(&self, world: &World, at: usize) -> Vec<Vec<u64>> {
+    pub(super) fn may_have_received(&self, world: &World, at: usize) -> Vec<Received> {
         let node = &self.nodes[at];
-        let mut all = vec![Vec::new()];
-        for (rank, known) in node.received.iter().copied().enumerate() {
-            let most = if node.frozen { known } else { world.most(at, rank) };
-            let longer = |begun: &Vec<u64>| {
-                let begun = begun.clone();
-                (known..=most).map(move |received| [&begun[..], &[received]].concat()).collect::<Vec<_>>()
-            };
-            all = all.iter().flat_map(longer).collect();
+        let mut all = vec![node.received.clone()];
+        let due = node.wedging.iter().flatten().filter(|shard| !node.frozen.contains(shard));
+        for (shard, rings) in due.filter_map(|shard| Some((*shard, node.received.get(shard)?))) {
+            for (rank, known) in rings.iter().copied().enumerate() {
+                let longer = |begun: &Received| {
+                    let begun = begun.clone();
+                    (known..=world.most(at, shard, rank)).map(move |received| {
+                        let mut longer = begun.clone();
+                        if let Some(rings) = longer.get_mut(&shard) {
+                            rings[rank] = received;
+                        }
+                        longer
+                    })
+                };
+                all = all.iter().flat_map(longer).collect();
+            }
         }
         all
     }
 
-    pub(super) fn wedged(&mut self, world: &World, at: usize, received: Vec<u64>) {
+    pub(super) fn wedged(&mut self, world: &World, at: usize, received: &Received) {
         self.at(at, |it| {
-            if !it.frozen {
-                it.delivered.clone_from(&received);
-                it.received = received;
+            let due: Vec<_> = it.wedging.take().into_iter().flatten().collect();
+            for shard in due {
+                if let Some(rings) = received.get(&shard)
+                    && it.received.contains_key(&shard)
+                    && it.frozen.insert(shard)
+                {
+                    it.delivered.insert(shard, rings.clone());
+                    it.received.insert(shard, rings.clone());
+                }
             }
-            it.wedging = false;
-            it.frozen = true;
+            it.reported = true;
+            let frozen = it.received.iter().filter(|(shard, _)| it.frozen.contains(shard));
+            let frozen = frozen.map(|(shard, rings)| Frozen { shard: *shard, received: rings.clone() });
             let is_data = |at: &usize| world.is_data(*at);
-            let frozen = Frozen { group: GroupId::MAIN, received: it.received.clone() };
             let cut = |other: &usize| it.fenced.contains(other) || !world.has_link(at, *other);
             let severed = (0..world.roles.len()).filter(|other| is_data(other) && is_data(&at) && cut(other));
             let joiner = world.joiner.iter().filter(|linked| linked.contains(&at));
             let report = Report {
                 severed: severed.map(node).collect(),
-                frozen: if world.is_data(at) { vec![frozen] } else { Vec::new() },
+                frozen: frozen.collect(),
                 linked: joiner.map(|_| world.member(world.roles.len()).incarnation).collect(),
-                free: it.free,
+                busy: if it.free { Vec::new() } else { vec![NEXT] },
             };
             if let Some(change) = &mut it.change {
                 change.on_wedged(report);
@@ -263,16 +283,18 @@ impl State {
     /// Whether a part that a member fetches can be had.
     pub(super) fn can_supply(&self, fetch: &Fetch) -> bool {
         let holder = &self.nodes[place(fetch.holder)];
-        holder.change.is_some() && holder.frozen && holder.received[fetch.rank] >= fetch.to
+        let has = holder.received.get(&fetch.shard).is_some_and(|rings| rings[fetch.rank] >= fetch.to);
+        holder.change.is_some() && holder.frozen.contains(&fetch.shard) && has
     }
 
     pub(super) fn supply(&mut self, at: usize, index: usize) {
         self.at(at, |node| {
             let fetch = node.fetches.remove(index);
-            let received = &mut node.received[fetch.rank];
-            *received = (*received).max(fetch.to);
+            if let Some(rings) = node.received.get_mut(&fetch.shard) {
+                rings[fetch.rank] = rings[fetch.rank].max(fetch.to);
+            }
             if let Some(change) = &mut node.change {
-                change.on_supplied(fetch.rank, fetch.to);
+                change.on_supplied(fetch.shard, fetch.rank, fetch.to);
             }
         });
     }
@@ -281,7 +303,7 @@ impl State {
         self.at(at, |node| {
             node.free = true;
             if let Some(change) = &mut node.change {
-                change.on_free();
+                change.on_free(NEXT);
             }
         });
     }
@@ -289,7 +311,7 @@ impl State {
     pub(super) fn crash(&mut self, at: usize) {
         self.at(at, |node| {
             node.change = None;
-            node.wedging = false;
+            node.wedging = None;
             node.fetches.clear();
         });
         self.envelopes.retain(|envelope| envelope.to != at);
@@ -297,7 +319,7 @@ impl State {
 
     /// Nothing is under way that must come.
     pub(super) fn is_quiet(&self) -> bool {
-        self.envelopes.is_empty() && self.nodes.iter().all(|node| !node.wedging)
+        self.envelopes.is_empty() && self.nodes.iter().all(|node| node.wedging.is_none())
     }
 
     /// Everything that is under way comes, in some order.
@@ -305,7 +327,7 @@ impl State {
         while let Some(step) = self.due() {
             match step {
                 Step::Arrive(envelope) => self.arrive(&envelope),
-                Step::Wedged(at, received) => self.wedged(world, at, received),
+                Step::Wedged(at, received) => self.wedged(world, at, &received),
                 Step::Supply(at, index) => self.supply(at, index),
                 Step::Free(at) => self.free(at),
                 _ => return,
@@ -320,7 +342,7 @@ impl State {
         }
         self.alive().find_map(|at| {
             let node = &self.nodes[at];
-            if node.wedging {
+            if node.wedging.is_some() {
                 return Some(Step::Wedged(at, node.received.clone()));
             }
             if !node.free {

@@ -24,6 +24,8 @@ fn hello(node: u32, life: u64) -> Hello {
         guarantee: "atomic".to_owned(),
         ring_bytes: 4096,
         state: false,
+        domain: Default::default(),
+        groups: 0,
         offer: Vec::new(),
     }
 }

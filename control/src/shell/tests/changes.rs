@@ -12,6 +12,7 @@ use crate::orders::{Order, Report};
 use crate::shell::outcome::{Delivered, OutcomeError};
 use crate::shell::sender::SendError;
 use crate::shell::start::{CloseError, Leaving, Stage};
+use crate::view::ShardId;
 
 const ALL: [Guarantee; 3] = [Guarantee::Fifo, Guarantee::Agreed, Guarantee::Atomic];
 
@@ -110,7 +111,7 @@ fn a_slow_application_sees_the_views_in_order() {
     world.load(10);
     world.wedge(&[1, 2], &[]);
     world.rounds(200);
-    assert!(!world.host(1).has(&Report::Retired(ViewId(1))));
+    assert!(!world.host(1).has(&Report::Retired(ShardId::MAIN, ViewId(1))));
     let due = world.host(2).messages().len() - world.host(1).messages().len();
     world.host(1).room = due + 1;
     let cut = world.finish(&[1, 2]);
@@ -153,12 +154,12 @@ fn a_lent_message_outlives_its_view() {
         let kept: Vec<_> = world.host(1).loans.iter().map(|loan| loan.to_vec()).collect();
         world.change(&[1, 2]);
         world.load(40);
-        assert!(!world.host(1).has(&Report::Retired(ViewId(1))));
+        assert!(!world.host(1).has(&Report::Retired(ShardId::MAIN, ViewId(1))));
         assert_eq!(world.host(1).driver.status().sessions[0].stage, Stage::Lending);
         assert!(world.host(1).loans.iter().zip(&kept).all(|(loan, kept)| **loan == **kept));
         let loans = std::mem::take(&mut world.host(1).loans);
         std::thread::spawn(|| drop(loans)).join().unwrap();
-        world.until("retired", |world| world.hosts[&1].has(&Report::Retired(ViewId(1))));
+        world.until("retired", |world| world.hosts[&1].has(&Report::Retired(ShardId::MAIN, ViewId(1))));
         world.change(&[1, 2]);
         world.load(40);
         world.settle();
@@ -177,18 +178,24 @@ fn an_old_view_is_retired_when_the_next_has_begun_everywhere() {
     let view = world.next(&[1, 2, 3]);
     world.install(view.clone(), Some(&cut), &[1, 2]);
     world.rounds(500);
-    assert!(!world.host(1).has(&Report::Retired(ViewId(1))));
+    assert!(!world.host(1).has(&Report::Retired(ShardId::MAIN, ViewId(1))));
     let status = world.host(1).driver.status();
     assert_eq!(status.sessions[0].stage, Stage::Unborn(vec![NodeId(3)]));
     // Another change begins before the third is there: births are still seen.
     for id in [1, 2] {
-        world.host(id).order(Order::Wedge { view: ViewId(2), fence: Vec::new() });
+        world.host(id).order(Order::Wedge {
+            view: ViewId(2),
+            shards: vec![ShardId::MAIN],
+            fence: Vec::new(),
+        });
     }
     world.rounds(100);
     let slots = world.host(3).links.iter().map(|(node, (slot, _))| (NodeId(*node), *slot)).collect();
-    let install = crate::orders::Install { view, slots, cut: Some(vec![cut]), renew: false };
+    let install = crate::orders::Install { view, slots, cut: Some(vec![cut]), renew: Vec::new() };
     world.host(3).order(Order::Install(install));
-    world.until("retired", |world| world.hosts.values().all(|host| host.has(&Report::Retired(ViewId(1)))));
+    world.until("retired", |world| {
+        world.hosts.values().all(|host| host.has(&Report::Retired(ShardId::MAIN, ViewId(1))))
+    });
     world.change(&[1, 2, 3]);
     world.load(20);
     world.settle();
@@ -207,7 +214,7 @@ fn a_member_that_never_began_is_not_waited_for() {
     let view = world.next(&[1, 2, 3]);
     world.install(view, Some(&cut), &[1, 2]);
     world.rounds(300);
-    assert!(!world.host(1).has(&Report::Retired(ViewId(1))));
+    assert!(!world.host(1).has(&Report::Retired(ShardId::MAIN, ViewId(1))));
     world.change(&[1, 2]);
     world.load(20);
     world.settle();

@@ -18,10 +18,11 @@ use crate::shell::control::Reports;
 use crate::shell::driver::Driver;
 use crate::shell::event::Incoming;
 use crate::shell::outcome::Outcome;
+use crate::shell::restore::Restore;
 use crate::shell::sender::{SendError, Sender};
-use crate::shell::shared::{Ask, Shared};
+use crate::shell::shared::{Ask, Channel, Shared};
 use crate::shell::start::{CloseError, MadeFabric};
-use crate::view::View;
+use crate::view::{ShardId, View};
 
 /// What an application was told.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -74,6 +75,90 @@ pub(super) struct Host {
     pub(super) state: Vec<(u32, u64)>,
     /// It gives no snapshot, or doesn't finish what it restores.
     pub(super) is_stubborn: bool,
+    /// The shards beside the main group, from number 1.
+    pub(super) shards: Vec<App>,
+}
+
+/// What the application makes of a shard beside the main group.
+pub(super) struct App {
+    sender: Sender,
+    pub(super) told: Vec<Told>,
+    /// The number of the next message.
+    pub(super) next: u64,
+    pub(super) outcomes: Vec<(u64, Outcome)>,
+    pub(super) state: Vec<(u32, u64)>,
+}
+
+impl App {
+    fn new(channel: &Arc<Channel>) -> Self {
+        let sender = Sender::new(channel.outbox.clone());
+        Self { sender, told: Vec::new(), next: 0, outcomes: Vec::new(), state: Vec::new() }
+    }
+
+    /// Takes an event. A shard's views are of its members alone.
+    fn take(&mut self, shard: ShardId, incoming: Incoming<'_, '_>) {
+        let told = match incoming {
+            Incoming::View(view) => {
+                let mut view = view.clone();
+                let mine = view.shard(shard).cloned().unwrap_or_default();
+                view.members.retain(|member| mine.members.contains(&member.node));
+                Told::View(view)
+            }
+            Incoming::Ended(node) => Told::Ended(node.0),
+            Incoming::Message(delivery) => {
+                let number = u64::from_le_bytes(delivery.payload[..8].try_into().unwrap());
+                let (view, seq, sender) = (delivery.view.0, delivery.seq.0, delivery.sender.0);
+                self.state.push((sender, number));
+                Told::Message { view, seq, sender, number }
+            }
+            Incoming::Snapshot(request) => {
+                request.give_in_turn(Cursor::new(encode(&self.state)));
+                return;
+            }
+            Incoming::Restore(restore) => {
+                self.state = decode(restore.take().unwrap());
+                Told::Restored(self.state.len())
+            }
+            Incoming::Evicted(_) => {
+                self.state.clear();
+                Told::Evicted
+            }
+            Incoming::Waiting(_) => return,
+        };
+        self.told.push(told);
+    }
+
+    /// Sends the next message, if it can. Returns its number.
+    pub(super) fn send(&mut self, tracked: bool) -> Result<u64, SendError> {
+        let mut room = self.sender.try_reserve(8)?;
+        let number = self.next;
+        room.copy_from_slice(&number.to_le_bytes());
+        if tracked {
+            self.outcomes.push((number, room.send_tracked()));
+        } else {
+            room.send();
+        }
+        self.next += 1;
+        Ok(number)
+    }
+}
+
+/// A state on its way.
+fn encode(state: &[(u32, u64)]) -> Vec<u8> {
+    state
+        .iter()
+        .flat_map(|(sender, number)| [u64::from(*sender), *number])
+        .flat_map(u64::to_le_bytes)
+        .collect()
+}
+
+fn decode(mut restore: Restore) -> Vec<(u32, u64)> {
+    let mut bytes = Vec::new();
+    restore.read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes.len() as u64, restore.len());
+    restore.finish();
+    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+    bytes.chunks(16).map(|it| (word(&it[..8]) as u32, word(&it[8..]))).collect()
 }
 
 impl Host {
@@ -84,11 +169,12 @@ impl Host {
     ) -> Self {
         let fabric = make();
         let offer = fabric.0.offer();
-        let shared = Arc::new(Shared::new(fabric.0.doorbell()));
+        let shared = Arc::new(Shared::new(fabric.0.doorbell(), config.shapes().len()));
         let ((orders, ordered), (asks, asked)) = (mpsc::channel(), mpsc::channel());
         let (reports, from) = Reports::apart();
         let make = Box::new(move || Ok(make()));
-        let sender = Sender::new(shared.outbox.clone());
+        let sender = Sender::new(shared.channels[0].outbox.clone());
+        let shards = shared.channels[1..].iter().map(App::new).collect();
         Self {
             driver: Driver::new(config, make, fabric, shared.clone(), (ordered, asked), reports),
             shared,
@@ -115,6 +201,7 @@ impl Host {
             stopped: None,
             state: Vec::new(),
             is_stubborn: false,
+            shards,
         }
     }
 
@@ -146,10 +233,15 @@ impl Host {
         if self.stopped.is_some() {
             return false;
         }
-        let Self { driver, told, room, keeps, refuses_views, loans, own, state, is_stubborn, .. } = self;
-        let turned = driver.turn(&mut |incoming| {
+        let Self { driver, told, room, keeps, refuses_views, loans, own, state, is_stubborn, shards, .. } =
+            self;
+        let turned = driver.turn(&mut |shard, incoming| {
             if *room == 0 || *refuses_views && matches!(incoming, Incoming::View(_)) {
                 return Verdict::Later;
+            }
+            if let Some(app) = (shard.0 as usize).checked_sub(1).and_then(|at| shards.get_mut(at)) {
+                app.take(shard, incoming);
+                return Verdict::Taken;
             }
             *room -= 1;
             told.push(match incoming {
@@ -173,23 +265,16 @@ impl Host {
                 }
                 Incoming::Snapshot(request) => {
                     if !*is_stubborn {
-                        let words = |(sender, number): &(u32, u64)| [u64::from(*sender), *number];
-                        let words = state.iter().flat_map(words).flat_map(u64::to_le_bytes);
-                        request.give_in_turn(Cursor::new(words.collect::<Vec<_>>()));
+                        request.give_in_turn(Cursor::new(encode(state)));
                     }
                     return Verdict::Taken;
                 }
                 Incoming::Restore(restore) => {
-                    let mut restore = restore.take().unwrap();
+                    let restore = restore.take().unwrap();
                     if *is_stubborn {
                         return Verdict::Taken;
                     }
-                    let mut bytes = Vec::new();
-                    restore.read_to_end(&mut bytes).unwrap();
-                    assert_eq!(bytes.len() as u64, restore.len());
-                    restore.finish();
-                    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
-                    *state = bytes.chunks(16).map(|it| (word(&it[..8]) as u32, word(&it[8..]))).collect();
+                    *state = decode(restore);
                     Told::Restored(state.len())
                 }
                 Incoming::Evicted(_) => Told::Evicted,

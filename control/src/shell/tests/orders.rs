@@ -15,7 +15,7 @@ use crate::orders::{Install, LinkNumber, Order, Part, Report};
 use crate::shell::outcome::OutcomeError;
 use crate::shell::sender::SendError;
 use crate::shell::start::Stage;
-use crate::view::GroupId;
+use crate::view::ShardId;
 
 // V2
 #[test]
@@ -29,10 +29,10 @@ fn a_wedged_session_stays_as_it_was() {
     assert_eq!(world.host(1).driver.status().sessions[0].stage, Stage::Wedged);
     world.host(1).reports.clear();
     let slot = world.host(1).links.remove(&3).unwrap().0;
-    world.host(1).order(Order::Wedge { view: ViewId(1), fence: vec![slot] });
+    world.host(1).order(Order::Wedge { view: ViewId(1), shards: vec![ShardId::MAIN], fence: vec![slot] });
     world.until("wedged again", |world| world.hosts[&1].has(&Report::Wedged(ViewId(1), vec![first.clone()])));
     // What was said of a view that this node is not in.
-    world.host(1).order(Order::Wedge { view: ViewId(7), fence: Vec::new() });
+    world.host(1).order(Order::Wedge { view: ViewId(7), shards: vec![ShardId::MAIN], fence: Vec::new() });
     world.until("nothing to wedge", |world| world.hosts[&1].has(&Report::Wedged(ViewId(7), Vec::new())));
 }
 
@@ -49,7 +49,7 @@ fn what_is_frozen_stays_so_whatever_is_supplied() {
     let cut = world.cut(&[1, 2]);
     assert_ne!(before.received, cut.trim);
     world.host(1).reports.clear();
-    world.host(1).order(Order::Wedge { view: ViewId(1), fence: Vec::new() });
+    world.host(1).order(Order::Wedge { view: ViewId(1), shards: vec![ShardId::MAIN], fence: Vec::new() });
     world.until("wedged", |world| world.hosts[&1].frozen(ViewId(1)).is_some());
     assert_eq!(world.host(1).frozen(ViewId(1)), Some(before));
 }
@@ -66,7 +66,7 @@ fn what_waits_for_a_view_to_be_sent_in_fails_when_none_comes() {
         let cut = world.cut(&[1, 2]);
         let view = world.next(&[1, 2]);
         world.install(view, Some(&cut), &[2]);
-        world.host(2).order(Order::Wedge { view: ViewId(2), fence: Vec::new() });
+        world.host(2).order(Order::Wedge { view: ViewId(2), shards: vec![ShardId::MAIN], fence: Vec::new() });
         world.rounds(50);
         assert_eq!(world.host(2).outcomes[0].1.try_get(), None);
         let error = match reason {
@@ -165,12 +165,12 @@ fn who_breaks_the_protocol_is_cut_off_and_the_view_can_change() {
 
 #[test]
 fn a_view_that_can_t_be_is_not_begun() {
-    let empty = Cut { group: GroupId::MAIN, trim: Vec::new() };
+    let empty = Cut { shard: ShardId::MAIN, trim: Vec::new() };
     for cut in [None, Some(Vec::new()), Some(vec![empty])] {
         let mut world = World::new(24, 2, Guarantee::Atomic);
         world.wedge(&[1], &[]);
         let (view, slots) = (world.next(&[1, 2]), [(NodeId(2), world.host(1).links[&2].0)].into());
-        world.host(1).order(Order::Install(Install { view, slots, cut, renew: false }));
+        world.host(1).order(Order::Install(Install { view, slots, cut, renew: Vec::new() }));
         world.until("stopped", |world| matches!(world.hosts[&1].stopped, Some(Stopped::Machine(_))));
         assert!(world.host(1).reports.iter().any(|report| matches!(report, Report::Broken(_))));
     }
@@ -183,7 +183,7 @@ fn a_view_that_is_said_twice_is_installed_once() {
     world.change(&[1, 2]);
     world.load(20);
     let (view, slots) = (world.view.clone(), [(NodeId(2), world.host(1).links[&2].0)].into());
-    world.host(1).order(Order::Install(Install { view, slots, cut: None, renew: false }));
+    world.host(1).order(Order::Install(Install { view, slots, cut: None, renew: Vec::new() }));
     world.load(20);
     world.settle();
     world.check();
@@ -196,14 +196,14 @@ fn parts_of_rings_are_read_and_supplied_where_they_can_be() {
     let mut world = World::new(27, 2, Guarantee::Agreed);
     world.load(20);
     world.settle();
-    let part = Part { view: ViewId(1), group: GroupId::MAIN, rank: 1, from: 0, to: 8 };
+    let part = Part { view: ViewId(1), shard: ShardId::MAIN, rank: 1, from: 0, to: 8 };
     world.host(1).order(Order::Read(part));
     world.until("refused", |world| world.hosts[&1].has(&Report::Bytes(part, None)));
     world.host(1).order(Order::Supply { part, bytes: vec![0; 8] });
     world.host(1).reports.clear();
     world.wedge(&[1, 2], &[]);
     let frozen = world.host(1).frozen(ViewId(1)).unwrap().received;
-    let part = |rank, from, to| Part { view: ViewId(1), group: GroupId::MAIN, rank, from, to };
+    let part = |rank, from, to| Part { view: ViewId(1), shard: ShardId::MAIN, rank, from, to };
     let beyond = part(1, frozen[1], frozen[1] + 8);
     for no in [beyond, part(7, 0, 8), part(700, 0, 8), part(1, frozen[1], frozen[1] - 8)] {
         world.host(1).order(Order::Read(no));
@@ -220,7 +220,7 @@ fn parts_of_rings_are_read_and_supplied_where_they_can_be() {
     // Who lacks something may ask long after this node is done with it.
     let last = part(1, frozen[1] - 8, frozen[1]);
     world.change(&[1, 2]);
-    world.until("retired", |world| world.hosts[&1].has(&Report::Retired(ViewId(1))));
+    world.until("retired", |world| world.hosts[&1].has(&Report::Retired(ShardId::MAIN, ViewId(1))));
     world.host(1).order(Order::Read(last));
     world.until("read", |world| {
         world.hosts[&1].reports.iter().any(|it| matches!(it, Report::Bytes(part, Some(_)) if *part == last))

@@ -7,6 +7,7 @@ use super::host::Told;
 use super::world::{RING, World};
 use crate::orders::Report;
 use crate::shell::sender::SendError;
+use crate::view::ShardId;
 
 #[test]
 fn a_sender_is_told_what_it_has_to_wait_for() {
@@ -49,7 +50,7 @@ fn a_reservation_is_held_over_a_change() {
     world.change(&[1, 2]);
     world.rounds(300);
     assert_eq!(sender.try_reserve(8).unwrap_err(), SendError::Changing);
-    assert!(!world.host(1).has(&Report::Retired(ViewId(1))), "its memory is lent");
+    assert!(!world.host(1).has(&Report::Retired(ShardId::MAIN, ViewId(1))), "its memory is lent");
     // The others don't wait.
     let theirs = world.host(2).sent;
     world.host(2).send(2, 0, true).unwrap();
@@ -57,7 +58,7 @@ fn a_reservation_is_held_over_a_change() {
     // The next change begins, and has to wait for that memory.
     world.wedge(&[1, 2], &[]);
     world.rounds(100);
-    assert!(!world.host(1).has(&Report::Retired(ViewId(1))));
+    assert!(!world.host(1).has(&Report::Retired(ShardId::MAIN, ViewId(1))));
     let outcome = held.send_tracked();
     let before = world.host(1).tickets.len() - 1;
     world.host(1).tickets.insert(before, outcome.ticket());
@@ -86,7 +87,7 @@ fn a_reservation_given_up_holds_nothing_back() {
     assert_eq!(sender.try_reserve(8).unwrap_err(), SendError::Changing);
     drop(held);
     world.until("open", |_| sender.try_reserve(8).is_ok());
-    world.until("retired", |world| world.hosts[&1].has(&Report::Retired(ViewId(1))));
+    world.until("retired", |world| world.hosts[&1].has(&Report::Retired(ShardId::MAIN, ViewId(1))));
     world.load(10);
     world.settle();
     world.check();

@@ -10,11 +10,12 @@ use super::world::World;
 use crate::membership::Stopped;
 use crate::orders::{Order, Report};
 use crate::transfer::Lesson;
+use crate::view::ShardId;
 
 const ALL: [Guarantee; 3] = [Guarantee::Fifo, Guarantee::Agreed, Guarantee::Atomic];
 
 fn caught_up(world: &World, id: u32, attempt: u64) -> bool {
-    world.hosts[&id].has(&Report::CaughtUp(attempt))
+    world.hosts[&id].has(&Report::CaughtUp(ShardId::MAIN, attempt))
 }
 
 /// Goes on under load until it is so.
@@ -57,7 +58,7 @@ fn a_joiner_has_the_same_state_as_the_members() {
             world.change(&members);
             world.load(30);
             world.settle();
-            world.until("learned", |world| world.hosts[&4].has(&Report::Learned(attempt)));
+            world.until("learned", |world| world.hosts[&4].has(&Report::Learned(ShardId::MAIN, attempt)));
             world.check();
             world.check_complete();
             world.check_states();
@@ -121,20 +122,24 @@ fn a_damaged_lesson_is_found_before_the_application_sees_anything() {
     world.add(3);
     let attempt = 9;
     let host = world.host(3);
-    host.order(Order::Learn(attempt));
+    host.order(Order::Learn(ShardId::MAIN, attempt));
     let digest = crate::transfer::digest(b"state");
     let chunk = Lesson::Chunk { number: 0, digest, bytes: Some(b"stale".to_vec()) };
-    host.order(Order::Lesson(attempt, chunk));
+    host.order(Order::Lesson(ShardId::MAIN, attempt, chunk));
     world.until("given up", |world| {
-        world.hosts[&3].reports.iter().any(|it| matches!(it, Report::Unlearned(9, _)))
+        world.hosts[&3].reports.iter().any(|it| matches!(it, Report::Unlearned(ShardId::MAIN, 9, _)))
     });
     // Whole, but not what it was.
     let host = world.host(3);
-    host.order(Order::Learn(10));
-    host.order(Order::Lesson(10, Lesson::Chunk { number: 0, digest, bytes: Some(b"state".to_vec()) }));
-    host.order(Order::Lesson(10, Lesson::Whole { chunks: 1, len: 5, digest: [1; 32] }));
+    host.order(Order::Learn(ShardId::MAIN, 10));
+    host.order(Order::Lesson(
+        ShardId::MAIN,
+        10,
+        Lesson::Chunk { number: 0, digest, bytes: Some(b"state".to_vec()) },
+    ));
+    host.order(Order::Lesson(ShardId::MAIN, 10, Lesson::Whole { chunks: 1, len: 5, digest: [1; 32] }));
     world.until("given up", |world| {
-        world.hosts[&3].reports.iter().any(|it| matches!(it, Report::Unlearned(10, _)))
+        world.hosts[&3].reports.iter().any(|it| matches!(it, Report::Unlearned(ShardId::MAIN, 10, _)))
     });
     assert_eq!(world.host(3).told, []);
 }
@@ -152,7 +157,7 @@ fn a_member_whose_application_gives_no_snapshot_says_so() {
     });
     assert_eq!(course.1.attempt, attempt);
     // Who learns no more is not recorded for.
-    world.host(1).order(Order::EndTeaching(NodeId(3)));
+    world.host(1).order(Order::EndTeaching(ShardId::MAIN, NodeId(3)));
     world.load(20);
     world.settle();
     world.check();

@@ -22,7 +22,7 @@ use crate::shell::node::run;
 use crate::shell::sender::{SendError, Sender};
 use crate::shell::shared::Shared;
 use crate::shell::start::MadeFabric;
-use crate::view::{GroupId, Incarnation, Member, Role, View};
+use crate::view::{Domain, Incarnation, Member, Role, ShardId, View};
 
 /// Sending threads of each node, and messages of each thread. Many times what a ring holds.
 const THREADS: u64 = 2;
@@ -59,8 +59,9 @@ fn view(id: u64, members: u32) -> View {
         incarnation: Incarnation(u64::from(id)),
         address: ([127, 0, 0, 1], 7100).into(),
         role: Role::Data,
+        domain: Domain::default(),
     };
-    View { id: ViewId(id), members: (1..=members).map(member).collect() }
+    View::of(ViewId(id), (1..=members).map(member).collect())
 }
 
 /// View and place in it.
@@ -113,13 +114,13 @@ fn senders_on_any_thread_go_on_in_the_next_view() {
     let start = |(fabric, id): (MadeFabric, u32)| {
         let mut config = NodeConfig::new(NodeId(id));
         (config.ring_bytes, config.guarantee) = (RING, Guarantee::Atomic);
-        let shared = Arc::new(Shared::new(fabric.0.doorbell()));
+        let shared = Arc::new(Shared::new(fabric.0.doorbell(), 1));
         let inbox = Arc::new(Inbox::new(shared.bell.clone()));
         let ((orders, ordered), (_, asked)) = (mpsc::channel(), mpsc::channel());
         let (to, reports) = Reports::apart();
         let make = Box::new(|| Err("there is only one".into()));
         let driver = Driver::new(config, make, fabric, shared.clone(), (ordered, asked), to);
-        let theirs = inbox.clone();
+        let theirs = [inbox.clone()];
         let driver = std::thread::spawn(move || run(driver, &theirs));
         Host { shared, inbox, orders, reports, driver }
     };
@@ -138,7 +139,7 @@ fn senders_on_any_thread_go_on_in_the_next_view() {
             host.report(|report| matches!(report, Report::Up(_)).then_some(()));
         }
         let slots = slots(me, 3);
-        host.order(Order::Install(Install { view: view(1, 3), slots, cut: None, renew: false }));
+        host.order(Order::Install(Install { view: view(1, 3), slots, cut: None, renew: Vec::new() }));
     }
     let takers: Vec<_> = hosts
         .iter()
@@ -152,13 +153,13 @@ fn senders_on_any_thread_go_on_in_the_next_view() {
         .zip(1..)
         .flat_map(|(host, node)| (0..THREADS).map(move |thread| (host, node, thread)))
         .map(|(host, node, thread)| {
-            let sender = Sender::new(host.shared.outbox.clone());
+            let sender = Sender::new(host.shared.channels[0].outbox.clone());
             (node, std::thread::spawn(move || send(&sender, node, thread)))
         })
         .collect();
 
     // In the middle of it the third dies; then the two go on to yet another view.
-    while hosts[0].shared.delivered.load(std::sync::atomic::Ordering::Relaxed) < MESSAGES {
+    while hosts[0].shared.channels[0].delivered.load(std::sync::atomic::Ordering::Relaxed) < MESSAGES {
         std::thread::yield_now();
     }
     network.crash(network.end_of(NodeId(3)).unwrap());
@@ -167,7 +168,11 @@ fn senders_on_any_thread_go_on_in_the_next_view() {
         let frozen: Vec<_> = hosts[..2]
             .iter()
             .map(|host| {
-                host.order(Order::Wedge { view: ViewId(id), fence: fence.clone() });
+                host.order(Order::Wedge {
+                    view: ViewId(id),
+                    shards: vec![ShardId::MAIN],
+                    fence: fence.clone(),
+                });
                 host.report(|report| match report {
                     Report::Wedged(_, frozen) => Some(frozen[0].received.clone()),
                     _ => None,
@@ -175,13 +180,13 @@ fn senders_on_any_thread_go_on_in_the_next_view() {
             })
             .collect();
         let trim: Vec<_> = frozen[0].iter().zip(&frozen[1]).map(|(one, other)| *one.min(other)).collect();
-        let cut = Cut { group: GroupId::MAIN, trim };
+        let cut = Cut { shard: ShardId::MAIN, trim };
         for (host, me) in hosts[..2].iter().zip(1..) {
             let (view, slots, cut) = (view(id + 1, 2), slots(me, 2), Some(vec![cut.clone()]));
-            host.order(Order::Install(Install { view, slots, cut, renew: false }));
+            host.order(Order::Install(Install { view, slots, cut, renew: Vec::new() }));
         }
         for host in &hosts[..2] {
-            host.report(|report| (report == Report::Retired(ViewId(id))).then_some(()));
+            host.report(|report| (report == Report::Retired(ShardId::MAIN, ViewId(id))).then_some(()));
         }
     }
     let sent: Vec<_> = senders.into_iter().map(|(node, thread)| (node, thread.join().unwrap())).collect();

@@ -13,7 +13,7 @@ use crate::orders::{Install, LinkNumber, Order, Part, Report};
 use crate::shell::clock;
 use crate::shell::start::MadeFabric;
 use crate::transfer::{Lesson, Pupil};
-use crate::view::{GroupId, Incarnation, Member, Role, View};
+use crate::view::{Domain, Incarnation, Member, Role, ShardId, View};
 
 use super::host::{Host, Told, views};
 
@@ -52,7 +52,7 @@ impl World {
             choices: Choices::new(!seed),
             guarantee,
             hosts: BTreeMap::new(),
-            view: View { id: ViewId(0), members: Vec::new() },
+            view: View::of(ViewId(0), Vec::new()),
             now: Time(1),
             lives: 0,
             gone: Vec::new(),
@@ -120,14 +120,14 @@ impl World {
                     Lesson::Chunk { bytes: None, .. } => self.pieces.1 += 1,
                     _ => {}
                 }
-                self.hosts[&pupil.node.0].order(Order::Lesson(pupil.attempt, lesson));
+                self.hosts[&pupil.node.0].order(Order::Lesson(ShardId::MAIN, pupil.attempt, lesson));
             }
             let answers = take(
                 self.host(pupil.node.0),
-                &|it| matches!(it, Report::Took(of, _) if *of == pupil.attempt),
+                &|it| matches!(it, Report::Took(_, of, _) if *of == pupil.attempt),
             );
             for report in answers {
-                let Report::Took(_, took) = report else { continue };
+                let Report::Took(_, _, took) = report else { continue };
                 self.hosts[&source].order(Order::Took(pupil, took));
             }
         }
@@ -136,8 +136,9 @@ impl World {
     /// One node begins to learn from another.
     pub(super) fn teach(&mut self, source: u32, id: u32, held: u64) -> u64 {
         let attempt = self.courses.len() as u64 + 1;
-        let pupil = Pupil { node: NodeId(id), incarnation: Incarnation(self.hosts[&id].life), attempt };
-        self.hosts[&id].order(Order::Learn(attempt));
+        let incarnation = Incarnation(self.hosts[&id].life);
+        let pupil = Pupil { shard: ShardId::MAIN, node: NodeId(id), incarnation, attempt };
+        self.hosts[&id].order(Order::Learn(ShardId::MAIN, attempt));
         self.hosts[&source].order(Order::Teach(pupil, held));
         self.courses.push((source, pupil));
         attempt
@@ -233,7 +234,7 @@ impl World {
         for id in among {
             let fence: Vec<_> = gone.iter().filter_map(|node| self.host(*id).links.remove(node)).collect();
             let fence = fence.into_iter().map(|(slot, _)| slot).collect();
-            self.host(*id).order(Order::Wedge { view, fence });
+            self.host(*id).order(Order::Wedge { view, shards: vec![ShardId::MAIN], fence });
         }
         let among = among.to_vec();
         self.until("wedged", |world| among.iter().all(|id| world.hosts[id].frozen(view).is_some()));
@@ -245,7 +246,7 @@ impl World {
         let frozen: BTreeMap<_, _> =
             among.iter().map(|id| (*id, self.hosts[id].frozen(view).unwrap().received)).collect();
         let ranks = self.view.members.len();
-        let mut cut = Cut { group: GroupId::MAIN, trim: Vec::new() };
+        let mut cut = Cut { shard: ShardId::MAIN, trim: Vec::new() };
         for rank in 0..ranks {
             let column = frozen.values().map(|received| received[rank]);
             let stable = self.guarantee.stable();
@@ -253,7 +254,7 @@ impl World {
             let to = cut.trim[rank];
             let holder = *frozen.iter().find(|(_, received)| received[rank] >= to).unwrap().0;
             for (id, received) in frozen.iter().filter(|(_, received)| received[rank] < to) {
-                let part = Part { view, group: GroupId::MAIN, rank, from: received[rank], to };
+                let part = Part { view, shard: ShardId::MAIN, rank, from: received[rank], to };
                 self.host(holder).order(Order::Read(part));
                 let bytes = |world: &Self| {
                     world.hosts[&holder].reports.iter().find_map(|report| match report {
@@ -277,8 +278,9 @@ impl World {
             incarnation: Incarnation(self.hosts.get(id).map_or(0, |host| host.life)),
             address: ([127, 0, 0, 1], 7100).into(),
             role: Role::Data,
+            domain: Domain::default(),
         };
-        View { id: self.view.id.next(), members: members.iter().map(member).collect() }
+        View::of(self.view.id.next(), members.iter().map(member).collect())
     }
 
     /// Orders a view at these nodes; the cut goes to those who were in the view before.
@@ -290,7 +292,12 @@ impl World {
             let slots = host.links.iter().map(|(node, (slot, _))| (NodeId(*node), *slot)).collect();
             let cut = cut.filter(|_| is_old).map(|cut| vec![cut.clone()]);
             host.installed.push(view.id);
-            host.order(Order::Install(Install { view: view.clone(), slots, cut, renew: true }));
+            host.order(Order::Install(Install {
+                view: view.clone(),
+                slots,
+                cut,
+                renew: vec![ShardId::MAIN],
+            }));
         }
         self.view = view;
     }
@@ -327,7 +334,9 @@ impl World {
         let past = ViewId(self.view.id.0 - 1);
         self.until("retired", |world| {
             let hosts = among.iter().map(|id| &world.hosts[id]);
-            hosts.into_iter().all(|host| !host.installed.contains(&past) || host.has(&Report::Retired(past)))
+            hosts.into_iter().all(|host| {
+                !host.installed.contains(&past) || host.has(&Report::Retired(ShardId::MAIN, past))
+            })
         });
         self.cut(among)
     }
@@ -412,7 +421,8 @@ impl World {
                 }
             }
             assert!(host.tickets.windows(2).all(|pair| pair[0] < pair[1]), "node {id}: tickets grow");
-            let retired: Vec<_> = host.reports.iter().filter(|it| matches!(it, Report::Retired(_))).collect();
+            let retired: Vec<_> =
+                host.reports.iter().filter(|it| matches!(it, Report::Retired(..))).collect();
             assert_eq!(
                 retired.len(),
                 retired.iter().map(|it| format!("{it:?}")).collect::<BTreeSet<_>>().len()

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use consort_dataplane::names::NodeId;
+use consort_dataplane::names::{NodeId, ViewId};
 use consort_dataplane::plan::Guarantee;
 
 use crate::shell::outcome::{Delivered, OutcomeError};
@@ -46,6 +46,8 @@ struct Stay {
     got: Vec<Got>,
     /// It was told the next view.
     ended: bool,
+    /// The view that it was told next. Those between have the same members, and leave the session as it is.
+    next: Option<ViewId>,
 }
 
 /// What a simulation counts of its histories.
@@ -56,6 +58,15 @@ pub(super) struct Counts {
     pub(super) resent: u64,
     /// Of a view, by one that was told no other.
     pub(super) last_words: u64,
+}
+
+impl Counts {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.views += other.views;
+        self.delivered += other.delivered;
+        self.resent += other.resent;
+        self.last_words += other.last_words;
+    }
 }
 
 /// Checks everything.
@@ -137,18 +148,26 @@ fn of_one(past: &Past, others: &HashSet<Incarnation>) -> Result<Vec<Stay>, Strin
             Told::View(view) => {
                 let life = view.member(NodeId(node)).map(|member| member.incarnation);
                 if is_open && let Some(last) = stays.last_mut() {
-                    if view.id != last.view.id.next() {
+                    if view.id <= last.view.id {
                         return Err(format!("node {node} was told {view} after {}", last.view));
                     }
                     if life.is_some_and(|life| life != last.life) {
                         return Err(format!("node {node} is another in {view} and was not told why"));
                     }
                     last.ended = true;
+                    last.next = Some(view.id);
                 }
                 is_open = life.is_some();
                 learns = None;
                 if let Some(life) = life {
-                    stays.push(Stay { node, life, view: view.clone(), got: Vec::new(), ended: false });
+                    stays.push(Stay {
+                        node,
+                        life,
+                        view: view.clone(),
+                        got: Vec::new(),
+                        ended: false,
+                        next: None,
+                    });
                 }
             }
             Told::Message { view, seq, sender, number } => {
@@ -293,6 +312,13 @@ fn one_view<'a>(stays: &[&'a Stay], guarantee: Guarantee) -> Result<&'a Stay, St
     let canon = stays.iter().filter(holds_data).max_by_key(|stay| (stay.ended, stay.got.len()));
     let Some(canon) = canon.copied() else { return Ok(stays[0]) };
     for stay in stays.iter().filter(holds_data) {
+        if stay.ended && stay.next != canon.next {
+            let (one, other) = (stay.next, canon.next);
+            return Err(format!(
+                "after view {} node {} was told {one:?}, node {} {other:?}",
+                stay.view.id, stay.node, canon.node
+            ));
+        }
         let same = if stay.ended {
             let (one, other) = (sorted(&stay.got, guarantee), sorted(&canon.got, guarantee));
             one == other
@@ -359,7 +385,7 @@ fn difference(one: &[Got], other: &[Got]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use consort_dataplane::names::{Seq, ViewId};
+    use consort_dataplane::names::Seq;
 
     use super::*;
     use crate::view::{Member, Role};
@@ -370,8 +396,9 @@ mod tests {
             incarnation: Incarnation(u64::from(*node)),
             address: ([10, 0, 0, 1], 7101).into(),
             role: Role::Data,
+            domain: crate::view::Domain::default(),
         };
-        Told::View(View { id: ViewId(id), members: nodes.iter().map(member).collect() })
+        Told::View(View::of(ViewId(id), nodes.iter().map(member).collect()))
     }
 
     fn message(view: u64, seq: u64, sender: u32, number: u64) -> Told {
@@ -433,6 +460,7 @@ mod tests {
             found(&it, guarantee, "not in that view");
             let mut it = good();
             it[0].told[3] = view(3, &[1, 2]);
+            it[0].told[4] = message(3, 0, 1, 1);
             found(&it, guarantee, "after view 1");
             let mut it = good();
             it[0].outcomes.push((1 << 32, None));

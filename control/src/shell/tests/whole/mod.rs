@@ -23,7 +23,7 @@ use node::Disobedience;
 use world::{Broken, Counts, KINDS, World};
 
 use crate::change::Mutant;
-use crate::shell::driver;
+use crate::shell::stream;
 
 /// Runs without a word in the environment: what a test run has time for.
 const SEEDS: u64 = 300;
@@ -159,11 +159,11 @@ fn a_view_in_memory_that_is_in_use_is_caught() {
 // D13
 #[test]
 fn what_is_not_sent_again_is_missed() {
-    caught(Broken::Driver(driver::Mutant::NoResend), 50, "sender order");
+    caught(Broken::Driver(stream::Mutant::NoResend), 50, "sender order");
 }
 
 // D13
 #[test]
 fn what_is_sent_again_twice_is_caught() {
-    caught(Broken::Driver(driver::Mutant::ResendTwice), 50, "duplicate");
+    caught(Broken::Driver(stream::Mutant::ResendTwice), 50, "duplicate");
 }

@@ -17,7 +17,7 @@ use crate::orders::{Order, Report};
 use crate::plane::Plane;
 use crate::shell::start::CloseError;
 use crate::shell::tests::host::Host;
-use crate::view::{GroupId, Incarnation};
+use crate::view::{Incarnation, ShardId};
 
 /// A machine's clock: it began anywhere, and goes faster or slower than the others.
 #[derive(Clone, Copy)]
@@ -84,6 +84,8 @@ pub(super) struct Node {
     pub(super) ordered: Option<Option<Belonging>>,
     pub(super) belongs: Option<Belonging>,
     pub(super) sent: Vec<Sent>,
+    /// To the shards beside the main group.
+    pub(super) sent_to: Vec<Vec<Sent>>,
     pub(super) leaving: Option<mpsc::Receiver<Result<(), CloseError>>>,
     /// The last step of a change in which another fault was thought of.
     pub(super) cascaded: Option<(u64, std::mem::Discriminant<change::Phase>)>,
@@ -102,7 +104,7 @@ impl Node {
         match &order {
             Order::Install(install) => {
                 let me = install.view.member(NodeId(self.id));
-                let view = install.view.id.0;
+                let view = install.view.shards[0].since.0;
                 self.ordered = Some(me.map(|me| Belonging { life: me.incarnation, view }));
             }
             Order::Over(_) | Order::Prepare(_) => self.ordered = Some(None),
@@ -117,6 +119,21 @@ impl Node {
         for order in orders {
             host.order(order);
         }
+    }
+
+    /// What will be known of it and the shards beside the main group.
+    pub(super) fn pasts_of_shards(&mut self) -> Vec<Past> {
+        let Some(host) = &mut self.host else { return Vec::new() };
+        let stopped = host.stopped.is_some();
+        let all = host.shards.iter_mut().zip(std::mem::take(&mut self.sent_to));
+        all.map(|(app, sent)| Past {
+            node: self.id,
+            told: std::mem::take(&mut app.told),
+            sent,
+            outcomes: app.outcomes.iter().map(|(number, outcome)| (*number, outcome.try_get())).collect(),
+            stopped,
+        })
+        .collect()
     }
 
     /// What will be known of it.
@@ -139,29 +156,30 @@ impl Node {
 }
 
 fn disobey(how: Disobedience, order: Order, host: &Host, inbox: &mut Vec<Report>) -> Vec<Order> {
-    let received = |view| {
+    let received = || {
         let status = host.driver.status();
-        let session = status.sessions.into_iter().find(|session| session.view == view)?;
+        let session = status.sessions.into_iter().next_back()?;
         Some(session.frontiers.senders.iter().map(|sender| sender.received.0).collect::<Vec<_>>())
     };
     match (how, order) {
-        (Disobedience::NotFrozen, Order::Wedge { view, fence }) => match received(view) {
+        (Disobedience::NotFrozen, Order::Wedge { view, shards, fence }) => match received() {
             Some(received) => {
-                inbox.push(Report::Wedged(view, vec![Frozen { group: GroupId::MAIN, received }]));
+                inbox.push(Report::Wedged(view, vec![Frozen { shard: ShardId::MAIN, received }]));
                 fence.into_iter().map(Order::Unlink).collect()
             }
-            None => vec![Order::Wedge { view, fence }],
+            None => vec![Order::Wedge { view, shards, fence }],
         },
         (Disobedience::BeyondTrim, Order::Install(mut install)) => {
-            let before = consort_dataplane::names::ViewId(install.view.id.0 - 1);
             if let (Some(cut), Some(received)) =
-                (install.cut.as_mut().and_then(|cuts| cuts.first_mut()), received(before))
+                (install.cut.as_mut().and_then(|cuts| cuts.first_mut()), received())
             {
                 cut.trim = received;
             }
             vec![Order::Install(install)]
         }
-        (Disobedience::NoFence, Order::Wedge { view, .. }) => vec![Order::Wedge { view, fence: Vec::new() }],
+        (Disobedience::NoFence, Order::Wedge { view, shards, .. }) => {
+            vec![Order::Wedge { view, shards, fence: Vec::new() }]
+        }
         (Disobedience::NoFence, Order::Unlink(_)) => Vec::new(),
         (_, order) => vec![order],
     }

@@ -6,20 +6,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use consort_dataplane::names::{NodeId, Time};
-use consort_dataplane::plan::{Guarantee, SessionPlan};
+use consort_dataplane::names::{NodeId, Time, ViewId};
+use consort_dataplane::plan::Guarantee;
 use consort_dataplane::sim::{Choices, SimNetwork, SimOptions};
 
 use super::history::{self, Past, Sent};
 use super::node::{Clock, Disobedience, Node, OnMachine};
 use crate::change::Mutant;
-use crate::config::{SlowPolicy, WaitStrategy};
+use crate::config::{GroupConfig, NodeConfig, SlowPolicy, WaitStrategy};
 use crate::membership::{Phase, Stopped};
 use crate::orders::{Order, Report};
 use crate::plane::Plane;
-use crate::shell::tests::host::{Host, Told};
-use crate::shell::{clock, driver};
-use crate::view::{Role, View};
+use crate::shell::tests::host::{App, Host, Told, views};
+use crate::shell::{clock, stream};
+use crate::view::{Role, Shard, ShardId, View};
 use crate::wires::{self, Agenda, Arrival, Dialled, MILLISECOND, Wires};
 
 const MICROSECOND: u64 = 1000;
@@ -114,7 +114,7 @@ enum Happening {
 pub(super) enum Broken {
     Change(Mutant),
     Orders(Disobedience),
-    Driver(driver::Mutant),
+    Driver(stream::Mutant),
 }
 
 /// What happened.
@@ -124,6 +124,7 @@ pub(super) struct Counts {
     pub(super) runs: u64,
     pub(super) foundings: u64,
     pub(super) told: history::Counts,
+    pub(super) shards: history::Counts,
     pub(super) sent: u64,
     pub(super) supplied: u64,
     pub(super) evicted: u64,
@@ -137,10 +138,8 @@ impl Counts {
         }
         self.runs += other.runs;
         self.foundings += other.foundings;
-        self.told.views += other.told.views;
-        self.told.delivered += other.told.delivered;
-        self.told.resent += other.told.resent;
-        self.told.last_words += other.told.last_words;
+        self.told.add(&other.told);
+        self.shards.add(&other.shards);
         self.sent += other.sent;
         self.supplied += other.supplied;
         self.evicted += other.evicted;
@@ -166,8 +165,30 @@ impl fmt::Display for Counts {
             self.supplied,
             self.evicted
         )?;
+        let history::Counts { views, delivered, last_words, .. } = self.shards;
+        writeln!(
+            f,
+            "other shards: {views} views; {delivered} deliveries, of these {last_words} in last views"
+        )?;
         write!(f, "faults: {:?}", self.faults)
     }
+}
+
+/// The groups beside the main one, in half of the worlds.
+fn groups(choices: &mut Choices, guarantee: Guarantee) -> Vec<GroupConfig> {
+    let state = choices.chance(60);
+    let group = match choices.below(8) {
+        0 => GroupConfig::new("all"),
+        1 => GroupConfig::new("pair").nodes([1, 2]).state(state),
+        2 => GroupConfig::new("kv").sharded(2, 2).state(state),
+        3 => GroupConfig::new("kv").sharded(1, 3).state(state),
+        _ => return Vec::new(),
+    };
+    vec![group.guarantee(guarantee).ring_bytes(4096)]
+}
+
+fn number(told: &Told) -> Option<u64> {
+    if let Told::Message { number, .. } = told { Some(*number) } else { None }
 }
 
 pub(super) struct World {
@@ -181,6 +202,8 @@ pub(super) struct World {
     /// Applications have a state, which joiners get (V7).
     stateful: bool,
     ring_bytes: usize,
+    /// Beside the main one; the same at all nodes.
+    groups: Vec<GroupConfig>,
     kinds: BTreeSet<Kind>,
     clocks: Vec<Clock>,
     /// The least time between two turns of a driver, and the mean time between two sends.
@@ -195,9 +218,13 @@ pub(super) struct World {
     /// Every start of every node.
     nodes: Vec<Node>,
     pasts: Vec<Past>,
+    /// Of the shards beside the main group.
+    pasts_of: Vec<Vec<Past>>,
     /// How often what the one publishes to the other is cut.
     cuts: BTreeMap<(u32, u32), u32>,
     quiet: bool,
+    /// The session in which everyone has to send something more.
+    probing: ViewId,
     done: bool,
     broken: Option<Broken>,
     pub(super) counts: Counts,
@@ -216,13 +243,16 @@ impl World {
         let kinds: BTreeSet<_> = KINDS.into_iter().filter(|_| choices.chance(50)).collect();
         let slow = kinds.contains(&Kind::Slow);
         let ring_bytes = 4096 << choices.below(2);
+        let mut config = NodeConfig::new(NodeId(1));
+        config.ring_bytes = ring_bytes;
+        config.groups = groups(&mut Choices::new(seed.rotate_left(17)), guarantee);
         let options = SimOptions {
             delay: (
                 Duration::from_micros(1),
                 Duration::from_micros([20, 200, if slow { 5000 } else { 1000 }][choices.below(3) as usize]),
             ),
             tearing: choices.below(2) * choices.below(50),
-            segment_bytes: SessionPlan::segment_bytes(ring_bytes),
+            segment_bytes: config.segment_bytes(),
         };
         let mut wires = Wires::new(choices.any());
         wires.delays =
@@ -241,6 +271,7 @@ impl World {
             guarantee,
             stateful: Choices::new(!seed).chance(50),
             ring_bytes,
+            groups: config.groups,
             clocks,
             pace: [20, 100, 300][choices.below(3) as usize] * MICROSECOND,
             load: [300, 1000, 5000][choices.below(3) as usize] * MICROSECOND,
@@ -253,8 +284,10 @@ impl World {
             founded: false,
             nodes: Vec::new(),
             pasts: Vec::new(),
+            pasts_of: Vec::new(),
             cuts: BTreeMap::new(),
             quiet: false,
+            probing: ViewId(0),
             done: false,
             broken,
             counts: Counts { runs: 1, ..Counts::default() },
@@ -325,13 +358,25 @@ impl World {
                 break;
             }
         }
-        for node in std::mem::take(&mut self.nodes) {
+        for mut node in std::mem::take(&mut self.nodes) {
+            self.keep(node.pasts_of_shards());
             self.pasts.push(node.past());
         }
         self.counts.sent = self.pasts.iter().map(|past| past.sent.len() as u64).sum();
         // What is wrong with what was told is worse than whatever else there is.
         self.counts.told = history::check(&self.pasts, self.guarantee)?;
+        for (pasts, shard) in self.pasts_of.iter().zip(1..) {
+            let told = history::check(pasts, self.guarantee);
+            self.counts.shards.add(&told.map_err(|error| format!("shard {shard}: {error}"))?);
+        }
         result
+    }
+
+    fn keep(&mut self, pasts: Vec<Past>) {
+        self.pasts_of.resize_with(self.pasts_of.len().max(pasts.len()), Vec::new);
+        for (known, past) in self.pasts_of.iter_mut().zip(pasts) {
+            known.push(past);
+        }
     }
 
     fn happen(&mut self, happening: Happening) {
@@ -559,6 +604,7 @@ impl World {
             config.role = Role::Witness;
         }
         config.guarantee = self.guarantee;
+        config.groups.clone_from(&self.groups);
         config.state = self.stateful;
         config.ring_bytes = self.ring_bytes;
         config.wait = WaitStrategy::Block;
@@ -585,6 +631,10 @@ impl World {
         );
         // No two starts send messages of the same number.
         host.sent = (at as u64) << 32;
+        let shards = host.shards.len();
+        for (app, shard) in host.shards.iter_mut().zip(1..) {
+            app.next = (at as u64) << 32 | shard << 24;
+        }
         if let Some(Broken::Driver(mutant)) = self.broken {
             host.driver.mutate(mutant);
         }
@@ -604,6 +654,7 @@ impl World {
             ordered: None,
             belongs: None,
             sent: Vec::new(),
+            sent_to: vec![Vec::new(); shards],
             leaving: None,
             cascaded: None,
             probed: false,
@@ -650,11 +701,23 @@ impl World {
         let stopped = host.stopped.is_some();
         let outcomes = host.outcomes.iter().map(|(number, outcome)| (*number, outcome.try_get())).collect();
         let sent = std::mem::take(&mut node.sent);
+        let all = host.shards.iter().zip(std::mem::take(&mut node.sent_to));
+        let of_shards: Vec<_> = all
+            .map(|(app, sent)| Past {
+                node: node.id,
+                told: app.told.clone(),
+                sent,
+                outcomes: app.outcomes.iter().map(|(number, outcome)| (*number, outcome.try_get())).collect(),
+                stopped,
+            })
+            .collect();
+        let id = node.id;
         clock::pretend(node.clock.shows(self.now));
         let Host { told, driver, .. } = host;
         drop(driver);
         self.counts.evicted += told.iter().filter(|told| **told == Told::Evicted).count() as u64;
-        self.pasts.push(Past { node: node.id, told, sent, outcomes, stopped });
+        self.pasts.push(Past { node: id, told, sent, outcomes, stopped });
+        self.keep(of_shards);
     }
 
     /// Carries out what a plane wants.
@@ -829,6 +892,12 @@ impl World {
             };
             node.sent.push(Sent { number, life: belongs.life, view: belongs.view });
             node.probed = quiet;
+            for (app, sent) in host.shards.iter_mut().zip(&mut node.sent_to) {
+                // In a shard that it is no member of it can't.
+                if let Ok(number) = app.send(tracked) {
+                    sent.push(Sent { number, life: belongs.life, view: belongs.view });
+                }
+            }
         }
     }
 
@@ -849,7 +918,11 @@ impl World {
         self.push(again, Happening::Look);
         let Some(view) = self.common().cloned() else { return };
         let data: Vec<_> = view.data().map(|member| (member.node.0, member.incarnation)).collect();
-        self.quiet = true;
+        // Who came since has heard of nothing that was sent before.
+        if !self.quiet || self.probing != view.shards[0].since {
+            (self.quiet, self.probing) = (true, view.shards[0].since);
+            self.nodes.iter_mut().for_each(|node| node.probed = false);
+        }
         let mut sent = Vec::new();
         for (id, life) in &data {
             let Some(node) = self.alive(*id).map(|at| &self.nodes[at]) else { return };
@@ -860,7 +933,7 @@ impl World {
                 node.sent.iter().rev().take_while(|sent| sent.life == *life).map(|it| (*id, it.number)),
             );
         }
-        let view = view.id.0;
+        let view = view.shards[0].since.0;
         for (id, life) in &data {
             let host = self.alive(*id).and_then(|at| self.nodes[at].host.as_ref());
             let Some(host) = host else { return };
@@ -878,6 +951,12 @@ impl World {
             }
             let _ = life;
         }
+        let Some(common) = self.common() else { return };
+        for (id, shard) in common.shards().skip(1) {
+            if !self.is_well(id, shard) {
+                return;
+            }
+        }
         self.done = true;
         let states: Vec<_> = data
             .iter()
@@ -893,6 +972,34 @@ impl World {
                 others.len()
             ));
         }
+    }
+
+    /// Whether a shard has as many members as it can, and they have everything, in the same order.
+    fn is_well(&self, id: ShardId, shard: &Shard) -> bool {
+        if shard.is_lost() {
+            return true; // its state went with its last member
+        }
+        let apps = shard.members.iter().map(|node| {
+            let node = &self.nodes[self.alive(node.0)?];
+            Some((node, node.host.as_ref()?.shards.get(id.0 as usize - 1)?))
+        });
+        let Some(apps) = apps.collect::<Option<Vec<_>>>() else { return false };
+        let is_complete = |(node, app): &(&Node, &App)| {
+            let told: BTreeSet<_> = app.told.iter().filter_map(number).collect();
+            let life = node.belongs.map(|it| it.life);
+            let sent = &node.sent_to[id.0 as usize - 1];
+            let mut own = sent.iter().filter(|sent| Some(sent.life) == life);
+            own.all(|own| told.contains(&own.number))
+                && app.outcomes.iter().all(|(_, outcome)| outcome.try_get().is_some())
+                && views(&app.told).last() == Some(&shard.since.0)
+        };
+        shard.learners.is_empty()
+            && apps.iter().all(is_complete)
+            && apps.windows(2).all(|pair| {
+                let (one, other) = (&pair[0].1.state, &pair[1].1.state);
+                let is_whole = !self.groups.iter().any(|group| group.state) || one.len() == other.len();
+                is_whole && (!self.groups.iter().any(|group| group.state) || self.agree(one, other))
+            })
     }
 
     /// Whether one of two states is the other, further on.
@@ -925,6 +1032,23 @@ impl World {
                     host.views().last(),
                     sessions.collect::<Vec<_>>().join(", ")
                 );
+                let view = node.plane.as_ref().and_then(Plane::view);
+                let shards = view.into_iter().flat_map(|view| view.shards().skip(1));
+                for ((id, shard), (app, sent)) in shards.zip(host.shards.iter().zip(&node.sent_to)) {
+                    let life = node.belongs.map(|it| it.life);
+                    let told: BTreeSet<_> = app.told.iter().filter_map(number).collect();
+                    let missing =
+                        sent.iter().filter(|it| Some(it.life) == life && !told.contains(&it.number));
+                    let open = app.outcomes.iter().filter(|(_, outcome)| outcome.try_get().is_none());
+                    text += &format!(
+                        "  shard {id}: {shard:?}, told {:?}, a state of {} ({:?}), {} of its own missing, {} open\n",
+                        views(&app.told).last(),
+                        app.state.len(),
+                        app.state.first(),
+                        missing.count(),
+                        open.count()
+                    );
+                }
             }
         }
         text

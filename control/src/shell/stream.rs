@@ -1,0 +1,432 @@
+//! [`Stream`]: one shard as this node has it: its sessions one after the other, and the one stream of events that its application
+//! sees of them (V4): the messages of a session, the view that ends it, the messages of the next.
+//!
+//! A node has a stream for every shard of its cluster, also of those that it is no member of: it may become one. Streams share
+//! the fabric, the engine's thread and the node's links, and nothing else: one that waits, for its application or for a view, keeps
+//! no other from going on.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use consort_dataplane::fabric::{Doorbell, Fabric, RenewError};
+use consort_dataplane::names::{NodeId, Slot};
+use consort_dataplane::plan::PlanError;
+use consort_dataplane::ring::Ticket;
+use consort_dataplane::session::{Fault, Verdict};
+
+use super::control::Reports;
+use super::event::Incoming;
+use super::learning::{Learned, Learner};
+use super::outcome::OutcomeError;
+use super::running::{Application, Running, Taker, Unsent};
+use super::shared::Channel;
+use super::teaching::{SnapshotRequest, Teaching};
+use crate::membership::{Absent, Stopped};
+use crate::orders::{LinkNumber, Report};
+use crate::view::{Incarnation, Shard, ShardId, ShardShape, View};
+
+/// What the application couldn't take when it happened.
+pub(super) enum Untold {
+    Waiting(Vec<Absent>),
+    Evicted(Stopped),
+    /// Told after everything of the sessions before it.
+    View(View),
+    /// Told between two deliveries.
+    Snapshot(SnapshotRequest),
+}
+
+/// A shard's sessions at this node. See the [module](self).
+pub(super) struct Stream {
+    pub(super) id: ShardId,
+    shape: ShardShape,
+    /// One after the other. All but the last are trimmed.
+    pub(super) sessions: Vec<Running>,
+    /// Retired, and kept as long as some member may lack what was delivered here (V3).
+    pub(super) past: Vec<Running>,
+    /// The newest view has this node among the shard's members.
+    is_member: bool,
+    /// Some member of the newest session wasn't in the one before.
+    newcomers: bool,
+    /// The newest session's ring is open to senders.
+    is_open: bool,
+    /// What was sent in old sessions, delivered in none, and waits for one to be sent in again (D13).
+    unsent: BTreeMap<Ticket, Unsent>,
+    /// Where the next session's tickets begin.
+    tickets: u64,
+    pub(super) channel: Arc<Channel>,
+    /// Pupils that get their state here (V7),
+    pub(super) teaching: Teaching,
+    /// and what this node gets.
+    pub(super) learner: Learner,
+    /// Members whose sends have ended, as the application was told.
+    pub(super) ended: Vec<(NodeId, Incarnation)>,
+    pub(super) untold: VecDeque<Untold>,
+    /// The application refused something in the last turn.
+    pub(super) refused: bool,
+    /// The last turn looked for room for a sender on this thread: until a peer releases more, there is none to be found.
+    pub(super) looked: bool,
+    #[cfg(test)]
+    pub(super) mutant: Option<Mutant>,
+}
+
+/// A rule to break on purpose, so that tests can show that they would notice.
+#[cfg(test)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mutant {
+    /// D13: what no view delivered is not sent again.
+    NoResend,
+    /// D13: it is, twice.
+    ResendTwice,
+}
+
+/// Why a stream can't go on.
+pub(super) enum Trouble {
+    /// A peer broke the protocol in the session at this place.
+    Fault(usize, Fault),
+    /// This node can't go on.
+    Broken(String),
+}
+
+impl Stream {
+    pub(super) fn new(id: ShardId, shape: ShardShape, channel: Arc<Channel>) -> Self {
+        Self {
+            id,
+            shape,
+            sessions: Vec::new(),
+            past: Vec::new(),
+            is_member: false,
+            newcomers: false,
+            is_open: false,
+            unsent: BTreeMap::new(),
+            tickets: 0,
+            channel,
+            teaching: Teaching::default(),
+            learner: Learner::default(),
+            ended: Vec::new(),
+            untold: VecDeque::new(),
+            refused: false,
+            looked: false,
+            #[cfg(test)]
+            mutant: None,
+        }
+    }
+
+    /// Whether there is one session, which runs, and nothing else to be done but its steps.
+    #[inline]
+    pub(super) fn is_steady(&self) -> bool {
+        matches!(&self.sessions[..], [only] if only.is_live()) && self.is_open && self.untold.is_empty()
+    }
+
+    /// Whether there is nothing here that could have anything to do.
+    #[inline]
+    pub(super) fn is_absent(&self) -> bool {
+        self.sessions.is_empty()
+            && self.untold.is_empty()
+            && !self.learner.is_active()
+            && self.unsent.is_empty()
+    }
+
+    /// One step of the one session that there is, and runs.
+    pub(super) fn step(
+        &mut self,
+        fabric: &mut dyn Fabric,
+        app: &mut Application<'_>,
+    ) -> Result<bool, Trouble> {
+        let Self { id, sessions, ended, channel, teaching, refused, .. } = self;
+        let mut taker = Taker { shard: *id, app, ended, channel, tails: &mut teaching.tails, refused };
+        sessions[0].step(fabric, &mut taker).map_err(|fault| Trouble::Fault(0, fault))
+    }
+
+    /// A turn while views change: the first session that isn't over delivers.
+    pub(super) fn go_on(
+        &mut self,
+        fabric: &mut dyn Fabric,
+        app: &mut Application<'_>,
+        bell: &Doorbell,
+        reports: &Reports,
+    ) -> Result<bool, Trouble> {
+        let mut busy = self.learn(app, bell, reports)?;
+        // V4: what lies below the trim, then the view, then its messages.
+        loop {
+            busy |= self.tell(app);
+            let Some(at) = self.sessions.iter().position(|running| !running.is_over()) else { break };
+            let view = self.sessions[at].since();
+            let comes_first = |untold: &Untold| matches!(untold, Untold::View(untold) if untold.id <= view);
+            if self.refused || self.learner.is_active() || self.untold.iter().any(comes_first) {
+                break;
+            }
+            busy |= self.deliver(at, fabric, app)?;
+            if !self.sessions[at].is_over() {
+                break;
+            }
+        }
+        self.resend();
+        Ok(busy)
+    }
+
+    /// V7: what was before the first session of this node comes from a member, not from rings.
+    fn learn(
+        &mut self,
+        app: &mut Application<'_>,
+        bell: &Doorbell,
+        reports: &Reports,
+    ) -> Result<bool, Trouble> {
+        // That it was evicted is told before what comes of joining again.
+        let is_late = self.untold.iter().any(|untold| matches!(untold, Untold::Evicted(_)));
+        if !self.learner.is_active() || is_late {
+            return Ok(false);
+        }
+        let shard = self.id;
+        match self.learner.turn(&mut |incoming| app(shard, incoming), bell, &mut self.refused) {
+            Learned::Nothing => return Ok(false),
+            Learned::Something => {}
+            Learned::CaughtUp(attempt) => reports.tell(Report::CaughtUp(shard, attempt)),
+            Learned::All(attempt) => reports.tell(Report::Learned(shard, attempt)),
+            Learned::Broken(attempt, reason) => reports.tell(Report::Unlearned(shard, attempt, reason)),
+            Learned::GivenUp => {
+                let reason = "the application did not finish restoring the state that it was given";
+                return Err(Trouble::Broken(reason.to_owned()));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Delivers what is due of a session.
+    fn deliver(
+        &mut self,
+        at: usize,
+        fabric: &mut dyn Fabric,
+        app: &mut Application<'_>,
+    ) -> Result<bool, Trouble> {
+        let Self { id, sessions, ended, channel, teaching, refused, .. } = self;
+        let mut taker = Taker { shard: *id, app, ended, channel, tails: &mut teaching.tails, refused };
+        let running = &mut sessions[at];
+        match running.deliver(fabric, &mut taker) {
+            Ok(busy) => {
+                if busy {
+                    fabric.flush();
+                }
+                Ok(busy)
+            }
+            Err(fault) if running.is_trimmed() => {
+                // Nothing beyond the bad record can be delivered, here or anywhere: all received the same bytes.
+                let since = running.since();
+                Err(Trouble::Broken(format!(
+                    "what the session of view {since} left can't be delivered: {fault}"
+                )))
+            }
+            Err(fault) => Err(Trouble::Fault(at, fault)),
+        }
+    }
+
+    /// Tells the application what it couldn't take before.
+    fn tell(&mut self, app: &mut Application<'_>) -> bool {
+        let (id, mut any) = (self.id, false);
+        while let Some(untold) = self.untold.front() {
+            let verdict = match untold {
+                Untold::Waiting(absent) => app(id, Incoming::Waiting(absent)),
+                Untold::Evicted(reason) => app(id, Incoming::Evicted(reason)),
+                Untold::View(view) => {
+                    let is_before = |running: &Running| running.since() < view.id && !running.is_over();
+                    // V7: what was before its first session comes first.
+                    if self.learner.is_active() || self.sessions.iter().any(is_before) {
+                        return any;
+                    }
+                    app(id, Incoming::View(view))
+                }
+                Untold::Snapshot(request) => app(id, Incoming::Snapshot(request)),
+            };
+            if verdict == Verdict::Later {
+                self.refused = true;
+                return any;
+            }
+            any = true;
+            match self.untold.pop_front() {
+                Some(Untold::View(view)) => {
+                    self.teaching.tails.view(&view);
+                    // A node that comes again begins anew.
+                    let is_in = |life: &(NodeId, Incarnation)| {
+                        view.member(life.0).is_some_and(|member| member.incarnation == life.1)
+                    };
+                    self.ended.retain(is_in);
+                }
+                Some(Untold::Snapshot(request)) => self.teaching.begin(&request),
+                _ => {}
+            }
+        }
+        any
+    }
+
+    pub(super) fn wedge(&mut self, at: usize) {
+        let running = &mut self.sessions[at];
+        running.wedge();
+        self.tickets = self.tickets.max(running.next_base());
+        // Whoever waits for room has to wait for the next session now.
+        self.channel.outbox.gate.open();
+    }
+
+    /// Stops the newest session (V2), if it doesn't end already.
+    pub(super) fn wedge_newest(&mut self) {
+        if let Some(last) = self.sessions.len().checked_sub(1)
+            && !self.sessions[last].is_trimmed()
+        {
+            self.wedge(last);
+        }
+    }
+
+    /// Sends again what the old sessions left (D13), and opens the newest ring when that is done.
+    fn resend(&mut self) {
+        if self.is_open {
+            return;
+        }
+        let mut is_all = true;
+        for running in self.sessions.iter_mut().filter(|running| running.is_trimmed()) {
+            is_all &= running.take_unsent(&mut self.unsent);
+        }
+        let Some(newest) = self.sessions.last_mut().filter(|newest| newest.is_live()) else {
+            if is_all && !self.is_member {
+                self.fail_unsent(&OutcomeError::Moved);
+            }
+            return;
+        };
+        // Tickets are in the order of the sends, whatever ring they were in last.
+        while let Some((ticket, unsent)) = self.unsent.pop_first() {
+            #[cfg(test)]
+            match self.mutant {
+                Some(Mutant::NoResend) => continue,
+                Some(Mutant::ResendTwice) => newest.send_again(ticket, unsent.copy()),
+                None => {}
+            }
+            newest.send_again(ticket, unsent);
+        }
+        let outbox = &self.channel.outbox;
+        // The others know already that this node has ended its sends; a member that is new would wait for ever.
+        let repeats_end = self.newcomers && outbox.is_end_sent();
+        if is_all && (!repeats_end || newest.open.ring().try_end().is_ok()) {
+            self.is_open = true;
+            outbox.open(&newest.open);
+        }
+    }
+
+    /// Gives up the sessions that nobody needs here any more (V10).
+    pub(super) fn retire(&mut self, links: &BTreeMap<Slot, LinkNumber>, reports: &Reports) -> bool {
+        let mut any = false;
+        while self.is_retirable(links) {
+            let running = self.sessions.remove(0);
+            reports.tell(Report::Retired(self.id, running.since()));
+            if !self.shape.guarantee.stable() {
+                self.past.push(running);
+            }
+            any = true;
+        }
+        any
+    }
+
+    /// Whether the oldest session is over and its memory not needed any more.
+    pub(super) fn is_retirable(&self, links: &BTreeMap<Slot, LinkNumber>) -> bool {
+        self.sessions.first().is_some_and(|first| first.is_free() && unborn(&self.sessions, links).is_empty())
+    }
+
+    /// This incarnation is over.
+    pub(super) fn end(&mut self, reason: &OutcomeError) {
+        for at in 0..self.sessions.len() {
+            self.wedge(at);
+            self.sessions[at].end(reason);
+        }
+        self.sessions.clear();
+        self.past.clear();
+        self.fail_unsent(reason);
+        (self.is_open, self.is_member) = (false, false);
+        self.teaching.clear();
+        self.learner.end();
+    }
+
+    /// This node stops. What there is of sessions stays to be asked for.
+    pub(super) fn stop(&mut self, reason: &Stopped) {
+        let failed = OutcomeError::Stopped(reason.clone());
+        self.teaching.clear();
+        self.learner.end();
+        for at in 0..self.sessions.len() {
+            self.wedge(at);
+            self.sessions[at].end(&failed);
+        }
+        self.fail_unsent(&failed);
+        self.channel.outbox.stop(reason);
+    }
+
+    fn fail_unsent(&mut self, reason: &OutcomeError) {
+        for (_, unsent) in std::mem::take(&mut self.unsent) {
+            unsent.fail(reason);
+        }
+    }
+
+    /// Whether a view has another session for this shard than the one that is here.
+    fn is_another(&self, shard: &Shard, me: NodeId) -> bool {
+        let mine = self.sessions.last().filter(|last| !last.is_trimmed()).map(Running::since);
+        mine.is_some_and(|since| since != shard.since)
+            || shard.members.contains(&me) && mine != Some(shard.since)
+    }
+
+    /// A view is installed: its session takes the place of the one that was cut (V4), if it has another.
+    pub(super) fn install(
+        &mut self,
+        me: NodeId,
+        view: &View,
+        slots: &BTreeMap<NodeId, Slot>,
+        trim: Option<&[u64]>,
+        renew: bool,
+        fabric: &mut dyn Fabric,
+    ) -> Result<(), Refusal> {
+        let Some(shard) = view.shard(self.id) else { return Ok(()) };
+        self.is_member = shard.members.contains(&me);
+        self.channel.outbox.belong(self.is_member);
+        if !self.is_another(shard, me) {
+            // A witness has no session, and sees the members change all the same (V6).
+            if self.id == ShardId::MAIN && !self.is_member && shard.since == view.id {
+                self.untold.push_back(Untold::View(view.clone()));
+            }
+            return Ok(());
+        }
+        let mut before = BTreeSet::new();
+        if let Some(last) = self.sessions.last().filter(|last| !last.is_trimmed()) {
+            before = last.session.members().map(|(_, node)| node).collect();
+            let since = last.since();
+            self.wedge_newest();
+            let last = self.sessions.last_mut();
+            if !trim.is_some_and(|trim| last.is_some_and(|last| last.trim(trim))) {
+                return Err(Refusal::Uncut(since));
+            }
+        }
+        self.newcomers = shard.members.iter().any(|node| !before.contains(node));
+        self.untold.push_back(Untold::View(view.clone()));
+        self.is_open = false;
+        let Some(plan) = view.plan(shard, me, slots, &self.shape) else { return Ok(()) };
+        if renew {
+            fabric.renew(self.shape.region(shard.second)).map_err(Refusal::Fabric)?;
+        }
+        // Who lacks anything of a session there had it before it retired that: nobody asks any more (V10).
+        self.past.retain(|running| running.second != shard.second);
+        let running = Running::start(view, (self.id, shard), slots.clone(), plan, self.tickets, fabric);
+        self.sessions.push(running.map_err(Refusal::Plan)?);
+        Ok(())
+    }
+}
+
+/// Why a view can't be installed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("the next view doesn't say where the session of view {0} ends")]
+    Uncut(consort_dataplane::names::ViewId),
+    #[error(transparent)]
+    Fabric(RenewError),
+    #[error(transparent)]
+    Plan(PlanError),
+}
+
+/// The members of the session after the first that haven't begun it, and still may. Before they have, what they sent in
+/// the first may be under way to this node.
+pub(super) fn unborn(sessions: &[Running], links: &BTreeMap<Slot, LinkNumber>) -> Vec<NodeId> {
+    let Some(next) = sessions.get(1) else { return Vec::new() };
+    let is_linked = |node: &NodeId| next.slot(*node).is_some_and(|slot| links.contains_key(&slot));
+    next.session.unborn().filter(is_linked).collect()
+}
