@@ -3,6 +3,7 @@
 
 mod sim;
 mod states;
+mod groups;
 mod corruption;
 mod story;
 mod driven;

@@ -125,6 +125,21 @@ fn model_memory_in_use() {
     holds(world, REASON, CRASH_IN_CHANGE, large);
 }
 
+// V2: what a change spares, and what it ends although nobody foresaw it.
+#[test]
+fn model_groups_of_some() {
+    let some = |name, shards: &[&[usize]]| World {
+        sent: Vec::new(),
+        shards: shards.iter().map(|members| members.to_vec()).collect(),
+        ..least(name)
+    };
+    let patient = Bounds { patience: 2, ..CRASH };
+    let large = Bounds { suspicions: 1, patience: 2, ..CRASH };
+    holds(some("a group of two of three", &[&[1, 2]]), SUSPICION, patient, large);
+    let apart = World { leaving: vec![2], ..some("two groups, one loses a member", &[&[0, 1], &[1, 2]]) };
+    holds(apart, REASON, Bounds { suspicions: 1, ..REASON }, CRASH_IN_CHANGE);
+}
+
 #[test]
 fn model_four_voters() {
     let world = World { roles: vec![Role::Data; 4], ..least("four voters") };
@@ -192,6 +207,13 @@ fn model_catches_two_that_go_on_without_a_link() {
 #[test]
 fn model_catches_a_joiner_without_links() {
     is_caught(Mutant::Unlinked, World { joiner: Some(vec![0, 1]), ..least("a joiner") }, REASON, LINKED);
+}
+
+// V2
+#[test]
+fn model_catches_a_session_that_ends_where_it_runs_on() {
+    let world = World { shards: vec![vec![0, 1, 2]], ..least("nobody foresaw it") };
+    is_caught(Mutant::Unwedged, world, Bounds { suspicions: 1, patience: 1, ..REASON }, ALL_HERE);
 }
 
 // V10

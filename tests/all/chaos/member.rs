@@ -193,7 +193,11 @@ impl Life {
                     next += 1;
                 }
                 Err(
-                    SendError::Full | SendError::NotStarted | SendError::Changing | SendError::Stopped(_),
+                    SendError::Full
+                    | SendError::NotStarted
+                    | SendError::NotMember
+                    | SendError::Changing
+                    | SendError::Stopped(_),
                 ) => {}
                 Err(error) => panic!("{error}"),
             }

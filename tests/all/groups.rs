@@ -1,0 +1,323 @@
+//! Groups and shards of real nodes: streams that wait for no other, layouts that repair themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Cursor, Read};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use consort::{
+    Domain, Event, FabricChoice, Group, GroupConfig, Guarantee, Node, NodeBuilder, SendError, Shard, View,
+};
+
+/// What an application has made of one shard's events.
+#[derive(Default)]
+struct Told {
+    /// Sender and number of every message, those before a restored state among them: the state.
+    state: Vec<(u32, u64)>,
+    /// Sender, number, and the view of the session, of what came by the rings.
+    live: Vec<(u32, u64, u64)>,
+    views: Vec<View>,
+    restored: usize,
+}
+
+type Log = Arc<Mutex<Told>>;
+
+fn lock(log: &Log) -> MutexGuard<'_, Told> {
+    log.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes a shard's events until the node stops.
+fn take(group: Group, log: Log) -> JoinHandle<()> {
+    thread::spawn(move || {
+        while let Ok(event) = group.recv() {
+            let mut told = lock(&log);
+            match event {
+                Event::Message(message) => {
+                    let number = u64::from_le_bytes(message[..8].try_into().unwrap());
+                    told.state.push((message.sender.0, number));
+                    told.live.push((message.sender.0, number, message.view.0));
+                }
+                Event::View(view) => told.views.push(view),
+                Event::Snapshot(request) => {
+                    let words = told.state.iter().flat_map(|(sender, number)| [u64::from(*sender), *number]);
+                    let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+                    request.give(Cursor::new(bytes));
+                }
+                Event::Restore(mut state) => {
+                    let mut bytes = Vec::new();
+                    state.read_to_end(&mut bytes).unwrap();
+                    state.finish();
+                    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+                    told.state = bytes.chunks(16).map(|it| (word(&it[..8]) as u32, word(&it[8..]))).collect();
+                    told.restored += 1;
+                }
+                _ => {}
+            }
+        }
+    })
+}
+
+struct Member {
+    node: Node,
+    /// By group and shard.
+    logs: BTreeMap<(String, usize), Log>,
+    takers: Vec<JoinHandle<()>>,
+}
+
+impl Member {
+    fn group(&self, name: &str, shard: usize) -> Group {
+        self.node.group(name).unwrap().shard(shard).unwrap()
+    }
+
+    fn log(&self, name: &str, shard: usize) -> MutexGuard<'_, Told> {
+        lock(&self.logs[&(name.to_owned(), shard)])
+    }
+
+    /// Who has a group's shard, as this node sees it.
+    fn shard(&self, name: &str, shard: usize) -> Shard {
+        let id = self.group(name, shard).id();
+        self.node.status().view.and_then(|view| view.shard(id).cloned()).unwrap_or_default()
+    }
+
+    /// Without order: the others find it lost.
+    fn stop(self) {
+        drop(self.node);
+        self.takers.into_iter().for_each(|taker| taker.join().unwrap());
+    }
+}
+
+struct Cluster {
+    members: BTreeMap<u32, Member>,
+}
+
+impl Cluster {
+    fn new(fabric: FabricChoice, domains: &[&str], groups: &[GroupConfig]) -> Self {
+        let listeners: Vec<_> = domains.iter().map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let addresses: Vec<SocketAddr> = listeners.iter().map(|it| it.local_addr().unwrap()).collect();
+        let start = |(id, (listener, domain)): (u32, (TcpListener, &&str))| {
+            let mut builder = NodeBuilder::new(id)
+                .listener(listener)
+                .fabric(fabric)
+                .ring_bytes(1 << 16)
+                .domain(Domain::new(domain).unwrap())
+                .silence(Duration::from_secs(5))
+                .start_within(Duration::from_secs(60));
+            for (peer, address) in (1..).zip(&addresses).filter(|(peer, _)| *peer != id) {
+                builder = builder.peer(peer, *address);
+            }
+            let builder = groups.iter().fold(builder, |builder, group| builder.group(group.clone()));
+            let node = builder.start().unwrap();
+            let (mut logs, mut takers) = (BTreeMap::new(), Vec::new());
+            for group in node.groups() {
+                for shard in 0..group.shards() {
+                    let log = Log::default();
+                    logs.insert((group.name().to_owned(), shard), log.clone());
+                    takers.push(take(group.shard(shard).unwrap(), log));
+                }
+            }
+            (id, Member { node, logs, takers })
+        };
+        let members = (1..).zip(listeners.into_iter().zip(domains)).map(start).collect();
+        let cluster = Self { members };
+        cluster.until("founded", || cluster.members.values().all(|it| !it.log("main", 0).views.is_empty()));
+        cluster
+    }
+
+    fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+        for _ in 0..30_000 {
+            if is_so() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        let standing: Vec<_> = self.members.iter().map(|(id, it)| (id, it.node.status())).collect();
+        panic!("not {what} after a minute: {standing:#?}");
+    }
+
+    fn send(&self, id: u32, name: &str, shard: usize, numbers: std::ops::Range<u64>) {
+        let sender = self.members[&id].group(name, shard).sender();
+        for number in numbers {
+            sender.send(&number.to_le_bytes()).unwrap();
+        }
+    }
+
+    fn has(&self, id: u32, name: &str, shard: usize, messages: usize) -> bool {
+        self.members[&id].log(name, shard).state.len() >= messages
+    }
+
+    fn stop(self) {
+        self.members.into_values().for_each(Member::stop);
+    }
+}
+
+const FABRICS: [FabricChoice; 2] = [FabricChoice::Shm, FabricChoice::Tcp];
+
+// Every group has its members, its guarantee and its order, and who isn't in it hears nothing.
+#[test]
+fn groups_are_streams_of_their_own() {
+    for fabric in FABRICS {
+        let pair = GroupConfig::new("pair").nodes([1, 2]).guarantee(Guarantee::Agreed).ring_bytes(1 << 14);
+        let cluster = Cluster::new(fabric, &["", "", ""], &[pair, GroupConfig::new("all")]);
+        thread::scope(|scope| {
+            for id in 1..=3 {
+                let cluster = &cluster;
+                scope.spawn(move || cluster.send(id, "all", 0, 0..500));
+                scope.spawn(move || cluster.send(id, "main", 0, 0..500));
+                if id < 3 {
+                    scope.spawn(move || cluster.send(id, "pair", 0, 0..500));
+                }
+            }
+        });
+        let outsider = cluster.members[&3].group("pair", 0).sender();
+        assert_eq!(outsider.try_reserve(8).map(|_| ()), Err(SendError::NotMember));
+        assert_eq!(outsider.send(&[0; 8]), Err(SendError::NotMember));
+        for (name, members) in [("all", &[1, 2, 3][..]), ("main", &[1, 2, 3]), ("pair", &[1, 2])] {
+            let all = 500 * members.len();
+            cluster.until(name, || members.iter().all(|id| cluster.has(*id, name, 0, all)));
+            let first = cluster.members[&1].log(name, 0).state.clone();
+            assert!(members.iter().all(|id| cluster.members[id].log(name, 0).state == first), "{name}");
+            let own: Vec<_> = first.iter().filter(|(sender, _)| *sender == 2).map(|it| it.1).collect();
+            assert_eq!(own, (0..500).collect::<Vec<_>>());
+        }
+        assert!(cluster.members[&3].log("pair", 0).state.is_empty());
+        assert!(cluster.members[&1].node.group("nobody").is_none());
+        cluster.stop();
+    }
+}
+
+// A group of whose events nobody takes any stands still; the others go on (D11).
+#[test]
+fn a_group_that_nobody_takes_holds_up_no_other() {
+    let slow = GroupConfig::new("slow").ring_bytes(4096);
+    let listeners: Vec<_> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<SocketAddr> = listeners.iter().map(|it| it.local_addr().unwrap()).collect();
+    let nodes: Vec<_> = (0..2usize)
+        .zip(listeners)
+        .map(|(at, listener)| {
+            let builder = NodeBuilder::new(at as u32 + 1).listener(listener).group(slow.clone());
+            builder.peer(2 - at as u32, addresses[1 - at]).start().unwrap()
+        })
+        .collect();
+    let stuck = nodes[0].group("slow").unwrap().sender();
+    stuck.send(&[0; 64]).unwrap(); // waits for the group to start
+    let mut room = 0;
+    while stuck.try_reserve(1000).map(|room| room.send()).is_ok() {
+        room += 1;
+    }
+    assert!(room <= 4, "the ring is full by then");
+    let sender = nodes[0].sender();
+    for number in 0..2000_u64 {
+        sender.send(&number.to_le_bytes()).unwrap();
+    }
+    for node in &nodes {
+        let mut numbers = 0..2000_u64;
+        while !numbers.is_empty() {
+            if let Event::Message(message) = node.recv().unwrap() {
+                assert_eq!(message[..], numbers.next().unwrap().to_le_bytes());
+            }
+        }
+    }
+    for node in nodes {
+        drop(node);
+    }
+}
+
+// V2: a change ends only the sessions whose members change.
+#[test]
+fn a_change_spares_the_groups_that_it_does_not_concern() {
+    for fabric in FABRICS {
+        let groups = [
+            GroupConfig::new("left").nodes([1, 2, 3]).ring_bytes(1 << 14),
+            GroupConfig::new("right").nodes([3, 4, 5]).ring_bytes(1 << 14),
+        ];
+        let mut cluster = Cluster::new(fabric, &[""; 5], &groups);
+        cluster.until("left has started", || {
+            [1, 2, 3].iter().all(|id| !cluster.members[id].log("left", 0).views.is_empty())
+        });
+        let gone = cluster.members.remove(&5).unwrap();
+        thread::scope(|scope| {
+            let cluster = &cluster;
+            for id in [1, 2, 3] {
+                scope.spawn(move || cluster.send(id, "left", 0, 0..3000));
+            }
+            for id in [3, 4] {
+                scope.spawn(move || cluster.send(id, "right", 0, 0..3000));
+            }
+            gone.stop();
+        });
+        cluster.until("left", || [1, 2, 3].iter().all(|id| cluster.has(*id, "left", 0, 9000)));
+        cluster.until("right", || [3, 4].iter().all(|id| cluster.has(*id, "right", 0, 6000)));
+        for id in [1, 2, 3] {
+            let told = cluster.members[&id].log("left", 0);
+            assert!(told.live.iter().all(|(_, _, view)| *view == 1), "its session has gone on");
+            assert_eq!(told.views.len(), 1, "and nothing else was told");
+        }
+        for id in [3, 4] {
+            let told = cluster.members[&id].log("right", 0);
+            assert_eq!(told.views.iter().map(|view| view.id.0).collect::<Vec<_>>(), [1, 2]);
+        }
+        let states = [3, 4].map(|id| cluster.members[&id].log("right", 0).state.clone());
+        assert_eq!(states[0], states[1]);
+        cluster.stop();
+    }
+}
+
+// V7: shards are laid out over the domains, and have all their replicas again, with the whole state, as soon as nodes suffice; nobody
+// moves who need not.
+#[test]
+fn shards_repair_themselves() {
+    for fabric in FABRICS {
+        let kv = GroupConfig::new("kv").sharded(3, 3).state(true).ring_bytes(1 << 14);
+        let mut cluster = Cluster::new(fabric, &["a", "a", "b", "b", "c"], &[kv]);
+        let domain = |id: u32| [0, 0, 1, 1, 2][id as usize - 1];
+        let ids = |shard: &Shard| shard.members.iter().map(|node| node.0).collect::<Vec<_>>();
+        let mut before: Vec<Vec<u32>> =
+            (0..3).map(|shard| ids(&cluster.members[&1].shard("kv", shard))).collect();
+        for members in &before {
+            let domains: BTreeSet<_> = members.iter().map(|id| domain(*id)).collect();
+            assert_eq!((members.len(), domains.len()), (3, 3), "{members:?}: one in each domain");
+        }
+        let mut sent = [0_u64; 3];
+        for gone in [2, 3] {
+            thread::scope(|scope| {
+                let (cluster, before) = (&mut cluster, &before);
+                let gone = cluster.members.remove(&gone).unwrap();
+                let cluster = &*cluster;
+                for (shard, members) in before.iter().enumerate() {
+                    let sender = *members.iter().find(|id| cluster.members.contains_key(id)).unwrap();
+                    let from = sent[shard];
+                    scope.spawn(move || cluster.send(sender, "kv", shard, from..from + 2000));
+                }
+                gone.stop();
+            });
+            sent = sent.map(|sent| sent + 2000);
+            cluster.until("whole again", || {
+                (0..3)
+                    .all(|shard| cluster.members.values().all(|it| it.shard("kv", shard).members.len() == 3))
+            });
+            for (shard, before) in before.iter_mut().enumerate() {
+                let now = ids(&cluster.members[&1].shard("kv", shard));
+                let stayed: Vec<_> = before.iter().copied().filter(|id| *id != gone).collect();
+                assert_eq!(now[..stayed.len()], stayed, "shard {shard}: who had it has it");
+                cluster.until("caught up", || {
+                    now.iter().all(|id| {
+                        let told = cluster.members[id].log("kv", shard);
+                        told.state.len() as u64 >= sent[shard]
+                    })
+                });
+                let states: Vec<_> =
+                    now.iter().map(|id| cluster.members[id].log("kv", shard).state.clone()).collect();
+                assert!(states.iter().all(|state| *state == states[0]), "shard {shard}: one state");
+                let numbers: BTreeSet<_> = states[0].iter().collect();
+                assert_eq!(numbers.len() as u64, sent[shard], "each once");
+                *before = now;
+            }
+        }
+        let restored: usize =
+            cluster.members.values().flat_map(|it| it.logs.values()).map(|log| lock(log).restored).sum();
+        assert!(restored >= 2, "somebody has learned a shard: {restored}");
+        cluster.stop();
+    }
+}
