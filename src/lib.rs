@@ -114,9 +114,9 @@ pub use consort_control::config::{ConfigError, KeyError, SharedKey, SlowPolicy, 
 pub use consort_control::link::message::Question;
 pub use consort_control::membership::{Absent, Lost, Stopped};
 pub use consort_control::shell::{
-    AskError, CloseError, Closed, Delivered, DrivenNode, Event, Incoming, Leaving, Message, Node, NodeStats,
-    Outcome, OutcomeError, Reservation, Restore, SendError, Sender, SessionStatus, SnapshotRequest, Stage,
-    StartError, Status, ask,
+    AskError, CloseError, Closed, Delivered, Departure, DrivenNode, Event, Incoming, Leaving, Message, Node,
+    NodeStats, Outcome, OutcomeError, ReadPoint, ReadPointError, Reservation, Restore, SendError, Sender,
+    SessionStatus, SnapshotRequest, Stage, StartError, Status, ask,
 };
 pub use consort_control::view::{Incarnation, Member, Role, View};
 pub use consort_dataplane::fabric::FabricStats;

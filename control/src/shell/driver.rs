@@ -30,6 +30,7 @@ use super::control::Reports;
 use super::event::Incoming;
 use super::learning::{Learned, Learner};
 use super::outcome::OutcomeError;
+use super::reading::Reading;
 use super::running::{Application, Running, Taker, Unsent};
 use super::shared::{Ask, Shared};
 use super::start::{CloseError, Leaving, MadeFabric, MakeFabric, NodeStats, Status};
@@ -86,6 +87,8 @@ pub(crate) struct Driver {
     teaching: Teaching,
     /// and what this node gets.
     learner: Learner,
+    /// Read points that were asked for, and digests.
+    reading: Reading,
     /// Members whose sends have ended, as the application was told.
     ended: Vec<(NodeId, Incarnation)>,
     /// What the application couldn't take when it happened.
@@ -114,6 +117,8 @@ pub(super) enum Mutant {
     NoResend,
     /// D13: it is, twice.
     ResendTwice,
+    /// Read points are told as soon as they are asked for.
+    HastyPoint,
 }
 
 enum Untold {
@@ -143,6 +148,7 @@ impl Driver {
         (orders, asks): (mpsc::Receiver<Order>, mpsc::Receiver<Ask>),
         reports: Reports,
     ) -> Self {
+        shared.outbox.asked.set_guarantee(config.guarantee);
         Self {
             waiting: Waiting::new(config.wait),
             config,
@@ -163,6 +169,7 @@ impl Driver {
             reports,
             teaching: Teaching::default(),
             learner: Learner::default(),
+            reading: Reading::default(),
             ended: Vec::new(),
             untold: VecDeque::new(),
             refused: false,
@@ -181,6 +188,7 @@ impl Driver {
     /// Breaks a rule from now on.
     #[cfg(test)]
     pub(super) fn mutate(&mut self, mutant: Mutant) {
+        self.reading.is_hasty = mutant == Mutant::HastyPoint;
         self.mutant = Some(mutant);
     }
 
@@ -207,6 +215,8 @@ impl Driver {
         busy |= self.tell_of_links();
         self.looked = self.shared.outbox.take_wanted_here();
         let wanted = self.shared.outbox.take_wanted();
+        self.reading
+            .want(&self.shared.outbox.asked, self.sessions.last_mut().map(|newest| &mut newest.session));
         busy |= match &self.sessions[..] {
             [only] if only.is_live() && self.is_open && self.untold.is_empty() => self.step(app),
             _ => self.change(app),
@@ -279,13 +289,14 @@ impl Driver {
             until = until.min(self.now.plus(BRIEF));
         }
         let (sessions, links, shared, learner) = (&self.sessions, &self.links, &self.shared, &self.learner);
-        let (refused, looked) = (self.refused, self.looked);
+        let (refused, looked, reading) = (self.refused, self.looked, &self.reading);
         // The node's own bell before the fabric's, whose announcement is part of the wait: see `Shared::new`.
         shared.bell.announce();
         self.fabric.wait(self.now, until, &mut || {
             let work = sessions.iter().any(Running::has_work)
                 || shared.called.load(Ordering::Relaxed)
                 || shared.outbox.is_wanted()
+                || reading.has_work(&shared.outbox.asked)
                 || !looked && shared.outbox.is_wanted_here()
                 || refused && room()
                 || !refused && learner.has_work()
@@ -327,8 +338,8 @@ impl Driver {
 
     /// One step of the one session that there is, and runs.
     fn step(&mut self, app: &mut Application<'_>) -> bool {
-        let Self { sessions, fabric, ended, shared, teaching, refused, .. } = self;
-        let mut taker = Taker { app, ended, shared, tails: &mut teaching.tails, refused };
+        let Self { sessions, fabric, ended, shared, teaching, reading, refused, .. } = self;
+        let mut taker = Taker { app, ended, shared, tails: &mut teaching.tails, reading, refused };
         match sessions[0].step(&mut **fabric, &mut taker) {
             Ok(busy) => busy,
             Err(fault) => self.on_fault(0, &fault),
@@ -388,8 +399,8 @@ impl Driver {
 
     /// Delivers what is due of a session.
     fn deliver(&mut self, at: usize, app: &mut Application<'_>) -> bool {
-        let Self { sessions, fabric, ended, shared, teaching, refused, .. } = self;
-        let mut taker = Taker { app, ended, shared, tails: &mut teaching.tails, refused };
+        let Self { sessions, fabric, ended, shared, teaching, reading, refused, .. } = self;
+        let mut taker = Taker { app, ended, shared, tails: &mut teaching.tails, reading, refused };
         let running = &mut sessions[at];
         match running.deliver(&mut **fabric, &mut taker) {
             Ok(busy) => {
@@ -453,7 +464,7 @@ impl Driver {
             match self.mutant {
                 Some(Mutant::NoResend) => continue,
                 Some(Mutant::ResendTwice) => newest.send_again(ticket, unsent.copy()),
-                None => {}
+                _ => {}
             }
             newest.send_again(ticket, unsent);
         }

@@ -115,6 +115,19 @@ impl Node {
         }
     }
 
+    /// As [`Node::close`], for those who take the events themselves, to the end: begins to leave, and returns. [`Node::recv`] gives
+    /// what is still delivered, and fails when it is over; then [`Departure::wait`] says how it went.
+    pub fn leave(&self, within: Duration) -> Departure {
+        let (answer, answered) = mpsc::channel();
+        self.asking.ask(Ask::Close(within, answer));
+        Departure(answered)
+    }
+
+    /// Stops at once, as dropping it does, without waiting for that: [`Node::recv`] says when it has.
+    pub fn stop(&self) {
+        self.asking.ask(Ask::Leave);
+    }
+
     /// What was counted so far: asks the engine, and blocks until it has answered.
     pub fn stats(&self) -> NodeStats {
         self.asking.answer(Ask::Stats, |(stats, _)| *stats)
@@ -129,6 +142,20 @@ impl Node {
         for thread in [self.engine.take(), self.control.take()].into_iter().flatten() {
             let _ = thread.join(); // a panic in it was told as the reason for the stop
         }
+    }
+}
+
+/// A node that leaves ([`Node::leave`]).
+#[derive(Debug)]
+pub struct Departure(mpsc::Receiver<Result<(), CloseError>>);
+
+impl Departure {
+    /// Blocks until the node has left. Somebody must take its events meanwhile.
+    ///
+    /// # Errors
+    /// As [`Node::close`].
+    pub fn wait(self) -> Result<(), CloseError> {
+        self.0.recv().unwrap_or(Err(CloseError::Stopped(Stopped::Closed)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! A driver with an application around it that takes what it gives, and remembers it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{Cursor, Read};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::shell::control::Reports;
 use crate::shell::driver::Driver;
 use crate::shell::event::Incoming;
 use crate::shell::outcome::Outcome;
+use crate::shell::points::ReadPoint;
 use crate::shell::sender::{SendError, Sender};
 use crate::shell::shared::{Ask, Shared};
 use crate::shell::start::{CloseError, MadeFabric};
@@ -74,6 +75,19 @@ pub(super) struct Host {
     pub(super) state: Vec<(u32, u64)>,
     /// It gives no snapshot, or doesn't finish what it restores.
     pub(super) is_stubborn: bool,
+    /// Its application has a state, which is whole whatever view it began in.
+    pub(super) is_stateful: bool,
+    /// Read points that it has asked for, and what any application had been told by then: of every process the last number, and the
+    /// view in which it was told.
+    pub(super) asked: VecDeque<(ReadPoint, BTreeMap<u64, (u64, u64)>)>,
+    /// Of every process the last number that its state has.
+    pub(super) reached: BTreeMap<u64, u64>,
+    /// The first view of this life; 0 while there is none.
+    since: u64,
+    /// Read points that came.
+    pub(super) read: u64,
+    /// What it had not been told at a read point, and should have.
+    pub(super) stale: Option<(u64, (u64, u64))>,
 }
 
 impl Host {
@@ -115,6 +129,12 @@ impl Host {
             stopped: None,
             state: Vec::new(),
             is_stubborn: false,
+            is_stateful: false,
+            asked: VecDeque::new(),
+            reached: BTreeMap::new(),
+            since: 0,
+            read: 0,
+            stale: None,
         }
     }
 
@@ -147,6 +167,7 @@ impl Host {
             return false;
         }
         let Self { driver, told, room, keeps, refuses_views, loans, own, state, is_stubborn, .. } = self;
+        let Self { asked, reached, since, read, stale, is_stateful, .. } = self;
         let turned = driver.turn(&mut |incoming| {
             if *room == 0 || *refuses_views && matches!(incoming, Incoming::View(_)) {
                 return Verdict::Later;
@@ -156,6 +177,10 @@ impl Host {
                 Incoming::View(view) => {
                     if view.id == ViewId(1) {
                         state.clear(); // a group that is founded has done nothing yet
+                        reached.clear();
+                    }
+                    if *since == 0 {
+                        *since = view.id.0;
                     }
                     Told::View(view.clone())
                 }
@@ -169,6 +194,7 @@ impl Host {
                     assert!(delivery.payload[8..].iter().all(|byte| *byte == delivery.sender.0 as u8));
                     let (view, seq, sender) = (delivery.view.0, delivery.seq.0, delivery.sender.0);
                     state.push((sender, number));
+                    reached.insert(number >> 32, number);
                     Told::Message { view, seq, sender, number }
                 }
                 Incoming::Snapshot(request) => {
@@ -190,10 +216,25 @@ impl Host {
                     restore.finish();
                     let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
                     *state = bytes.chunks(16).map(|it| (word(&it[..8]) as u32, word(&it[8..]))).collect();
+                    *reached = state.iter().map(|(_, number)| (number >> 32, *number)).collect();
                     Told::Restored(state.len())
                 }
-                Incoming::Evicted(_) => Told::Evicted,
-                Incoming::Waiting(_) => return Verdict::Taken,
+                Incoming::ReadPoint(point) => {
+                    while asked.front().is_some_and(|(of, _)| *of <= point) {
+                        let Some((_, asked)) = asked.pop_front() else { break };
+                        let lacks = asked.into_iter().find(|(life, (number, view))| {
+                            (*is_stateful || view >= since) && reached.get(life).is_none_or(|it| it < number)
+                        });
+                        *stale = stale.take().or(lacks);
+                        *read += 1;
+                    }
+                    return Verdict::Taken;
+                }
+                Incoming::Evicted(_) => {
+                    *since = 0;
+                    Told::Evicted
+                }
+                Incoming::Waiting(_) | Incoming::Digest(..) => return Verdict::Taken,
             });
             Verdict::Taken
         });
