@@ -107,6 +107,7 @@
 //! once, and the others find it lost.
 
 mod builder;
+pub mod object;
 
 pub use builder::{FabricChoice, NodeBuilder, UnknownFabric};
 pub use consort_control::config;

@@ -3,6 +3,7 @@
 
 mod sim;
 mod states;
+mod objects;
 mod corruption;
 mod story;
 mod driven;
