@@ -97,6 +97,9 @@
 //! }
 //! # }
 //! ```
+//! What comes to twenty lines with [`object::Replica`], which does this by itself, hands out replies, and answers linearizable queries; locks,
+//! elections and barriers are in [`coordination`].
+//!
 //! A snapshot is of the place in the order at which it is asked for; it is read later, on a thread of its own, in pieces with digests.
 //! A group that is founded anew, by its view 1, has no state but what its applications begin with. Nothing is persistent yet.
 //!
@@ -108,6 +111,7 @@
 
 mod builder;
 pub mod object;
+pub mod coordination;
 
 pub use builder::{FabricChoice, NodeBuilder, UnknownFabric};
 pub use consort_control::config;

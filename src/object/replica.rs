@@ -358,6 +358,11 @@ impl<S: StateMachine> Replica<S> {
         departure.wait()
     }
 
+    /// Stops its node at once, as dropping it does.
+    pub fn stop(&self) {
+        self.common.host.stop();
+    }
+
     fn outside<E>(&self, within: E) -> Result<(), E> {
         if std::thread::current().id() == self.applier { Err(within) } else { Ok(()) }
     }

@@ -4,6 +4,7 @@
 mod sim;
 mod states;
 mod objects;
+mod coordination;
 mod corruption;
 mod story;
 mod driven;
