@@ -513,7 +513,7 @@ impl<S: StateMachine> Applier<S> {
         let payload = message.payload();
         let update = match payload.split_first() {
             Some((&UPDATE, bytes)) => S::Update::decode(bytes),
-            _ => Err(Undecodable::of::<S::Update>(payload.len(), "the message is no update")),
+            _ => Err(Undecodable::of::<S::Update>(payload.len(), &"the message is no update")),
         };
         drop(message); // its sender may have the room
         let life = self

@@ -14,7 +14,7 @@ pub struct Undecodable {
 
 impl Undecodable {
     /// `len` bytes are no `T`.
-    pub fn of<T>(len: usize, why: impl ToString) -> Self {
+    pub fn of<T>(len: usize, why: &impl ToString) -> Self {
         Self { what: std::any::type_name::<T>(), len, why: why.to_string() }
     }
 }
@@ -36,14 +36,14 @@ pub trait Value: Sized {
 
 impl<T: Serialize + DeserializeOwned> Value for T {
     fn encode(&self, bytes: &mut Vec<u8>) -> Result<(), Undecodable> {
-        postcard::to_io(self, bytes).map(|_| ()).map_err(|why| Undecodable::of::<T>(0, why))
+        postcard::to_io(self, bytes).map(|_| ()).map_err(|why| Undecodable::of::<T>(0, &why))
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, Undecodable> {
         match postcard::take_from_bytes(bytes) {
             Ok((value, [])) => Ok(value),
-            Ok((_, rest)) => Err(Undecodable::of::<T>(bytes.len(), format!("{} are left over", rest.len()))),
-            Err(why) => Err(Undecodable::of::<T>(bytes.len(), why)),
+            Ok((_, rest)) => Err(Undecodable::of::<T>(bytes.len(), &format!("{} are left over", rest.len()))),
+            Err(why) => Err(Undecodable::of::<T>(bytes.len(), &why)),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Replicated objects on real nodes.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use consort::object::{
     Context, Halted, Options, QueryError, Replica, ReplicaError, Snapshot, StateMachine, UpdateError,
 };
 use consort::{FabricChoice, Guarantee, NodeBuilder, NodeId, ReadPointError};
+use consort_tests::linear::{self, Kind, Operation};
 
 /// Far beyond what anything takes.
 const LONG: Duration = Duration::from_secs(60);
@@ -121,11 +124,12 @@ fn replies_and_queries_agree_over_tcp() {
 fn members_come_and_go(fabric: FabricChoice) {
     let (mut replicas, addresses) = counters(3, fabric);
     let lost = replicas.pop().unwrap();
+    let send = |replica: &Replica<Counter>, count: u64| {
+        (0..count).for_each(|_| assert!(replica.update(&1).unwrap() > 0));
+        count
+    };
     let (sent, joiner) = thread::scope(|scope| {
-        let senders: Vec<_> = replicas
-            .iter()
-            .map(|replica| scope.spawn(|| (0..600).map(|_| replica.update(&1).unwrap()).count() as u64))
-            .collect();
+        let senders: Vec<_> = replicas.iter().map(|replica| scope.spawn(|| send(replica, 600))).collect();
         let extra = lost.update(&1).unwrap();
         assert!(extra >= 1);
         drop(lost);
@@ -133,7 +137,7 @@ fn members_come_and_go(fabric: FabricChoice) {
         let joins = node(4, fabric).join(addresses[0]).join(addresses[1]);
         let joiner =
             Replica::start_with(joins, Counter::default(), Options::default().digest_every(16)).unwrap();
-        let more = (0..50).map(|_| joiner.update(&1).unwrap()).count() as u64;
+        let more = send(&joiner, 50);
         (senders.into_iter().map(|it| it.join().unwrap()).sum::<u64>() + more + 1, joiner)
     });
     replicas.push(joiner);
@@ -238,4 +242,82 @@ fn whoever_waits_is_told_that_it_is_over() {
     let fresh = first.fresh().unwrap();
     first.close(Duration::ZERO).unwrap_err();
     assert!(matches!(fresh.wait(), Err(QueryError::Stopped(_))));
+}
+
+/// Registers by number.
+#[derive(Default)]
+struct Registers(BTreeMap<u32, u64>);
+
+impl StateMachine for Registers {
+    type Update = (u32, u64);
+    type Reply = ();
+
+    fn apply(&mut self, _: &Context, (key, value): (u32, u64)) {
+        self.0.insert(key, value);
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot::of(&self.0)
+    }
+
+    fn restore(&mut self, from: &mut dyn Read) -> io::Result<()> {
+        self.0 = Snapshot::read(from)?;
+        Ok(())
+    }
+}
+
+/// Two clients at each of three members write and query two registers, and one member is lost in the middle: every history is
+/// linearizable.
+fn histories_are_linearizable(fabric: FabricChoice) {
+    const KEYS: u32 = 2;
+    let start = |builder| Replica::start(builder, Registers::default()).unwrap();
+    let replicas: Vec<_> = founders(3, fabric).0.into_iter().map(start).collect();
+    // Moments, in an order that all threads agree on.
+    let clock = AtomicU64::new(0);
+    let now = || clock.fetch_add(1, Ordering::SeqCst);
+    let operations: Vec<(u32, Operation)> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..6u64)
+            .map(|client| {
+                let (replica, now) = (&replicas[client as usize % 3], &now);
+                scope.spawn(move || {
+                    let mut done = Vec::new();
+                    for round in 0..300 {
+                        if client == 2 && round == 150 {
+                            replica.stop();
+                        }
+                        let (key, call) = (round as u32 / 3 % KEYS, now());
+                        let (kind, end) = if (round + client) % 3 == 0 {
+                            let value = client << 32 | round;
+                            match replica.update(&(key, value)) {
+                                Ok(()) => (Kind::Write(value), Some(now())),
+                                Err(error) if error.may_be_applied() => (Kind::Write(value), None),
+                                Err(_) => break,
+                            }
+                        } else {
+                            let Ok(found) = replica.query(|it| it.0.get(&key).copied()) else { break };
+                            (Kind::Read(found), Some(now()))
+                        };
+                        done.push((key, Operation { call, end, kind }));
+                    }
+                    done
+                })
+            })
+            .collect();
+        clients.into_iter().flat_map(|it| it.join().unwrap()).collect()
+    });
+    assert!(operations.len() > 4 * 300, "those at the others go on");
+    for key in 0..KEYS {
+        let of_key: Vec<_> = operations.iter().filter(|(of, _)| *of == key).map(|(_, it)| *it).collect();
+        linear::check(&of_key).unwrap_or_else(|error| panic!("register {key}: {error}"));
+    }
+}
+
+#[test]
+fn histories_are_linearizable_over_shared_memory() {
+    histories_are_linearizable(FabricChoice::Shm);
+}
+
+#[test]
+fn histories_are_linearizable_over_tcp() {
+    histories_are_linearizable(FabricChoice::Tcp);
 }

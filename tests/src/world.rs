@@ -132,7 +132,7 @@ impl Plan {
             lends: c.chance(50),
             refuses: c.chance(50),
             crash: (members > 2 && c.chance(60))
-                .then(|| (c.below(600), c.below((members as u64 + 1) / 2) as usize)),
+                .then(|| (c.below(600), c.below((members as u64).div_ceil(2)) as usize)),
             goes_on: c.chance(50),
             reads: c.chance(50),
         }

@@ -41,6 +41,9 @@ pub(super) enum Told {
     Restored(usize),
 }
 
+/// What applications were told: of every process the last number, and the view in which it was told.
+pub(super) type Reached = BTreeMap<u64, (u64, u64)>;
+
 /// A node: its driver, and the application that takes what it gives.
 pub(super) struct Host {
     pub(super) driver: Driver,
@@ -77,9 +80,8 @@ pub(super) struct Host {
     pub(super) is_stubborn: bool,
     /// Its application has a state, which is whole whatever view it began in.
     pub(super) is_stateful: bool,
-    /// Read points that it has asked for, and what any application had been told by then: of every process the last number, and the
-    /// view in which it was told.
-    pub(super) asked: VecDeque<(ReadPoint, BTreeMap<u64, (u64, u64)>)>,
+    /// Read points that it has asked for, and what any application had been told by then.
+    pub(super) asked: VecDeque<(ReadPoint, Reached)>,
     /// Of every process the last number that its state has.
     pub(super) reached: BTreeMap<u64, u64>,
     /// The first view of this life; 0 while there is none.
