@@ -97,8 +97,8 @@
 //! }
 //! # }
 //! ```
-//! What comes to twenty lines with [`object::Replica`], which does this by itself, hands out replies, and answers linearizable queries; locks,
-//! elections and barriers are in [`coordination`].
+//! An [`object::Replica`] does all this by itself, hands out replies, and answers linearizable queries; locks, elections and barriers
+//! are in [`coordination`].
 //!
 //! A snapshot is of the place in the order at which it is asked for; it is read later, on a thread of its own, in pieces with digests.
 //! A group that is founded anew, by its view 1, has no state but what its applications begin with. Nothing is persistent yet.
