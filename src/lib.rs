@@ -97,6 +97,9 @@
 //! }
 //! # }
 //! ```
+//! An [`object::Replica`] does all this by itself, hands out replies, and answers linearizable queries; locks, elections and barriers
+//! are in [`coordination`].
+//!
 //! A snapshot is of the place in the order at which it is asked for; it is read later, on a thread of its own, in pieces with digests.
 //! A group that is founded anew, by its view 1, has no state but what its applications begin with. Nothing is persistent yet.
 //!
@@ -132,6 +135,8 @@
 //! once, and the others find it lost.
 
 mod builder;
+pub mod object;
+pub mod coordination;
 
 pub use builder::{FabricChoice, NodeBuilder, UnknownFabric};
 pub use consort_control::config;
@@ -141,9 +146,9 @@ pub use consort_control::config::{
 pub use consort_control::link::message::Question;
 pub use consort_control::membership::{Absent, Lost, Stopped};
 pub use consort_control::shell::{
-    AskError, CloseError, Closed, Delivered, DrivenNode, Event, Group, Incoming, Leaving, Message, Node,
-    NodeStats, Outcome, OutcomeError, Reservation, Restore, SendError, Sender, SessionStatus,
-    SnapshotRequest, Stage, StartError, Status, ask,
+    AskError, CloseError, Closed, Delivered, Departure, DrivenNode, Event, Group, Incoming, Leaving, Message,
+    Node, NodeStats, Outcome, OutcomeError, ReadPoint, ReadPointError, Reservation, Restore, SendError,
+    Sender, SessionStatus, SnapshotRequest, Stage, StartError, Status, ask,
 };
 pub use consort_control::view::{Domain, Incarnation, Member, Role, Shard, ShardId, View};
 pub use consort_dataplane::fabric::FabricStats;

@@ -8,6 +8,9 @@
 //!            B + 8            persisted                 │ What flow control and watchers read: later
 //!            B + 16           heartbeat                 │ is early enough
 //!            B + 24 + 8·s     released[s], s = 0..n     ┘
+//!            C                asked                     ┐ C: the next cache line. Written only when
+//!            C + 8            digest                    │ somebody asks, so that looking at it costs
+//!            C + 16 + 8·r     answered[r], r = 0..n     ┘ nothing while nobody does
 //!            4,088            tag: whose session's words these are
 //! base + 4,096 ──► ring, `ring_bytes`
 //! ```
@@ -44,6 +47,7 @@ pub const MOST_RING: usize = 1 << 30;
 pub struct Layout {
     members: usize,
     later: usize,
+    rare: usize,
 }
 
 const _: () =
@@ -55,7 +59,8 @@ const _: () = assert!(ROW_BYTES.is_multiple_of(LINE), "the ring must start on a 
 impl Layout {
     /// The layout of a session of `members`.
     pub const fn new(members: usize) -> Self {
-        Self { members, later: (WORD + WORD * members).next_multiple_of(LINE) }
+        let later = (WORD + WORD * members).next_multiple_of(LINE);
+        Self { members, later, rare: (later + 3 * WORD + WORD * members).next_multiple_of(LINE) }
     }
 
     /// Checks a ring's size against the inequalities above; the refusal is the largest size that these members can have.
@@ -111,9 +116,29 @@ impl Layout {
         WORD + WORD * self.members
     }
 
+    /// The end of the words that a delivery and flow control need.
+    pub const fn later_end(self) -> usize {
+        self.released(self.members)
+    }
+
+    /// Where `asked` is, how many questions for a read point this member has asked: the first of the words that rarely change.
+    pub const fn asked(self) -> usize {
+        self.rare
+    }
+
+    /// Where the digest of the application's state is.
+    pub const fn digest(self) -> usize {
+        self.rare + WORD
+    }
+
+    /// Where `answered[rank]` is: how many of that member's questions this one has seen, while it ran.
+    pub const fn answered(self, rank: usize) -> usize {
+        self.rare + 2 * WORD + WORD * rank
+    }
+
     /// The end of all words but the tag.
     pub const fn end(self) -> usize {
-        self.released(self.members)
+        self.answered(self.members)
     }
 
     /// Where the ring starts.
@@ -178,7 +203,9 @@ mod tests {
             let row = Layout::new(n);
             assert_eq!(row.received(n - 1) + WORD, row.urgent_end());
             assert!(row.delivered() >= row.urgent_end() && row.delivered().is_multiple_of(LINE));
-            assert!(row.released(n - 1) + WORD == row.end() && row.end() <= row.tag());
+            assert!(row.released(n - 1) + WORD == row.later_end() && row.asked() >= row.later_end());
+            assert!(row.asked().is_multiple_of(LINE) && row.digest() / LINE == row.asked() / LINE);
+            assert!(row.answered(n - 1) + WORD == row.end() && row.end() <= row.tag());
         }
         assert!(Layout::new(7).urgent_end() <= LINE, "seven members share a line");
     }

@@ -27,6 +27,7 @@
 mod deliver;
 mod frontiers;
 mod supply;
+mod reads;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -92,6 +93,14 @@ pub enum Blame {
         /// What was read.
         to: Position,
     },
+    /// It answered more questions than were asked.
+    #[error("it answered {answered} questions of the {asked} that this node has asked")]
+    Answered {
+        /// Questions asked.
+        asked: u64,
+        /// What was read.
+        answered: u64,
+    },
     /// A header that no sound sender writes.
     #[error("the record at {at} of its ring has the header {word:#018x}")]
     Record {
@@ -126,6 +135,10 @@ struct Peer {
     received: Vec<Position>,
     /// Up to where it released this node's ring.
     released: Position,
+    /// How many of its questions for a read point were answered.
+    answered: u64,
+    /// The digest of its application's state that was read last.
+    digest: u64,
 }
 
 /// One sender's stream, as this member has it.
@@ -178,6 +191,7 @@ pub struct Session {
     seq: Seq,
     held: VecDeque<Held>,
     loans: Loans,
+    reads: reads::Reads,
     /// Words that may wait were stored and not published.
     later: bool,
     beats: u64,
@@ -208,6 +222,12 @@ pub enum Mutant {
     EarlyRelease,
     /// V10: peers count as born from the start, whatever their tags say.
     IgnoreTags,
+    /// A wedged member goes on answering questions for read points.
+    AnswersWhenWedged,
+    /// A read point is due before the others have answered.
+    UnconfirmedPoint,
+    /// A read point is due before what lay below its frontier is delivered.
+    UndeliveredPoint,
 }
 
 impl Session {
@@ -254,6 +274,8 @@ impl Session {
                     head: 0,
                     received: vec![Position(0); n],
                     released: Position(0),
+                    answered: 0,
+                    digest: 0,
                 });
             }
             streams.push(Stream {
@@ -287,6 +309,7 @@ impl Session {
             seq: Seq(0),
             held: VecDeque::new(),
             loans,
+            reads: reads::Reads::default(),
             later: false,
             beats: 0,
             wedged: None,
@@ -381,6 +404,11 @@ impl Session {
             self.look_for_births();
         }
         if self.is_wedged() {
+            #[cfg(feature = "mutants")]
+            if self.mutant == Some(Mutant::AnswersWhenWedged) {
+                self.answer();
+                self.publish_reads(fabric);
+            }
             return Ok(false);
         }
         let mut promise = self.streams[self.me].promise;
@@ -436,7 +464,9 @@ impl Session {
         if self.ring.wants_room() {
             self.make_room()?;
         }
-        Ok(sent || received || raised)
+        self.exchange_reads()?;
+        let asked = self.publish_reads(fabric);
+        Ok(sent || received || raised || asked)
     }
 
     /// Takes in what peer `at` published since the last look. Returns whether there were records.
@@ -486,7 +516,7 @@ impl Session {
 
     /// Publishes the row: all of it if words that could wait have changed.
     fn publish<F: Fabric + ?Sized>(&mut self, fabric: &mut F) {
-        let end = if self.later { self.layout.end() } else { self.layout.urgent_end() };
+        let end = if self.later { self.layout.later_end() } else { self.layout.urgent_end() };
         fabric.publish_words(self.words(end), self.everyone);
         if self.later {
             self.later = false;

@@ -4,6 +4,8 @@
 mod sim;
 mod states;
 mod groups;
+mod objects;
+mod coordination;
 mod corruption;
 mod story;
 mod driven;

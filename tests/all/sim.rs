@@ -25,7 +25,8 @@ fn sim_histories_hold() {
         }
     }
     println!("{seeds} seeds hold: {all:?}");
-    let Trouble { torn, full, crashed, paused, refused, lent, supplied, resent, reborn, delivered } = all;
+    let Trouble { torn, full, crashed, paused, refused, lent, supplied, resent, reborn, delivered, .. } = all;
+    let Trouble { points, points_asked_again, misled, .. } = all;
     for (what, count) in [
         ("torn publishes", torn),
         ("full rings", full),
@@ -37,6 +38,9 @@ fn sim_histories_hold() {
         ("messages sent again", resent),
         ("sessions in used memory", reborn),
         ("deliveries", delivered),
+        ("read points", points),
+        ("read points asked for again in the next view", points_asked_again),
+        ("read points of members that were left out", misled),
     ] {
         assert!(count > 0 || seeds < 100, "{what} never happened in {seeds} seeds");
     }
@@ -80,4 +84,19 @@ fn sim_catches_room_released_too_early() {
 #[test]
 fn sim_catches_words_of_an_earlier_session() {
     is_caught(Mutant::IgnoreTags); // V10
+}
+
+#[test]
+fn sim_catches_a_wedged_member_that_answers() {
+    is_caught(Mutant::AnswersWhenWedged); // V2
+}
+
+#[test]
+fn sim_catches_a_read_point_that_not_all_have_confirmed() {
+    is_caught(Mutant::UnconfirmedPoint);
+}
+
+#[test]
+fn sim_catches_a_read_point_before_its_frontier_is_delivered() {
+    is_caught(Mutant::UndeliveredPoint);
 }

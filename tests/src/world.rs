@@ -7,6 +7,9 @@
 //! itself left to an oracle: the trim is handed to all). Where a guarantee doesn't wait for stability, survivors are supplied
 //! by others with what they lack below the trim.
 //!
+//! Members want read points now and then. Each must come after all that anyone had delivered when it was wanted; and one that is
+//! wanted by a member that the others have gone on without must not come at all, whoever is slow to learn of that.
+//!
 //! In half of these runs the survivors go on in a second session in the memory of the first (V10): they send again what the
 //! trim cut off (D13), then what they hadn't sent yet, and all of it must be delivered.
 
@@ -46,6 +49,12 @@ pub struct Trouble {
     pub reborn: u64,
     /// Messages delivered.
     pub delivered: u64,
+    /// Read points that came.
+    pub points: u64,
+    /// … in another session than the one that they were wanted in.
+    pub points_asked_again: u64,
+    /// Members that were left out and wanted a read point.
+    pub misled: u64,
 }
 
 impl Trouble {
@@ -61,6 +70,9 @@ impl Trouble {
         self.resent += other.resent;
         self.reborn += other.reborn;
         self.delivered += other.delivered;
+        self.points += other.points;
+        self.points_asked_again += other.points_asked_again;
+        self.misled += other.misled;
     }
 }
 
@@ -77,10 +89,19 @@ struct Plan {
     pauses: bool,
     lends: bool,
     refuses: bool,
-    /// After how many turns how many crash.
+    /// After how many turns the view changes, and how many crash.
     crash: Option<(u64, usize)>,
     /// Who is left goes on in another session.
     goes_on: bool,
+    /// Members want read points.
+    reads: bool,
+}
+
+/// A read point that a member wants, and what any member had delivered by then, by sender.
+struct Wanted {
+    number: u64,
+    view: ViewId,
+    delivered: Vec<usize>,
 }
 
 impl Plan {
@@ -111,8 +132,9 @@ impl Plan {
             lends: c.chance(50),
             refuses: c.chance(50),
             crash: (members > 2 && c.chance(60))
-                .then(|| (c.below(600), 1 + c.below((members as u64 - 1) / 2) as usize)),
+                .then(|| (c.below(600), c.below((members as u64).div_ceil(2)) as usize)),
             goes_on: c.chance(50),
+            reads: c.chance(50),
         }
     }
 }
@@ -136,6 +158,10 @@ struct Run {
     /// What each member must send again before anything else.
     again: Vec<VecDeque<Vec<u8>>>,
     loans: Vec<Vec<Loan>>,
+    wanted: Vec<VecDeque<Wanted>>,
+    points: u64,
+    /// How many messages any member has delivered, by sender.
+    delivered: Vec<usize>,
     paused_until: Vec<Time>,
     alive: Vec<bool>,
     /// The survivors have agreed to go on.
@@ -180,6 +206,9 @@ impl Run {
             ends: vec![Vec::new(); n],
             again: vec![VecDeque::new(); n],
             loans: (0..n).map(|_| Vec::new()).collect(),
+            wanted: (0..n).map(|_| VecDeque::new()).collect(),
+            points: 0,
+            delivered: vec![0; n],
             paused_until: vec![Time(0); n],
             alive: vec![true; n],
             second: false,
@@ -231,7 +260,8 @@ impl Run {
             let moved = self.turn()?;
             idle = if moved { 0 } else { idle + 1 };
             if (self.plan.crash.is_none() || self.second) && idle > 200 && self.all_sent() {
-                if self.all_delivered() {
+                let is_read = self.survivors().all(|at| self.wanted[at].is_empty());
+                if self.all_delivered() && is_read {
                     self.history.complete = true;
                     return Ok(());
                 }
@@ -276,6 +306,9 @@ impl Run {
             return Ok(false);
         }
         if self.sessions[at].is_wedged() {
+            self.fabrics[at].poll(self.now);
+            self.sessions[at].exchange(&mut self.fabrics[at]).map_err(|fault| format!("at {at}: {fault}"))?;
+            self.fabrics[at].flush();
             let begins = self.second && self.choices.chance(20);
             if begins {
                 let base = SessionPlan::base(SECOND, self.plan.ring_bytes);
@@ -297,10 +330,44 @@ impl Run {
         for _ in 0..=self.choices.below(3) {
             moved |= self.send(at);
         }
+        if self.plan.reads && self.choices.chance(5) && !self.all_sent() {
+            self.want(at);
+        }
         if self.choices.chance(self.plan.speed[at]) {
             moved |= self.step(at)?;
         }
         Ok(moved)
+    }
+
+    /// A member wants a read point.
+    fn want(&mut self, at: usize) {
+        if self.plan.guarantee.stable() {
+            self.points += 1;
+            let view = self.sessions[at].plan().view;
+            let wanted = Wanted { number: self.points, view, delivered: self.delivered.clone() };
+            self.wanted[at].push_back(wanted);
+        }
+    }
+
+    /// Wants in the session that runs what no session gave yet; and looks at what it gives.
+    fn read(&mut self, at: usize) -> Result<(), String> {
+        while let Some(upto) = self.sessions[at].poll_read_point() {
+            while self.wanted[at].front().is_some_and(|wanted| wanted.number <= upto) {
+                let Some(wanted) = self.wanted[at].pop_front() else { break };
+                let has =
+                    |sender| self.history.delivered[at].iter().filter(|one| one.sender == sender).count();
+                if let Some(sender) = (0..self.plan.members).find(|it| has(*it) < wanted.delivered[*it]) {
+                    return Err(format!(
+                        "stale: {at} has delivered {} of {sender} at a read point, and someone {} before it was wanted",
+                        has(sender),
+                        wanted.delivered[sender]
+                    ));
+                }
+                self.trouble.points += 1;
+                self.trouble.points_asked_again += u64::from(wanted.view != self.sessions[at].plan().view);
+            }
+        }
+        Ok(())
     }
 
     /// A member sends its next message, if there is one and it fits.
@@ -346,13 +413,16 @@ impl Run {
             let pick = self.choices.below(self.loans[at].len() as u64) as usize;
             check_payload(&self.loans[at].swap_remove(pick))?;
         }
+        if let Some(last) = self.wanted[at].back() {
+            self.sessions[at].want_read_point(last.number);
+        }
         self.fabrics[at].poll(self.now);
         // What every member has truly received at this moment: nobody else moves during this step.
         let view = self.sessions[at].plan().view;
         let received: Vec<Vec<Position>> =
             self.sessions.iter().map(|session| received(session, view, self.plan.members)).collect();
         let mut wrong = None;
-        let Self { sessions, fabrics, history, choices, trouble, loans, ends, plan, .. } = self;
+        let Self { sessions, fabrics, history, choices, trouble, loans, ends, plan, delivered, .. } = self;
         let mut sink = |delivery: &mut Delivery<'_>| {
             if plan.refuses && choices.chance(10) {
                 trouble.refused += 1;
@@ -373,6 +443,7 @@ impl Run {
                     {
                         wrong = Some(format!("stability (D7): {at} delivered {one:?}, which {member} lacks"));
                     }
+                    delivered[one.sender] = delivered[one.sender].max(one.index + 1);
                     history.delivered[at].push(one);
                 }
                 Ok(one) => wrong = Some(format!("{one:?} came as rank {}'s", delivery.rank)),
@@ -395,6 +466,7 @@ impl Run {
             self.fabrics[at].flush();
         }
         self.sessions[at].frontiers().validate()?;
+        self.read(at)?;
         wrong.map_or(Ok(moved), Err)
     }
 
@@ -429,6 +501,7 @@ impl Run {
                 break;
             }
         }
+        self.mislead(&waiting)?;
         for at in waiting {
             self.history.survived[at] = false;
         }
@@ -448,6 +521,30 @@ impl Run {
         for at in &survivors {
             self.supply(*at, &survivors, &trim)?;
             self.cut(*at, &trim)?;
+        }
+        Ok(())
+    }
+
+    /// The others have decided to go on without these, who don't know yet and want to read: messages may be delivered in a view
+    /// that they have never heard of.
+    fn mislead(&mut self, left_out: &[usize]) -> Result<(), String> {
+        if !self.plan.reads || !self.plan.guarantee.stable() {
+            return Ok(());
+        }
+        let last = self.points;
+        for at in left_out {
+            self.want(*at);
+            self.trouble.misled += 1;
+        }
+        for _ in 0..300 {
+            self.turn()?;
+        }
+        for at in left_out {
+            if self.wanted[*at].back().is_none_or(|wanted| wanted.number <= last) {
+                return Err(format!(
+                    "stale: {at} has a read point that it wanted when the others had gone on"
+                ));
+            }
         }
         Ok(())
     }
@@ -474,7 +571,7 @@ impl Run {
 
     /// A survivor delivers to the trim (V4), and gets back what it sent beyond (D13).
     fn cut(&mut self, at: usize, trim: &[Position]) -> Result<(), String> {
-        let Self { sessions, history, choices, loans, plan, trouble, .. } = self;
+        let Self { sessions, history, choices, loans, plan, trouble, delivered, .. } = self;
         let log = &mut history.delivered[at];
         let mut wrong = None;
         for done in [false, true] {
@@ -484,7 +581,10 @@ impl Run {
                     return Verdict::Later;
                 }
                 match check_payload(delivery.payload) {
-                    Ok(one) => log.push(one),
+                    Ok(one) => {
+                        delivered[one.sender] = delivered[one.sender].max(one.index + 1);
+                        log.push(one);
+                    }
                     Err(error) => wrong = Some(error),
                 }
                 if plan.lends && choices.chance(20) {
@@ -511,7 +611,8 @@ impl Run {
             wrong = wrong.or(Some(format!("resend (D13): {at} has {own} of {}", history.sent[at])));
         }
         sessions[at].frontiers().validate()?;
-        wrong.map_or(Ok(()), Err)
+        wrong.map_or(Ok(()), Err)?;
+        self.read(at)
     }
 
     /// All loans come back, and with the last one each session is over.

@@ -127,7 +127,7 @@ impl Driver {
     /// Breaks a rule from now on.
     #[cfg(test)]
     pub(super) fn mutate(&mut self, mutant: Mutant) {
-        self.streams.iter_mut().for_each(|stream| stream.mutant = Some(mutant));
+        self.streams.iter_mut().for_each(|stream| stream.mutate(mutant));
     }
 
     /// One turn. Never blocks, but for making a fabric while the node is no member. Returns whether anything happened.
@@ -176,6 +176,7 @@ impl Driver {
         let outbox = &stream.channel.outbox;
         stream.looked = outbox.take_wanted_here();
         let wanted = outbox.take_wanted();
+        stream.want();
         let stepped = stream.is_steady().then(|| stream.step(&mut **fabric, app));
         let busy = match stepped {
             Some(Ok(busy)) => busy,
@@ -250,6 +251,7 @@ impl Driver {
                     || !stream.looked && outbox.is_wanted_here()
                     || stream.refused && room()
                     || !stream.refused && stream.learner.has_work()
+                    || stream.wants()
                     || stream.is_retirable(links)
             };
             stream.sessions.iter().any(Running::has_work) || !stream.is_absent() && wants()

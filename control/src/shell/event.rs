@@ -17,6 +17,7 @@ use consort_dataplane::session::{Delivery, Verdict};
 use crossbeam_queue::ArrayQueue;
 
 use super::gate::Gate;
+use super::points::ReadPoint;
 use super::restore::Restore;
 use super::teaching::SnapshotRequest;
 use crate::membership::{Absent, Stopped};
@@ -58,6 +59,15 @@ pub enum Event {
         /// Who.
         node: NodeId,
     },
+    /// This point is reached ([`Sender::read_point`](crate::shell::Sender::read_point)), and every point that was asked for before it.
+    ReadPoint(ReadPoint),
+    /// Another member has published a digest ([`Sender::publish_digest`](crate::shell::Sender::publish_digest)). It has no place in the order.
+    Digest {
+        /// Who.
+        node: NodeId,
+        /// What.
+        digest: u64,
+    },
 }
 
 /// An [`Event`], borrowed for a call of the application's code.
@@ -77,6 +87,10 @@ pub enum Incoming<'a, 'd> {
     Restore(&'a mut Option<Restore>),
     /// As [`Event::Ended`].
     Ended(NodeId),
+    /// As [`Event::ReadPoint`].
+    ReadPoint(ReadPoint),
+    /// As [`Event::Digest`].
+    Digest(NodeId, u64),
 }
 
 /// A delivered message, lent from the ring of its sender. The sender can't reuse that room, nor any that came after it, until
@@ -134,6 +148,8 @@ pub(crate) enum Entry {
     Snapshot(SnapshotRequest),
     Restore(Restore),
     Ended(NodeId),
+    ReadPoint(ReadPoint),
+    Digest(NodeId, u64),
 }
 
 /// The queue between the engine's thread and the application's.
@@ -189,6 +205,8 @@ impl Inbox {
                 None => return Verdict::Later, // not reached: it is there
             },
             Incoming::Ended(node) => Entry::Ended(node),
+            Incoming::ReadPoint(point) => Entry::ReadPoint(point),
+            Incoming::Digest(node, digest) => Entry::Digest(node, digest),
             Incoming::Message(delivery) => {
                 // None: as many loans are out as can be. One that comes back rings the bell.
                 let Some(loan) = delivery.lend() else { return Verdict::Later };
@@ -279,6 +297,8 @@ impl Inbox {
             Entry::Snapshot(request) => Event::Snapshot(request),
             Entry::Restore(restore) => Event::Restore(restore),
             Entry::Ended(node) => Event::Ended { node },
+            Entry::ReadPoint(point) => Event::ReadPoint(point),
+            Entry::Digest(node, digest) => Event::Digest { node, digest },
         }
     }
 }

@@ -22,6 +22,7 @@ mod ask;
 mod gate;
 mod wait;
 mod outcome;
+mod points;
 mod sender;
 mod start;
 mod shared;
@@ -29,6 +30,7 @@ mod control;
 mod teaching;
 mod restore;
 mod event;
+mod reading;
 mod running;
 mod learning;
 mod stream;
@@ -37,8 +39,9 @@ mod node;
 
 pub use ask::{AskError, ask};
 pub use event::{Event, Incoming, Message};
-pub use node::{DrivenNode, Group, Node};
+pub use node::{Departure, DrivenNode, Group, Node};
 pub use outcome::{Delivered, Outcome, OutcomeError};
+pub use points::{ReadPoint, ReadPointError};
 pub use restore::Restore;
 pub use sender::{Reservation, SendError, Sender};
 pub use start::{

@@ -7,6 +7,8 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use consort_dataplane::names::NodeId;
+use consort_dataplane::plan::Guarantee;
 use consort_dataplane::session::Verdict;
 
 use super::control::{Control, Reports};
@@ -23,6 +25,7 @@ use crate::view::ShardId;
 /// A node, its engine on a thread of its own. Dropping it stops it at once: what was not delivered stays so, and the
 /// others are told that it left; [`Node::close`] ends in order.
 pub struct Node {
+    id: NodeId,
     main: Group,
     /// The groups beside the main one.
     groups: Vec<Group>,
@@ -46,6 +49,8 @@ pub struct Group {
 /// A group with all its shards.
 struct Family {
     name: String,
+    guarantee: Guarantee,
+    state: bool,
     /// The number of its first shard; the others follow it.
     first: u32,
     shards: Vec<(Sender, Arc<Inbox>)>,
@@ -77,6 +82,16 @@ impl Group {
         ShardId(self.family.first + self.index as u32) // there are 64 shards at most
     }
 
+    /// When its messages are delivered.
+    pub fn guarantee(&self) -> Guarantee {
+        self.family.guarantee
+    }
+
+    /// Whether its application has a state, which who comes gets first.
+    pub fn has_state(&self) -> bool {
+        self.family.state
+    }
+
     fn inbox(&self) -> &Inbox {
         &self.family.shards[self.index].1
     }
@@ -98,6 +113,14 @@ impl Group {
                 return Ok(event);
             }
         }
+    }
+
+    /// Takes no more events of this shard, for good: those that wait are dropped, as are those that come, and who waits for one is told that
+    /// it is [closed](Stopped::Closed). The node stays a member of the shard, and nobody waits for it. It can't get the shard's state
+    /// any more, should it need to: that stops the node.
+    pub fn release(&self) {
+        self.inbox().stop(&Stopped::Closed);
+        self.inbox().discard();
     }
 
     /// The next event, if there is one. Never blocks.
@@ -127,19 +150,25 @@ impl std::fmt::Debug for Group {
 fn groups(config: &NodeConfig, shared: &Shared) -> Vec<Group> {
     let mut channels = (0..).zip(&shared.channels);
     let others = config.groups_by_name();
-    let others = others.iter().map(|group| (group.name.as_str(), group.shards()));
-    let group = |(name, shards): (&str, usize)| {
+    let others = others.iter().map(|it| (it.name.as_str(), it.shards(), it.guarantee, it.state));
+    let group = |(name, shards, guarantee, state): (&str, usize, Guarantee, bool)| {
         let channels: Vec<_> = channels.by_ref().take(shards).collect();
         let first = channels.first().map_or(0, |(id, _)| *id);
         let shards = channels.into_iter().map(|(_, channel)| {
             (Sender::new(channel.outbox.clone()), Arc::new(Inbox::new(shared.bell.clone())))
         });
         Group {
-            family: Arc::new(Family { name: name.to_owned(), first, shards: shards.collect() }),
+            family: Arc::new(Family {
+                name: name.to_owned(),
+                guarantee,
+                state,
+                first,
+                shards: shards.collect(),
+            }),
             index: 0,
         }
     };
-    std::iter::once((MAIN, 1)).chain(others).map(group).collect()
+    std::iter::once((MAIN, 1, config.guarantee, config.state)).chain(others).map(group).collect()
 }
 
 /// A node that the caller drives, on the thread that it chooses: no thread of the library ever touches a message.
@@ -168,7 +197,7 @@ impl Node {
             .spawn(move || run(driver, &inboxes))
             .map_err(|cause| StartError::Machine { what: "a thread for the engine", cause })?;
         let main = groups.remove(0);
-        Ok(Self { main, groups, asking, engine: Some(engine), control: Some(control) })
+        Ok(Self { id, main, groups, asking, engine: Some(engine), control: Some(control) })
     }
 
     /// A group beside the main one, by its name; if it is split, its first shard. `None` if the node was configured without it.
@@ -177,6 +206,16 @@ impl Node {
             return Some(self.main.clone());
         }
         self.groups.iter().find(|group| group.name() == name).cloned()
+    }
+
+    /// Its name in the cluster.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// The main group, of all nodes that hold data.
+    pub fn main(&self) -> &Group {
+        &self.main
     }
 
     /// All groups that the node was configured with, the main one first; of one that is split, the first shard.
@@ -235,6 +274,19 @@ impl Node {
         }
     }
 
+    /// As [`Node::close`], for those who take the events themselves, to the end: begins to leave, and returns. [`Node::recv`] gives
+    /// what is still delivered, and fails when it is over; then [`Departure::wait`] says how it went.
+    pub fn leave(&self, within: Duration) -> Departure {
+        let (answer, answered) = mpsc::channel();
+        self.asking.ask(Ask::Close(within, answer));
+        Departure(answered)
+    }
+
+    /// Stops at once, as dropping it does, without waiting for that: [`Node::recv`] says when it has.
+    pub fn stop(&self) {
+        self.asking.ask(Ask::Leave);
+    }
+
     /// What was counted so far: asks the engine, and blocks until it has answered.
     pub fn stats(&self) -> NodeStats {
         self.asking.answer(Ask::Stats, |(stats, _)| *stats)
@@ -249,6 +301,20 @@ impl Node {
         for thread in [self.engine.take(), self.control.take()].into_iter().flatten() {
             let _ = thread.join(); // a panic in it was told as the reason for the stop
         }
+    }
+}
+
+/// A node that leaves ([`Node::leave`]).
+#[derive(Debug)]
+pub struct Departure(mpsc::Receiver<Result<(), CloseError>>);
+
+impl Departure {
+    /// Blocks until the node has left. Somebody must take its events meanwhile.
+    ///
+    /// # Errors
+    /// As [`Node::close`].
+    pub fn wait(self) -> Result<(), CloseError> {
+        self.0.recv().unwrap_or(Err(CloseError::Stopped(Stopped::Closed)))
     }
 }
 

@@ -22,6 +22,7 @@ use consort_dataplane::session::{Delivery, Fault, Needed, Session, Verdict};
 
 use super::event::Incoming;
 use super::outcome::{Delivered, Moved, OutcomeError, Pending};
+use super::reading::Reading;
 use super::sender::Open;
 use super::shared::Channel;
 use super::start::{SessionStatus, Stage};
@@ -83,8 +84,17 @@ pub(crate) struct Taker<'a, 'b> {
     pub(crate) channel: &'a Channel,
     /// What is recorded for joiners (V7).
     pub(crate) tails: &'a mut Tails,
+    pub(crate) reading: &'a mut Reading,
     /// The application refused something.
     pub(crate) refused: &'a mut bool,
+}
+
+impl Taker<'_, '_> {
+    /// Tells what a session has found out, after what it delivered.
+    fn read(&mut self, session: &mut Session) -> bool {
+        let (shard, app) = (self.shard, &mut *self.app);
+        self.reading.tell(session, &mut |incoming| app(shard, incoming), self.refused)
+    }
 }
 
 impl Running {
@@ -117,9 +127,10 @@ impl Running {
     /// Exchanges and delivers, while it runs.
     pub(crate) fn step(&mut self, fabric: &mut dyn Fabric, taker: &mut Taker<'_, '_>) -> Result<bool, Fault> {
         let Self { session, view, open, pending, again, .. } = self;
-        session.step(fabric, &mut |delivery: &mut Delivery<'_>| {
+        let busy = session.step(fabric, &mut |delivery: &mut Delivery<'_>| {
             deliver(delivery, taker, view, open, pending, again)
-        })
+        })?;
+        Ok(taker.read(session) || busy)
     }
 
     /// Delivers what is due: in its course, or up to the trim (V4). Returns whether anything was.
@@ -131,13 +142,14 @@ impl Running {
         let Self { session, view, open, pending, again, trim, is_over, .. } = self;
         let before = session.delivered();
         let mut sink = |delivery: &mut Delivery<'_>| deliver(delivery, taker, view, open, pending, again);
-        match trim {
+        let any = match trim {
             Some(trim) => {
                 *is_over = session.cut(trim, &mut sink)?;
-                Ok(*is_over || session.delivered() != before)
+                *is_over || session.delivered() != before
             }
-            None => session.deliver(fabric, &mut sink),
-        }
+            None => session.deliver(fabric, &mut sink)?,
+        };
+        Ok(taker.read(session) || any)
     }
 
     /// Stops it for good (V2). Returns where it stood when it was stopped first.

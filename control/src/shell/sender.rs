@@ -28,6 +28,7 @@ use consort_dataplane::ring::{self, ReserveError, RingSender, Ticket};
 
 use super::gate::Gate;
 use super::outcome::{Outcome, OutcomeError, Registry};
+use super::points::{Asked, ReadPoint, ReadPointError};
 use crate::membership::Stopped;
 
 /// How long a blocked sender yields before it sleeps: room mostly comes back within a few microseconds.
@@ -51,6 +52,8 @@ pub(crate) struct Outbox {
     ended: AtomicBool,
     /// The members were told so.
     end_sent: AtomicBool,
+    /// Read points and digests.
+    pub(crate) asked: Asked,
     /// Where senders wait for a view, or for room.
     pub(crate) gate: Gate,
     /// A sender found no room since the engine last looked.
@@ -229,6 +232,35 @@ impl Sender {
         ended
     }
 
+    /// Asks for a read point: a place in this node's stream of events at which all has been told that any member had been told before
+    /// this call. [`Event::ReadPoint`](crate::Event::ReadPoint) says that it is reached; a state kept by applying the messages is fresh
+    /// enough there for a linearizable query. It costs a round trip between the members and no message, and many points that are asked for
+    /// at once share one. Never blocks.
+    ///
+    /// A point comes, in this view or a later one, unless the node stops; while this node reaches no majority, none does.
+    ///
+    /// # Errors
+    /// The group's guarantee isn't [`Guarantee::Atomic`](consort_dataplane::plan::Guarantee::Atomic), this node isn't a member of the shard,
+    /// or it stopped.
+    pub fn read_point(&self) -> Result<ReadPoint, ReadPointError> {
+        if let Some(reason) = self.outbox.stopped.get() {
+            return Err(ReadPointError::Stopped(reason.clone()));
+        }
+        if self.outbox.apart.load(Ordering::Acquire) {
+            return Err(ReadPointError::NotMember);
+        }
+        let point = self.outbox.asked.point()?;
+        self.outbox.bell.ring();
+        Ok(point)
+    }
+
+    /// Publishes a word to the other members, beside the counters of the protocol: the digest of this node's state, for those who compare
+    /// ([`Event::Digest`](crate::Event::Digest)). Only the last one counts, and who looks late sees no other; 0 says nothing.
+    pub fn publish_digest(&self, digest: u64) {
+        self.outbox.asked.publish(digest);
+        self.outbox.bell.ring();
+    }
+
     /// The longest message that fits, in bytes, the same in all views; `None` before the group has started.
     pub fn max_len(&self) -> Option<usize> {
         self.outbox.current.load().as_ref().map(|open| open.ring.max_len())
@@ -340,6 +372,7 @@ impl Outbox {
             stopped: OnceLock::new(),
             ended: AtomicBool::new(false),
             end_sent: AtomicBool::new(false),
+            asked: Asked::default(),
             gate: Gate::default(),
             wanted: AtomicBool::new(false),
             wanted_here: AtomicBool::new(false),

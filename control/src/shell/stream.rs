@@ -18,6 +18,7 @@ use super::control::Reports;
 use super::event::Incoming;
 use super::learning::{Learned, Learner};
 use super::outcome::OutcomeError;
+use super::reading::Reading;
 use super::running::{Application, Running, Taker, Unsent};
 use super::shared::Channel;
 use super::teaching::{SnapshotRequest, Teaching};
@@ -58,6 +59,8 @@ pub(super) struct Stream {
     pub(super) teaching: Teaching,
     /// and what this node gets.
     pub(super) learner: Learner,
+    /// Read points that were asked for, and digests.
+    reading: Reading,
     /// Members whose sends have ended, as the application was told.
     pub(super) ended: Vec<(NodeId, Incarnation)>,
     pub(super) untold: VecDeque<Untold>,
@@ -77,6 +80,8 @@ pub(super) enum Mutant {
     NoResend,
     /// D13: it is, twice.
     ResendTwice,
+    /// Read points are told as soon as they are asked for.
+    HastyPoint,
 }
 
 /// Why a stream can't go on.
@@ -89,6 +94,7 @@ pub(super) enum Trouble {
 
 impl Stream {
     pub(super) fn new(id: ShardId, shape: ShardShape, channel: Arc<Channel>) -> Self {
+        channel.outbox.asked.set_guarantee(shape.guarantee);
         Self {
             id,
             shape,
@@ -102,6 +108,7 @@ impl Stream {
             channel,
             teaching: Teaching::default(),
             learner: Learner::default(),
+            reading: Reading::default(),
             ended: Vec::new(),
             untold: VecDeque::new(),
             refused: false,
@@ -109,6 +116,25 @@ impl Stream {
             #[cfg(test)]
             mutant: None,
         }
+    }
+
+    /// Breaks a rule from now on.
+    #[cfg(test)]
+    pub(super) fn mutate(&mut self, mutant: Mutant) {
+        self.reading.is_hasty = mutant == Mutant::HastyPoint;
+        self.mutant = Some(mutant);
+    }
+
+    /// Wants of the newest session what was asked for and hasn't come.
+    #[inline]
+    pub(super) fn want(&mut self) {
+        let newest = self.sessions.last_mut().map(|newest| &mut newest.session);
+        self.reading.want(&self.channel.outbox.asked, newest);
+    }
+
+    /// Whether something was asked for since.
+    pub(super) fn wants(&self) -> bool {
+        self.reading.has_work(&self.channel.outbox.asked)
     }
 
     /// Whether there is one session, which runs, and nothing else to be done but its steps.
@@ -132,8 +158,9 @@ impl Stream {
         fabric: &mut dyn Fabric,
         app: &mut Application<'_>,
     ) -> Result<bool, Trouble> {
-        let Self { id, sessions, ended, channel, teaching, refused, .. } = self;
-        let mut taker = Taker { shard: *id, app, ended, channel, tails: &mut teaching.tails, refused };
+        let Self { id, sessions, ended, channel, teaching, reading, refused, .. } = self;
+        let mut taker =
+            Taker { shard: *id, app, ended, channel, tails: &mut teaching.tails, reading, refused };
         sessions[0].step(fabric, &mut taker).map_err(|fault| Trouble::Fault(0, fault))
     }
 
@@ -198,8 +225,9 @@ impl Stream {
         fabric: &mut dyn Fabric,
         app: &mut Application<'_>,
     ) -> Result<bool, Trouble> {
-        let Self { id, sessions, ended, channel, teaching, refused, .. } = self;
-        let mut taker = Taker { shard: *id, app, ended, channel, tails: &mut teaching.tails, refused };
+        let Self { id, sessions, ended, channel, teaching, reading, refused, .. } = self;
+        let mut taker =
+            Taker { shard: *id, app, ended, channel, tails: &mut teaching.tails, reading, refused };
         let running = &mut sessions[at];
         match running.deliver(fabric, &mut taker) {
             Ok(busy) => {
@@ -295,7 +323,7 @@ impl Stream {
             match self.mutant {
                 Some(Mutant::NoResend) => continue,
                 Some(Mutant::ResendTwice) => newest.send_again(ticket, unsent.copy()),
-                None => {}
+                _ => {}
             }
             newest.send_again(ticket, unsent);
         }

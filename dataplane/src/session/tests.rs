@@ -635,3 +635,147 @@ fn nothing_more_is_read_of_a_member_that_is_fenced() {
         assert_eq!(w.delivered[1].len(), usize::from(has_heard));
     }
 }
+
+/// Wants a read point, and has members take steps until `at` has it due.
+fn point(w: &mut World, at: usize, upto: u64) -> Option<u64> {
+    assert!(w.sessions[at].want_read_point(upto));
+    w.settle();
+    w.sessions[at].poll_read_point()
+}
+
+// A point is due after everything that was received when it was asked for, and costs no message.
+#[test]
+fn a_read_point_comes_after_what_was_delivered_anywhere() {
+    let mut w = World::new(3, Guarantee::Atomic);
+    w.settle();
+    assert_eq!(
+        (point(&mut w, 1, 1), w.sessions[1].poll_read_point()),
+        (Some(1), None),
+        "an idle group answers"
+    );
+    w.send(0, b"one");
+    while w.delivered[0].is_empty() {
+        for at in 0..3 {
+            if at != 1 || w.sessions[1].streams[0].received == Position(0) {
+                w.step(at).unwrap(); // the reader receives it and goes no further
+            }
+        }
+    }
+    assert!(w.delivered[1].is_empty());
+    assert!(w.sessions[1].want_read_point(2));
+    w.sessions[1].exchange(&mut w.fabrics[1]).unwrap();
+    assert_eq!(w.sessions[1].poll_read_point(), None);
+    w.settle();
+    assert_eq!((w.delivered[1].len(), w.sessions[1].poll_read_point()), (1, Some(2)));
+    assert_eq!(
+        w.sessions.iter().map(|session| session.delivered()).max(),
+        Some(Seq(1)),
+        "no message was sent for it"
+    );
+}
+
+// Many share a question: while one is under way, whatever is wanted waits for the next.
+#[test]
+fn read_points_share_questions() {
+    let mut w = World::new(3, Guarantee::Atomic);
+    w.settle();
+    for upto in 1..=100 {
+        assert!(w.sessions[0].want_read_point(upto));
+        w.step(0).unwrap();
+    }
+    assert_eq!(w.sessions[0].reads.asked, 1);
+    w.settle();
+    assert_eq!(w.sessions[0].poll_read_point(), Some(100));
+    assert_eq!(w.sessions[0].reads.asked, 2);
+    assert!(w.sessions[0].want_read_point(100), "wanting it again changes nothing");
+    w.settle();
+    assert_eq!((w.sessions[0].poll_read_point(), w.sessions[0].reads.asked), (None, 2));
+}
+
+// What a wedged member doesn't answer is never due in that session; what was confirmed before is due at the cut.
+#[test]
+fn a_wedged_member_answers_nothing() {
+    let mut w = World::new(3, Guarantee::Atomic);
+    w.settle();
+    w.sessions[2].wedge();
+    assert_eq!(point(&mut w, 0, 1), None);
+    assert!(!w.sessions[2].want_read_point(1), "nor asks");
+    let trim = vec![Position(0); 3];
+    w.sessions[0].wedge();
+    let mut sink = |_: &mut Delivery<'_>| Verdict::Taken;
+    assert!(w.sessions[0].cut(&trim, &mut sink).unwrap());
+    assert_eq!(w.sessions[0].poll_read_point(), None);
+}
+
+#[test]
+fn a_confirmed_point_is_due_at_the_cut() {
+    let mut w = World::new(2, Guarantee::Atomic);
+    w.settle();
+    w.send(0, b"one");
+    w.step(0).unwrap();
+    // Received here, and never to be known as received by the sender.
+    assert!(w.sessions[1].want_read_point(7));
+    w.fabrics[1].poll(Time(w.now.0 + 1));
+    w.sessions[1].exchange(&mut w.fabrics[1]).unwrap();
+    w.fabrics[1].flush();
+    w.sessions[0].answer();
+    w.pass();
+    w.pass();
+    w.sessions[0].answer();
+    w.sessions[0].publish_reads(&mut w.fabrics[0]);
+    w.fabrics[0].flush();
+    w.pass();
+    w.pass();
+    w.sessions[1].exchange(&mut w.fabrics[1]).unwrap();
+    assert_eq!(w.sessions[1].poll_read_point(), None, "what it received isn't delivered");
+    w.sessions[1].wedge();
+    let mut sink = |_: &mut Delivery<'_>| Verdict::Taken;
+    assert!(w.sessions[1].cut(&[Position(0); 2], &mut sink).unwrap());
+    assert_eq!(w.sessions[1].poll_read_point(), Some(7), "and lies beyond the trim");
+}
+
+#[test]
+fn there_are_no_read_points_without_stability() {
+    for guarantee in [Guarantee::Fifo, Guarantee::Agreed] {
+        let mut w = World::new(2, guarantee);
+        assert!(!w.sessions[0].want_read_point(1));
+        w.settle();
+        assert_eq!(w.sessions[0].poll_read_point(), None);
+    }
+    let mut alone = World::new(1, Guarantee::Atomic);
+    assert_eq!(point(&mut alone, 0, 1), Some(1), "whoever is alone knows everything");
+}
+
+// S1
+#[test]
+fn an_answer_to_what_was_not_asked_is_blamed() {
+    let mut w = World::new(2, Guarantee::Atomic);
+    w.settle();
+    let answered = BASE + w.sessions[1].layout.answered(0);
+    w.sessions[1].segment.store(answered, 9);
+    assert!(w.sessions[0].want_read_point(1));
+    w.step(0).unwrap();
+    let everyone = w.sessions[1].everyone;
+    w.fabrics[1].publish_words(answered..answered + WORD, everyone);
+    w.fabrics[1].flush();
+    w.pass();
+    w.pass();
+    let Err(Fault::Peer { node, blame, .. }) = w.step(0) else { panic!("it was believed") };
+    assert_eq!((node, blame), (NodeId(2), Blame::Answered { asked: 1, answered: 9 }));
+}
+
+#[test]
+fn digests_are_told_once_and_not_in_between() {
+    let mut w = World::new(3, Guarantee::Atomic);
+    w.settle();
+    assert_eq!(w.sessions[0].poll_digest(), None);
+    w.sessions[1].publish_digest(7);
+    w.sessions[2].publish_digest(8);
+    w.settle();
+    let told: Vec<_> = std::iter::from_fn(|| w.sessions[0].poll_digest()).collect();
+    assert_eq!(told, [(NodeId(2), 7), (NodeId(3), 8)]);
+    w.sessions[1].publish_digest(9);
+    w.sessions[1].publish_digest(10);
+    w.settle();
+    assert_eq!((w.sessions[0].poll_digest(), w.sessions[0].poll_digest()), (Some((NodeId(2), 10)), None));
+}

@@ -1,6 +1,6 @@
 //! A driver with an application around it that takes what it gives, and remembers it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{Cursor, Read};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::shell::control::Reports;
 use crate::shell::driver::Driver;
 use crate::shell::event::Incoming;
 use crate::shell::outcome::Outcome;
+use crate::shell::points::ReadPoint;
 use crate::shell::restore::Restore;
 use crate::shell::sender::{SendError, Sender};
 use crate::shell::shared::{Ask, Channel, Shared};
@@ -40,6 +41,9 @@ pub(super) enum Told {
     /// Somebody's state, of so many messages.
     Restored(usize),
 }
+
+/// What applications were told: of every process the last number, and the view in which it was told.
+pub(super) type Reached = BTreeMap<u64, (u64, u64)>;
 
 /// A node: its driver, and the application that takes what it gives.
 pub(super) struct Host {
@@ -77,6 +81,18 @@ pub(super) struct Host {
     pub(super) is_stubborn: bool,
     /// The shards beside the main group, from number 1.
     pub(super) shards: Vec<App>,
+    /// Its application has a state, which is whole whatever view it began in.
+    pub(super) is_stateful: bool,
+    /// Read points that it has asked for, and what any application had been told by then.
+    pub(super) asked: VecDeque<(ReadPoint, Reached)>,
+    /// Of every process the last number that its state has.
+    pub(super) reached: BTreeMap<u64, u64>,
+    /// The first view of this life; 0 while there is none.
+    since: u64,
+    /// Read points that came.
+    pub(super) read: u64,
+    /// What it had not been told at a read point, and should have.
+    pub(super) stale: Option<(u64, (u64, u64))>,
 }
 
 /// What the application makes of a shard beside the main group.
@@ -123,7 +139,7 @@ impl App {
                 self.state.clear();
                 Told::Evicted
             }
-            Incoming::Waiting(_) => return,
+            Incoming::Waiting(_) | Incoming::ReadPoint(_) | Incoming::Digest(..) => return,
         };
         self.told.push(told);
     }
@@ -202,6 +218,12 @@ impl Host {
             state: Vec::new(),
             is_stubborn: false,
             shards,
+            is_stateful: false,
+            asked: VecDeque::new(),
+            reached: BTreeMap::new(),
+            since: 0,
+            read: 0,
+            stale: None,
         }
     }
 
@@ -235,6 +257,7 @@ impl Host {
         }
         let Self { driver, told, room, keeps, refuses_views, loans, own, state, is_stubborn, shards, .. } =
             self;
+        let Self { asked, reached, since, read, stale, is_stateful, .. } = self;
         let turned = driver.turn(&mut |shard, incoming| {
             if *room == 0 || *refuses_views && matches!(incoming, Incoming::View(_)) {
                 return Verdict::Later;
@@ -248,6 +271,10 @@ impl Host {
                 Incoming::View(view) => {
                     if view.id == ViewId(1) {
                         state.clear(); // a group that is founded has done nothing yet
+                        reached.clear();
+                    }
+                    if *since == 0 {
+                        *since = view.id.0;
                     }
                     Told::View(view.clone())
                 }
@@ -261,6 +288,7 @@ impl Host {
                     assert!(delivery.payload[8..].iter().all(|byte| *byte == delivery.sender.0 as u8));
                     let (view, seq, sender) = (delivery.view.0, delivery.seq.0, delivery.sender.0);
                     state.push((sender, number));
+                    reached.insert(number >> 32, number);
                     Told::Message { view, seq, sender, number }
                 }
                 Incoming::Snapshot(request) => {
@@ -275,10 +303,25 @@ impl Host {
                         return Verdict::Taken;
                     }
                     *state = decode(restore);
+                    *reached = state.iter().map(|(_, number)| (number >> 32, *number)).collect();
                     Told::Restored(state.len())
                 }
-                Incoming::Evicted(_) => Told::Evicted,
-                Incoming::Waiting(_) => return Verdict::Taken,
+                Incoming::ReadPoint(point) => {
+                    while asked.front().is_some_and(|(of, _)| *of <= point) {
+                        let Some((_, asked)) = asked.pop_front() else { break };
+                        let lacks = asked.into_iter().find(|(life, (number, view))| {
+                            (*is_stateful || view >= since) && reached.get(life).is_none_or(|it| it < number)
+                        });
+                        *stale = stale.take().or(lacks);
+                        *read += 1;
+                    }
+                    return Verdict::Taken;
+                }
+                Incoming::Evicted(_) => {
+                    *since = 0;
+                    Told::Evicted
+                }
+                Incoming::Waiting(_) | Incoming::Digest(..) => return Verdict::Taken,
             });
             Verdict::Taken
         });

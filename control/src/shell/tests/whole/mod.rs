@@ -7,7 +7,8 @@
 //! messages are delivered in the order in which it sent them, none missing and none twice, whatever views they were sent again in
 //! (D13). Who dies, or is left out, has delivered what those who go on did (D8): under `Atomic` a beginning of it, under `Agreed` the same
 //! in the same order and beyond that only what is lost or comes again, under `Fifo` that of each sender. An outcome says
-//! "delivered" if and only if that is so (D12); who left in order has lost nothing (V8).
+//! "delivered" if and only if that is so (D12); who left in order has lost nothing (V8). At a read point an application has been told
+//! whatever any was told before the point was asked for.
 //!
 //! # In the end
 //! When faults have stopped and whoever stopped was started again, all are in one view, each sends something more, and all of it
@@ -65,7 +66,11 @@ fn whole_nodes_agree_whatever_befalls_them() {
     if sum.runs >= SEEDS {
         let rare = KINDS.into_iter().map(|kind| sum.faults.get(&kind).copied().unwrap_or(0)).min();
         assert!(
-            rare > Some(30) && sum.told.resent > 300 && sum.supplied > 30 && sum.evicted > 30,
+            rare > Some(30)
+                && sum.told.resent > 300
+                && sum.supplied > 30
+                && sum.evicted > 30
+                && sum.read > 300,
             "something hardly happened: {sum}"
         );
     }
@@ -166,4 +171,9 @@ fn what_is_not_sent_again_is_missed() {
 #[test]
 fn what_is_sent_again_twice_is_caught() {
     caught(Broken::Driver(stream::Mutant::ResendTwice), 50, "duplicate");
+}
+
+#[test]
+fn read_points_that_wait_for_nothing_are_caught() {
+    caught(Broken::Driver(stream::Mutant::HastyPoint), 50, "stale");
 }

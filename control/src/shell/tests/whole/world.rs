@@ -129,6 +129,8 @@ pub(super) struct Counts {
     pub(super) supplied: u64,
     pub(super) evicted: u64,
     pub(super) witnesses: u64,
+    /// Read points that came.
+    pub(super) read: u64,
 }
 
 impl Counts {
@@ -144,6 +146,7 @@ impl Counts {
         self.supplied += other.supplied;
         self.evicted += other.evicted;
         self.witnesses += other.witnesses;
+        self.read += other.read;
     }
 }
 
@@ -153,7 +156,7 @@ impl fmt::Display for Counts {
         writeln!(
             f,
             "{} runs, {} groups, {} with a witness; {} views; {} messages sent, {} deliveries, of these {} in last \
-             views; {} messages sent again, {} parts of rings supplied; {} evictions",
+             views; {} messages sent again, {} parts of rings supplied; {} evictions; {} read points",
             self.runs,
             self.foundings,
             self.witnesses,
@@ -163,7 +166,8 @@ impl fmt::Display for Counts {
             last_words,
             resent,
             self.supplied,
-            self.evicted
+            self.evicted,
+            self.read
         )?;
         let history::Counts { views, delivered, last_words, .. } = self.shards;
         writeln!(
@@ -220,6 +224,10 @@ pub(super) struct World {
     pasts: Vec<Past>,
     /// Of the shards beside the main group.
     pasts_of: Vec<Vec<Past>>,
+    /// What any application was told: of every process the last number, and the view in which it was told first.
+    completed: BTreeMap<u64, (u64, u64)>,
+    /// Who wants to read, so that the other choices don't depend on it.
+    readers: Choices,
     /// How often what the one publishes to the other is cut.
     cuts: BTreeMap<(u32, u32), u32>,
     quiet: bool,
@@ -285,6 +293,8 @@ impl World {
             nodes: Vec::new(),
             pasts: Vec::new(),
             pasts_of: Vec::new(),
+            completed: BTreeMap::new(),
+            readers: Choices::new(seed ^ 0x5eed),
             cuts: BTreeMap::new(),
             quiet: false,
             probing: ViewId(0),
@@ -440,6 +450,7 @@ impl World {
                 {
                     let ids: Vec<_> = alive().map(|node| node.id).collect();
                     self.founded = false;
+                    self.completed.clear(); // nobody is left who has it
                     for id in ids {
                         if let Some(at) = self.alive(id) {
                             self.crash(at, true);
@@ -629,6 +640,7 @@ impl World {
             move || (Box::new(OnMachine::new(&network, id, flag.clone())), "sim"),
             at as u64,
         );
+        host.is_stateful = self.stateful;
         // No two starts send messages of the same number.
         host.sent = (at as u64) << 32;
         let shards = host.shards.len();
@@ -834,7 +846,21 @@ impl World {
         self.send(at);
         let node = &mut self.nodes[at];
         let Some(host) = &mut node.host else { return };
+        let (told, read) = (host.told.len(), host.read);
         let busy = host.take_turn();
+        for told in &host.told[told..] {
+            if let Told::Message { view, number, .. } = *told {
+                let last = self.completed.entry(number >> 32).or_insert((number, view));
+                *last = if number > last.0 { (number, view) } else { *last };
+            }
+        }
+        self.counts.read += host.read - read;
+        if let Some((process, (number, view))) = host.stale {
+            self.failure = Some(format!(
+                "stale: node {} had not been told {number:x} of process {process} at a read point, and somebody had, in view {view}",
+                node.id
+            ));
+        }
         if let Some(belongs) = node.ordered.take() {
             node.belongs = belongs;
         }
@@ -878,6 +904,11 @@ impl World {
         }
         let Some(host) = &mut node.host else { return };
         let load = if self.now.0 < FAULTS { self.load } else { self.load * 5 };
+        if self.readers.chance(20)
+            && let Ok(point) = host.sender.read_point()
+        {
+            host.asked.push_back((point, self.completed.clone()));
+        }
         node.send_at = Time(self.now.0 + self.choices.below(load));
         for _ in 0..1 + self.choices.below(3) * self.choices.below(2) {
             let most = if self.choices.chance(5) { self.ring_bytes as u64 / 5 } else { 100 };
@@ -946,7 +977,8 @@ impl World {
             let own = sent.iter().filter(|(sender, _)| sender == id);
             let all_own = own.clone().all(|own| told.contains(own));
             let known = host.outcomes.iter().all(|(_, outcome)| outcome.try_get().is_some());
-            if !has_last || !all_own || !known || host.views().last() != Some(&view) {
+            if !has_last || !all_own || !known || !host.asked.is_empty() || host.views().last() != Some(&view)
+            {
                 return;
             }
             let _ = life;

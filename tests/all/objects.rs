@@ -1,0 +1,323 @@
+//! Replicated objects on real nodes.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use consort::object::{
+    Context, Halted, Options, QueryError, Replica, ReplicaError, Snapshot, StateMachine, UpdateError,
+};
+use consort::{FabricChoice, Guarantee, NodeBuilder, NodeId, ReadPointError};
+use consort_tests::linear::{self, Kind, Operation};
+
+/// Far beyond what anything takes.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Builders of nodes that found a group, and the addresses to join it by.
+pub(super) fn founders(count: u32, fabric: FabricChoice) -> (Vec<NodeBuilder>, Vec<SocketAddr>) {
+    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<SocketAddr> = listeners.iter().map(|it| it.local_addr().unwrap()).collect();
+    let build = |(id, listener): (u32, TcpListener)| {
+        let others = (1..=count).filter(|other| *other != id);
+        let builder = node(id, fabric).listener(listener);
+        others.fold(builder, |it, other| it.peer(other, addresses[other as usize - 1]))
+    };
+    ((1..).zip(listeners).map(build).collect(), addresses)
+}
+
+/// A node that takes nobody for gone without proof.
+pub(super) fn node(id: u32, fabric: FabricChoice) -> NodeBuilder {
+    NodeBuilder::new(id)
+        .fabric(fabric)
+        .ring_bytes(1 << 16)
+        .silence(LONG)
+        .quorum_within(LONG)
+        .start_within(LONG)
+}
+
+/// A counter, which is wrong from some update on if it is told to be.
+#[derive(Default)]
+struct Counter {
+    sum: u64,
+    views: u64,
+    wrong_from: Option<u64>,
+    panics: bool,
+}
+
+impl StateMachine for Counter {
+    type Update = u64;
+    type Reply = u64;
+
+    fn apply(&mut self, context: &Context, by: u64) -> u64 {
+        assert!(!self.panics, "as it was told");
+        self.sum += by + u64::from(self.wrong_from.is_some_and(|from| context.index >= from));
+        self.sum
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot::of(&(self.sum, self.views))
+    }
+
+    fn restore(&mut self, from: &mut dyn Read) -> io::Result<()> {
+        (self.sum, self.views) = Snapshot::read(from)?;
+        Ok(())
+    }
+
+    fn view_changed(&mut self, _: &consort::View) {
+        self.views += 1;
+    }
+}
+
+fn counters(count: u32, fabric: FabricChoice) -> (Vec<Replica<Counter>>, Vec<SocketAddr>) {
+    let (builders, addresses) = founders(count, fabric);
+    let start = |builder| {
+        Replica::start_with(builder, Counter::default(), Options::default().digest_every(16)).unwrap()
+    };
+    (builders.into_iter().map(start).collect(), addresses)
+}
+
+/// Every reply is the sum at one place in the order, and a query at another member has every update that was answered before.
+fn replies_and_queries_agree(fabric: FabricChoice) {
+    const UPDATES: u64 = 200;
+    let (replicas, _) = counters(3, fabric);
+    let mut replies: Vec<u64> = thread::scope(|scope| {
+        let member = |at: usize| {
+            let (mine, other) = (&replicas[at], &replicas[(at + 1) % 3]);
+            move || -> Vec<u64> {
+                let update = |_| {
+                    let sum = mine.update(&1).unwrap();
+                    assert!(mine.query_local(|it| it.sum).unwrap() >= sum, "its own is applied here");
+                    assert!(other.query(|it| it.sum).unwrap() >= sum, "stale");
+                    sum
+                };
+                (0..UPDATES).map(update).collect()
+            }
+        };
+        let members: Vec<_> = (0..3).map(|at| scope.spawn(member(at))).collect();
+        members.into_iter().flat_map(|it| it.join().unwrap()).collect()
+    });
+    replies.sort_unstable();
+    assert!(replies.iter().copied().eq(1..=3 * UPDATES), "each update has its own place");
+    for replica in &replicas {
+        assert_eq!(replica.query(|it| it.sum).unwrap(), 3 * UPDATES);
+        assert_eq!((replica.applied(), replica.halted()), (3 * UPDATES, None));
+    }
+    for replica in replicas {
+        replica.close(LONG).unwrap();
+    }
+}
+
+#[test]
+fn replies_and_queries_agree_over_shared_memory() {
+    replies_and_queries_agree(FabricChoice::Shm);
+}
+
+#[test]
+fn replies_and_queries_agree_over_tcp() {
+    replies_and_queries_agree(FabricChoice::Tcp);
+}
+
+/// A member is lost and another joins while all send: what was answered is applied once, everywhere, and the joiner has it.
+fn members_come_and_go(fabric: FabricChoice) {
+    let (mut replicas, addresses) = counters(3, fabric);
+    let lost = replicas.pop().unwrap();
+    let send = |replica: &Replica<Counter>, count: u64| {
+        (0..count).for_each(|_| assert!(replica.update(&1).unwrap() > 0));
+        count
+    };
+    let (sent, joiner) = thread::scope(|scope| {
+        let senders: Vec<_> = replicas.iter().map(|replica| scope.spawn(|| send(replica, 600))).collect();
+        let extra = lost.update(&1).unwrap();
+        assert!(extra >= 1);
+        drop(lost);
+        replicas[0].wait_for(|it| (it.views > 1).then_some(())).unwrap();
+        let joins = node(4, fabric).join(addresses[0]).join(addresses[1]);
+        let joiner =
+            Replica::start_with(joins, Counter::default(), Options::default().digest_every(16)).unwrap();
+        let more = send(&joiner, 50);
+        (senders.into_iter().map(|it| it.join().unwrap()).sum::<u64>() + more + 1, joiner)
+    });
+    replicas.push(joiner);
+    for replica in &replicas {
+        let (sum, views) = replica.query(|it| (it.sum, it.views)).unwrap();
+        assert!(sum == sent && views >= 3, "{sum} of {sent}, {views} views");
+        assert_eq!(replica.halted(), None, "the digests agree");
+    }
+}
+
+#[test]
+fn members_come_and_go_over_shared_memory() {
+    members_come_and_go(FabricChoice::Shm);
+}
+
+#[test]
+fn members_come_and_go_over_tcp() {
+    members_come_and_go(FabricChoice::Tcp);
+}
+
+/// One of three whose code isn't deterministic is found within two digests, names itself and its message, and is gone; the others go on.
+fn who_is_not_deterministic_is_stopped(fabric: FabricChoice) {
+    let (builders, _) = founders(3, fabric);
+    let start = |(at, builder)| {
+        let object = Counter { wrong_from: (at == 1).then_some(100), ..Counter::default() };
+        Replica::start_with(builder, object, Options::default().digest_every(16)).unwrap()
+    };
+    let replicas: Vec<_> = builders.into_iter().enumerate().map(start).collect();
+    let mut updates = 0;
+    while replicas[1].halted().is_none() {
+        replicas[0].update(&1).unwrap();
+        updates += 1;
+    }
+    let Some(Halted::Diverged(found)) = replicas[1].halted() else { panic!("{:?}", replicas[1].halted()) };
+    assert_eq!(found.node, Some(NodeId(2)));
+    assert!((100..100 + 2 * 16 + updates - replicas[1].applied()).contains(&found.index), "{found}");
+    assert_eq!(found.seq.0, found.index, "the place in the order is named, here that of the first view");
+    assert!(matches!(replicas[1].query_local(|it| it.sum), Err(QueryError::Stopped(Halted::Diverged(_)))));
+    assert!(matches!(replicas[1].update(&1), Err(UpdateError::Stopped(_))));
+    replicas[0].wait_for(|it| (it.views > 1).then_some(())).unwrap();
+    assert_eq!(replicas[2].update(&1).unwrap(), updates + 1);
+    assert_eq!((replicas[0].halted(), replicas[2].halted()), (None, None));
+}
+
+#[test]
+fn who_is_not_deterministic_is_stopped_over_shared_memory() {
+    who_is_not_deterministic_is_stopped(FabricChoice::Shm);
+}
+
+#[test]
+fn who_is_not_deterministic_is_stopped_over_tcp() {
+    who_is_not_deterministic_is_stopped(FabricChoice::Tcp);
+}
+
+/// Of two that differ neither is believed.
+#[test]
+fn two_that_differ_both_stop() {
+    let (builders, _) = founders(2, FabricChoice::Shm);
+    let start = |(at, builder)| {
+        let object = Counter { wrong_from: (at == 1).then_some(20), ..Counter::default() };
+        Replica::start_with(builder, object, Options::default().digest_every(8)).unwrap()
+    };
+    let replicas: Vec<_> = builders.into_iter().enumerate().map(start).collect();
+    while replicas[0].update(&1).is_ok() {}
+    for replica in &replicas {
+        replica.wait_for(|_| None::<()>).unwrap_err();
+        let why = replica.halted().unwrap();
+        assert!(matches!(&why, Halted::Diverged(found) if found.node.is_none()), "{why}");
+    }
+}
+
+#[test]
+fn code_that_panics_stops_its_own_member() {
+    let (builders, _) = founders(3, FabricChoice::Shm);
+    let start =
+        |(at, builder)| Replica::start(builder, Counter { panics: at == 2, ..Counter::default() }).unwrap();
+    let replicas: Vec<_> = builders.into_iter().enumerate().map(start).collect();
+    let failed = replicas[2].update(&1).unwrap_err();
+    assert!(failed.may_be_applied() && failed.to_string().contains("as it was told"), "{failed}");
+    assert!(matches!(replicas[2].halted(), Some(Halted::Panicked(_))));
+    assert_eq!(replicas[0].query(|it| it.sum).unwrap(), 1, "it was applied where it could be");
+}
+
+#[test]
+fn what_has_no_order_or_no_points_is_refused() {
+    let alone =
+        |guarantee| node(1, FabricChoice::Tcp).listen("127.0.0.1:0".parse().unwrap()).guarantee(guarantee);
+    let fifo = Replica::start(alone(Guarantee::Fifo), Counter::default());
+    assert!(matches!(fifo, Err(ReplicaError::Unordered)), "{fifo:?}");
+    let agreed = Replica::start(alone(Guarantee::Agreed), Counter::default()).unwrap();
+    assert_eq!(agreed.update(&2), Ok(2));
+    let refused = agreed.query(|it| it.sum).unwrap_err();
+    assert_eq!(refused, QueryError::NoPoints(ReadPointError::Guarantee(Guarantee::Agreed)));
+    assert_eq!(agreed.query_local(|it| it.sum), Ok(2));
+}
+
+#[test]
+fn whoever_waits_is_told_that_it_is_over() {
+    let (builders, _) = founders(2, FabricChoice::Shm);
+    // The second never starts, so nothing is ever delivered.
+    let first = Replica::start(builders.into_iter().next().unwrap(), Counter::default()).unwrap();
+    let fresh = first.fresh().unwrap();
+    first.close(Duration::ZERO).unwrap_err();
+    assert!(matches!(fresh.wait(), Err(QueryError::Stopped(_))));
+}
+
+/// Registers by number.
+#[derive(Default)]
+struct Registers(BTreeMap<u32, u64>);
+
+impl StateMachine for Registers {
+    type Update = (u32, u64);
+    type Reply = ();
+
+    fn apply(&mut self, _: &Context, (key, value): (u32, u64)) {
+        self.0.insert(key, value);
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot::of(&self.0)
+    }
+
+    fn restore(&mut self, from: &mut dyn Read) -> io::Result<()> {
+        self.0 = Snapshot::read(from)?;
+        Ok(())
+    }
+}
+
+/// Two clients at each of three members write and query two registers, and one member is lost in the middle: every history is
+/// linearizable.
+fn histories_are_linearizable(fabric: FabricChoice) {
+    const KEYS: u32 = 2;
+    let start = |builder| Replica::start(builder, Registers::default()).unwrap();
+    let replicas: Vec<_> = founders(3, fabric).0.into_iter().map(start).collect();
+    // Moments, in an order that all threads agree on.
+    let clock = AtomicU64::new(0);
+    let now = || clock.fetch_add(1, Ordering::SeqCst);
+    let operations: Vec<(u32, Operation)> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..6u64)
+            .map(|client| {
+                let (replica, now) = (&replicas[client as usize % 3], &now);
+                scope.spawn(move || {
+                    let mut done = Vec::new();
+                    for round in 0..300 {
+                        if client == 2 && round == 150 {
+                            replica.stop();
+                        }
+                        let (key, call) = (round as u32 / 3 % KEYS, now());
+                        let (kind, end) = if (round + client) % 3 == 0 {
+                            let value = client << 32 | round;
+                            match replica.update(&(key, value)) {
+                                Ok(()) => (Kind::Write(value), Some(now())),
+                                Err(error) if error.may_be_applied() => (Kind::Write(value), None),
+                                Err(_) => break,
+                            }
+                        } else {
+                            let Ok(found) = replica.query(|it| it.0.get(&key).copied()) else { break };
+                            (Kind::Read(found), Some(now()))
+                        };
+                        done.push((key, Operation { call, end, kind }));
+                    }
+                    done
+                })
+            })
+            .collect();
+        clients.into_iter().flat_map(|it| it.join().unwrap()).collect()
+    });
+    assert!(operations.len() > 4 * 300, "those at the others go on");
+    for key in 0..KEYS {
+        let of_key: Vec<_> = operations.iter().filter(|(of, _)| *of == key).map(|(_, it)| *it).collect();
+        linear::check(&of_key).unwrap_or_else(|error| panic!("register {key}: {error}"));
+    }
+}
+
+#[test]
+fn histories_are_linearizable_over_shared_memory() {
+    histories_are_linearizable(FabricChoice::Shm);
+}
+
+#[test]
+fn histories_are_linearizable_over_tcp() {
+    histories_are_linearizable(FabricChoice::Tcp);
+}
