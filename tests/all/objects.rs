@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use consort::object::{
     Context, Halted, Options, QueryError, Replica, ReplicaError, Snapshot, StateMachine, UpdateError,
 };
-use consort::{FabricChoice, Guarantee, NodeBuilder, NodeId, ReadPointError};
+use consort::{FabricChoice, GroupConfig, Guarantee, Node, NodeBuilder, NodeId, ReadPointError, SendError};
 use consort_tests::linear::{self, Kind, Operation};
 
 /// Far beyond what anything takes.
@@ -320,4 +321,101 @@ fn histories_are_linearizable_over_shared_memory() {
 #[test]
 fn histories_are_linearizable_over_tcp() {
     histories_are_linearizable(FabricChoice::Tcp);
+}
+
+/// Nodes whose group `counters` is split, with an object on every shard.
+struct Sharded {
+    nodes: BTreeMap<u32, (Arc<Node>, Vec<Replica<Counter>>)>,
+}
+
+impl Sharded {
+    fn new(count: u32, fabric: FabricChoice, shards: usize, replicas: usize) -> Self {
+        let (builders, _) = founders(count, fabric);
+        let start = |(id, builder): (u32, NodeBuilder)| {
+            let group =
+                GroupConfig::new("counters").sharded(shards, replicas).state(true).ring_bytes(1 << 14);
+            let node = Arc::new(builder.group(group).start().unwrap());
+            let group = node.group("counters").unwrap();
+            let on = |shard| {
+                let (group, options) = (group.shard(shard).unwrap(), Options::default().digest_every(16));
+                Replica::on(&node, &group, Counter::default(), options).unwrap()
+            };
+            let objects = (0..shards).map(on).collect();
+            (id, (node, objects))
+        };
+        Self { nodes: (1..).zip(builders).map(start).collect() }
+    }
+
+    fn members(&self, shard: usize) -> Vec<u32> {
+        let (node, _) = self.nodes.values().next().unwrap();
+        let id = node.group("counters").unwrap().shard(shard).unwrap().id();
+        let view = node.status().view;
+        let shard = view.as_ref().and_then(|view| view.shard(id)).cloned().unwrap_or_default();
+        shard.members.iter().map(|node| node.0).collect()
+    }
+
+    fn until(&self, what: &str, is_so: impl Fn() -> bool) {
+        for _ in 0..30_000 {
+            if is_so() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        panic!("not {what} after a minute");
+    }
+}
+
+// An object on every shard: replies and queries where the node is a member, refusals where it isn't, and the state where it becomes one.
+#[test]
+fn objects_live_on_shards() {
+    for fabric in [FabricChoice::Shm, FabricChoice::Tcp] {
+        let mut cluster = Sharded::new(4, fabric, 2, 2);
+        cluster.until("founded", || (0..2).all(|shard| cluster.members(shard).len() == 2));
+        for shard in 0..2 {
+            let members = cluster.members(shard);
+            for (id, (_, objects)) in &cluster.nodes {
+                let object = &objects[shard];
+                if members.contains(id) {
+                    assert!(object.update(&1).unwrap() >= 1);
+                } else {
+                    let refused = object.update(&1);
+                    assert_eq!(refused, Err(UpdateError::NotSent(SendError::NotMember)), "node {id}");
+                    let refused = object.query(|it| it.sum);
+                    assert_eq!(refused, Err(QueryError::NoPoints(ReadPointError::NotMember)));
+                    assert_eq!(object.query_local(|it| it.sum), Err(QueryError::NotMember));
+                }
+            }
+            for id in &members {
+                assert_eq!(cluster.nodes[id].1[shard].query(|it| it.sum), Ok(2));
+            }
+        }
+        let gone = cluster.members(0)[0];
+        let (node, objects) = cluster.nodes.remove(&gone).unwrap();
+        node.stop();
+        drop(objects);
+        cluster.until("whole again", || (0..2).all(|shard| cluster.members(shard).len() == 2));
+        for shard in 0..2 {
+            for id in cluster.members(shard) {
+                let object = &cluster.nodes[&id].1[shard];
+                cluster.until("told", || object.is_member());
+                assert!(object.query(|it| it.sum).unwrap() >= 2, "shard {shard} of node {id} has it all");
+            }
+            let first = &cluster.nodes[&cluster.members(shard)[0]].1[shard];
+            let sum = first.update(&5).unwrap();
+            for id in cluster.members(shard) {
+                assert_eq!(cluster.nodes[&id].1[shard].query(|it| it.sum), Ok(sum));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_group_without_a_state_bears_no_object() {
+    let (mut builders, _) = founders(1, FabricChoice::Shm);
+    let groups = [GroupConfig::new("plain"), GroupConfig::new("fast").guarantee(Guarantee::Fifo).state(true)];
+    let builder = groups.into_iter().fold(builders.remove(0), NodeBuilder::group);
+    let node = Arc::new(builder.start().unwrap());
+    let on = |name| Replica::on(&node, &node.group(name).unwrap(), Counter::default(), Options::default());
+    assert!(matches!(on("plain"), Err(ReplicaError::Stateless(name)) if name == "plain"));
+    assert!(matches!(on("fast"), Err(ReplicaError::Unordered)));
 }
