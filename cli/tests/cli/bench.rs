@@ -108,3 +108,46 @@ fn failovers_are_survived_and_counted() {
         assert_eq!(object["runs"].as_array().map(Vec::len), Some(2));
     }
 }
+
+#[test]
+fn joins_with_a_state_are_measured_beside_quiet_and_a_bare_stream() {
+    for fabric in ["shm", "tcp"] {
+        let args = [
+            "bench",
+            "join",
+            "--state",
+            "300KiB",
+            "--members",
+            "2",
+            "--runs",
+            "2",
+            "--json",
+            "--fabric",
+            fabric,
+        ];
+        let ended = run(&args);
+        assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.stderr);
+        let object = ended.json();
+        assert_eq!((&object["bench"], &object["fabric"]), (&"join".into(), &fabric.into()));
+        assert_eq!((&object["members"], &object["state_bytes"]), (&2.into(), &(300 << 10).into()));
+        assert_eq!(object["runs"].as_array().map(Vec::len), Some(2));
+        for place in ["", "/runs/0", "/runs/1"] {
+            for figure in ["gap_ms", "quiet_gap_ms", "transfer_mib_per_s", "stream_mib_per_s", "catch_up_ms"]
+            {
+                positive(&object, &format!("{place}/{figure}"));
+            }
+        }
+        for figure in ["window_ms", "transfer_ms", "restore_ms"] {
+            positive(&object, &format!("/runs/0/{figure}"));
+        }
+    }
+}
+
+#[test]
+fn joins_are_told_in_a_table_too() {
+    let ended = run(&["bench", "join", "--state", "1", "--members", "1", "--runs", "1"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    for word in ["one with 1 B of state joins 1 member over", "longest gap", "bare TCP"] {
+        assert!(ended.stdout.contains(word), "{word:?}: {}", ended.stdout);
+    }
+}
