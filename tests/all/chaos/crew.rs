@@ -18,7 +18,7 @@ use super::member;
 
 /// So long may anything take before a scenario gives up: far beyond what it takes on a loaded machine, and far below
 /// [`NEVER`].
-const PATIENCE: Duration = Duration::from_secs(25); //XX
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A bound on silence that can't be why anything happened.
 pub(super) const NEVER: Duration = Duration::from_secs(3600);
