@@ -458,13 +458,18 @@ How it measures:
                 the view without the victim
   With --silent the victim is stopped (SIGSTOP) instead: nothing proves that it is gone, and its silence has to tell, for
   which --silence is the bound.
+  With --spared each half of the members is a group, too, and sends in it. The victim's death is no concern of the other half:
+    spared      the longest time from one delivery to the next in that group, at any member, from the kill until 100 ms after
+                the view without the victim
+    no failure  the same in an equally long time after the victim has joined again: what the machine does by itself
   Beside them: from the kill of a bare process with as much memory as a member to the end of its connection to another,
   which is what the machine takes to close what a dead process held open.
 
 Examples:
   consort bench failover --fabric shm
   consort bench failover --fabric tcp --members 5 --kills 100 --json
-  consort bench failover --silent --silence 500ms";
+  consort bench failover --silent --silence 500ms
+  consort bench failover --spared --members 5";
 
 const JOIN_HELP: &str = "\
 How it measures:
@@ -573,6 +578,9 @@ pub(crate) struct FailoverArgs {
     /// Stop the victims instead of killing them: only their silence tells
     #[arg(long)]
     pub(crate) silent: bool,
+    /// Measure a group that the victim is no member of, too
+    #[arg(long)]
+    pub(crate) spared: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -587,9 +595,18 @@ impl FailoverArgs {
                 "give --silence between 20ms and 60s",
             ));
         }
+        if self.spared && self.members < LEAST_SPARED {
+            return Err(Failure::usage(
+                format!("{} members make no two groups of two or more", self.members),
+                format!("give --members {LEAST_SPARED} or more with --spared"),
+            ));
+        }
         Ok(())
     }
 }
+
+/// As many members make two groups that have something to tell each other.
+const LEAST_SPARED: u32 = 4;
 
 /// `consort bench join`.
 #[derive(Debug, Args)]

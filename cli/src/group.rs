@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use consort::{
-    CloseError, DrivenNode, FabricChoice, Guarantee, Node, NodeBuilder, StartError, Stopped, WaitStrategy,
+    CloseError, DrivenNode, FabricChoice, GroupConfig, Guarantee, Node, NodeBuilder, StartError, Stopped,
+    WaitStrategy,
 };
 
 use crate::args::{FabricArg, GuaranteeArg, WaitArg};
@@ -92,7 +93,10 @@ pub(crate) fn start(seat: &Seat) -> Result<Node, Failure> {
 /// # Errors
 /// It can't start.
 pub(crate) fn start_failover(task: &FailoverTask) -> Result<Node, Failure> {
-    let builder = coming(&task.seat, task.joins).silence(Duration::from_nanos(task.silence));
+    let mut builder = coming(&task.seat, task.joins).silence(Duration::from_nanos(task.silence));
+    for (name, nodes) in &task.groups {
+        builder = builder.group(GroupConfig::new(name).nodes(nodes.iter().copied()));
+    }
     builder.start().map_err(|error| not_started(task.seat.id, &error))
 }
 

@@ -191,6 +191,8 @@ pub(crate) struct FailoverTask {
     pub(crate) joins: bool,
     /// Nanoseconds until a member that says nothing is taken for gone.
     pub(crate) silence: u64,
+    /// Groups beside the main one: names and members.
+    pub(crate) groups: Vec<(String, Vec<u32>)>,
 }
 
 /// See [`crate::bench::failover`].

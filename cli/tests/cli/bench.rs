@@ -91,15 +91,28 @@ fn the_floor_stands_alone() {
 /// Every kill is survived, and there are figures.
 #[test]
 fn failovers_are_survived_and_counted() {
-    for (fabric, more) in [("shm", &[][..]), ("tcp", &[]), ("shm", &["--silent", "--silence", "100ms"])] {
+    for (fabric, members, more) in [
+        ("shm", 3, &[][..]),
+        ("tcp", 3, &[]),
+        ("shm", 3, &["--silent", "--silence", "100ms"]),
+        ("shm", 4, &["--spared", "--members", "4"]),
+        ("tcp", 4, &["--spared", "--members", "4"]),
+    ] {
         let mut args = vec!["bench", "failover", "--kills", "2", "--json", "--fabric", fabric];
         args.extend(more);
         let ended = run(&args);
         assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.stderr);
         let object = ended.json();
         assert_eq!((&object["bench"], &object["fabric"]), (&"failover".into(), &fabric.into()));
-        assert_eq!((&object["members"], &object["kills"]), (&3.into(), &2.into()));
-        assert_eq!(object["silent"], !more.is_empty());
+        assert_eq!((&object["members"], &object["kills"]), (&members.into(), &2.into()));
+        assert_eq!(object["silent"], more.contains(&"--silent"));
+        for figures in ["spared_ms", "no_failure_ms"] {
+            assert_eq!(object[figures].is_null(), members == 3, "{object}");
+            if members > 3 {
+                positive(&object, &format!("/{figures}/max"));
+                positive(&object, &format!("/runs/1/{figures}"));
+            }
+        }
         for figures in ["detection_ms", "outage_ms", "machine_ms"] {
             for quantile in ["p50", "p99", "max"] {
                 positive(&object, &format!("/{figures}/{quantile}"));

@@ -52,6 +52,7 @@ fn arguments_that_make_no_sense_are_refused_with_code_2() {
     refused(&["bench", "latency", "--rate", "-1"], 2, &["rate"]);
     refused(&["bench", "failover", "--members", "2"], 2, &["--members", "3..=16"]);
     refused(&["bench", "failover", "--silence", "1ms"], 2, &["--silence", "20ms"]);
+    refused(&["bench", "failover", "--spared"], 2, &["3 members", "--members 4"]);
     refused(&["bench", "join", "--state", "0"], 2, &["--state", "64GiB"]);
     refused(&["bench", "join", "--state", "65GiB"], 2, &["--state", "64GiB"]);
     refused(&["bench", "join", "--state", "much"], 2, &["--state"]);
