@@ -45,7 +45,7 @@ pub(crate) enum Command {
     Status(AskArgs),
     /// Ask a running member what it waits for: which member, which counter, which rule
     Explain(AskArgs),
-    /// Measure latency, throughput, idle cost or failover, beside the machine's own floor
+    /// Measure latency, throughput, idle cost, failover or joins, beside the machine's own floor
     #[command(subcommand)]
     Bench(BenchCommand),
     /// A process that `demo` or `bench` started (it takes its orders from standard input)
@@ -402,6 +402,9 @@ pub(crate) enum BenchCommand {
     /// Milliseconds that a group stands still when a member dies
     #[command(after_long_help = format!("{FAILOVER_HELP}\n\n{EXIT_CODES}"))]
     Failover(Box<FailoverArgs>),
+    /// What a member that joins with a large state costs the others, and how fast the state comes
+    #[command(after_long_help = format!("{JOIN_HELP}\n\n{EXIT_CODES}"))]
+    Join(Box<JoinArgs>),
 }
 
 const BENCH_HELP: &str = "\
@@ -455,13 +458,35 @@ How it measures:
                 the view without the victim
   With --silent the victim is stopped (SIGSTOP) instead: nothing proves that it is gone, and its silence has to tell, for
   which --silence is the bound.
+  With --spared each half of the members is a group, too, and sends in it. The victim's death is no concern of the other half:
+    spared      the longest time from one delivery to the next in that group, at any member, from the kill until 100 ms after
+                the view without the victim
+    no failure  the same in an equally long time after the victim has joined again: what the machine does by itself
   Beside them: from the kill of a bare process with as much memory as a member to the end of its connection to another,
   which is what the machine takes to close what a dead process held open.
 
 Examples:
   consort bench failover --fabric shm
   consort bench failover --fabric tcp --members 5 --kills 100 --json
-  consort bench failover --silent --silence 500ms";
+  consort bench failover --silent --silence 500ms
+  consort bench failover --spared --members 5";
+
+const JOIN_HELP: &str = "\
+How it measures:
+  Members are processes of their own that all send small messages steadily. Another one is started, gets the state from one of
+  them while the group goes on, joins, and leaves again.
+    longest gap       the longest time from one delivery to the next, at any of the others, from the start of its process until
+                      all deliver in a view with it
+    without a join    the same in an equally long time after it has left: what the machine does by itself
+    transfer          from the start of its node until the state is there, whole and checked
+    bare TCP          as many bytes over one connection on the loopback interface, from process to process, in the same run
+    restoring         what the application took to read the state, and to see that it is the right one
+    catching up       from then until its first delivery in a view with it
+  The state costs the others no memory: it is one pattern, over and over. The joiner's copy is kept by the library.
+
+Examples:
+  consort bench join --fabric shm
+  consort bench join --fabric tcp --state 1GiB --runs 1 --json";
 
 /// What all measurements have in common.
 #[derive(Debug, Args)]
@@ -553,6 +578,9 @@ pub(crate) struct FailoverArgs {
     /// Stop the victims instead of killing them: only their silence tells
     #[arg(long)]
     pub(crate) silent: bool,
+    /// Measure a group that the victim is no member of, too
+    #[arg(long)]
+    pub(crate) spared: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -567,9 +595,54 @@ impl FailoverArgs {
                 "give --silence between 20ms and 60s",
             ));
         }
+        if self.spared && self.members < LEAST_SPARED {
+            return Err(Failure::usage(
+                format!("{} members make no two groups of two or more", self.members),
+                format!("give --members {LEAST_SPARED} or more with --spared"),
+            ));
+        }
         Ok(())
     }
 }
+
+/// As many members make two groups that have something to tell each other.
+const LEAST_SPARED: u32 = 4;
+
+/// `consort bench join`.
+#[derive(Debug, Args)]
+pub(crate) struct JoinArgs {
+    /// How many member processes, beside the one that joins
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MEMBERS) - 1))]
+    pub(crate) members: u32,
+    /// How their memory reaches each other
+    #[arg(long, value_enum, default_value_t = FabricArg::Auto)]
+    pub(crate) fabric: FabricArg,
+    /// How large the state is
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_bytes)]
+    pub(crate) state: usize,
+    /// How many times one joins
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub(crate) runs: u32,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl JoinArgs {
+    /// What the parser of single values can't see.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        if self.state == 0 || self.state > LARGEST_STATE {
+            return Err(Failure::usage(
+                format!("the transfer of a state of {} bytes can't be measured", self.state),
+                "give --state between 1 and 64GiB",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The largest state that is measured: the joiner has to keep it.
+const LARGEST_STATE: usize = 64 << 30;
 
 fn parse_rate(text: &str) -> Result<f64, String> {
     match text.trim().parse::<f64>() {
@@ -633,9 +706,10 @@ mod tests {
     #[test]
     fn examples_in_the_help_parse() {
         let mut examples = 0;
-        for line in [START_HERE, DEMO_HELP, NODE_HELP, LATENCY_HELP, THROUGHPUT_HELP, FAILOVER_HELP]
-            .iter()
-            .flat_map(|help| help.lines())
+        for line in
+            [START_HERE, DEMO_HELP, NODE_HELP, LATENCY_HELP, THROUGHPUT_HELP, FAILOVER_HELP, JOIN_HELP]
+                .iter()
+                .flat_map(|help| help.lines())
         {
             let Some(at) = line.find("consort ") else { continue };
             if !line.starts_with("  ") || line.contains("consort help") {

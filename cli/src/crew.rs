@@ -131,6 +131,16 @@ impl Crew {
         Err(self.post_mortem(index))
     }
 
+    /// Lets one member leave: from here on its end is no failure.
+    ///
+    /// # Errors
+    /// As [`Crew::tell`].
+    pub(crate) fn release(&mut self, index: usize) -> Result<(), Failure> {
+        self.tell(index, &Told::Close)?;
+        self.hands[index].released = true;
+        Ok(())
+    }
+
     /// Kills a member, if it isn't dead, and waits until it is.
     ///
     /// # Errors

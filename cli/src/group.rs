@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use consort::{
-    CloseError, DrivenNode, FabricChoice, Guarantee, Node, NodeBuilder, StartError, Stopped, WaitStrategy,
+    CloseError, DrivenNode, FabricChoice, GroupConfig, Guarantee, Node, NodeBuilder, StartError, Stopped,
+    WaitStrategy,
 };
 
 use crate::args::{FabricArg, GuaranteeArg, WaitArg};
@@ -12,6 +13,10 @@ use crate::orders::{FailoverTask, Seat};
 
 /// How long the processes of one machine may take to come together.
 const START_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a member with a state may say nothing: a busy machine is no proof that it is gone, and a killed process is
+/// missed at once all the same.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// The ring of a member, if messages are not so long as to need a larger one.
 pub(crate) const LEAST_RING: usize = 4 << 20;
@@ -88,7 +93,10 @@ pub(crate) fn start(seat: &Seat) -> Result<Node, Failure> {
 /// # Errors
 /// It can't start.
 pub(crate) fn start_failover(task: &FailoverTask) -> Result<Node, Failure> {
-    let builder = coming(&task.seat, task.joins).silence(Duration::from_nanos(task.silence));
+    let mut builder = coming(&task.seat, task.joins).silence(Duration::from_nanos(task.silence));
+    for (name, nodes) in &task.groups {
+        builder = builder.group(GroupConfig::new(name).nodes(nodes.iter().copied()));
+    }
     builder.start().map_err(|error| not_started(task.seat.id, &error))
 }
 
@@ -97,7 +105,7 @@ pub(crate) fn start_failover(task: &FailoverTask) -> Result<Node, Failure> {
 /// # Errors
 /// It can't start.
 pub(crate) fn start_with_state(seat: &Seat, joins: bool) -> Result<Node, Failure> {
-    coming(seat, joins).state(true).start().map_err(|error| not_started(seat.id, &error))
+    coming(seat, joins).state(true).silence(SILENCE).start().map_err(|error| not_started(seat.id, &error))
 }
 
 /// A founder, or one that joins by any of the others.

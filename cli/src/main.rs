@@ -19,6 +19,7 @@ mod ask;
 mod parent;
 mod crew;
 mod latency;
+mod gaps;
 mod demo;
 mod bench;
 mod member;
@@ -57,6 +58,7 @@ fn wants_json(command: &BenchCommand) -> bool {
         BenchCommand::Throughput(args) | BenchCommand::Floor(args) => args.load.group.json,
         BenchCommand::Idle(args) => args.group.json,
         BenchCommand::Failover(args) => args.json,
+        BenchCommand::Join(args) => args.json,
     }
 }
 

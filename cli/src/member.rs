@@ -58,6 +58,8 @@ fn serve() -> Result<(), Failure> {
         Task::Idle(task) => crate::bench::idle::member(&task, &mut parent),
         Task::Failover(task) => crate::bench::failover::member(&task, &mut parent),
         Task::Prey(task) => crate::bench::failover::prey(&task, &mut parent),
+        Task::Join(task) => crate::bench::join::member(&task, &mut parent),
+        Task::Sink(task) => crate::bench::join::sink(&task, &mut parent),
         Task::Floor(task) => crate::bench::floor::run(&task, &mut parent),
     }
 }

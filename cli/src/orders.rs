@@ -31,6 +31,10 @@ pub(crate) enum Task {
     Failover(FailoverTask),
     /// Hold memory and a connection, and be killed.
     Prey(PreyTask),
+    /// Send steadily with a large state, while another joins and gets it.
+    Join(JoinTask),
+    /// Read a bare stream.
+    Sink(SinkTask),
     /// Do without Consort what the machine can do at best.
     Floor(FloorTask),
 }
@@ -187,6 +191,8 @@ pub(crate) struct FailoverTask {
     pub(crate) joins: bool,
     /// Nanoseconds until a member that says nothing is taken for gone.
     pub(crate) silence: u64,
+    /// Groups beside the main one: names and members.
+    pub(crate) groups: Vec<(String, Vec<u32>)>,
 }
 
 /// See [`crate::bench::failover`].
@@ -206,6 +212,38 @@ pub(crate) struct Survived {
     /// Nanoseconds without a delivery.
     pub(crate) outage: u64,
     pub(crate) fabric: String,
+}
+
+/// See [`crate::bench::join`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct JoinTask {
+    pub(crate) seat: Seat,
+    /// The group runs: join it.
+    pub(crate) joins: bool,
+    /// Bytes of state.
+    pub(crate) state: u64,
+}
+
+/// See [`crate::bench::join`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SinkTask {
+    /// Where the parent listens.
+    pub(crate) address: SocketAddr,
+    /// Bytes to read.
+    pub(crate) bytes: u64,
+}
+
+/// A joiner's times, on the machine's clock.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct JoinReport {
+    /// Its node was started.
+    pub(crate) started: u64,
+    /// The state was there, whole.
+    pub(crate) arrived: u64,
+    /// The application had read it.
+    pub(crate) restored: u64,
+    /// The first delivery in a view with it.
+    pub(crate) viewed: u64,
 }
 
 /// See [`crate::bench::floor`].
@@ -271,6 +309,8 @@ pub(crate) enum Said {
     View { members: Vec<u32> },
     /// The view is one without the member that was killed.
     Survived(Survived),
+    /// The longest times without a delivery in the windows that were asked for, in nanoseconds.
+    Gaps { longest: Vec<u64>, fabric: String },
     /// The task is done; the member stays until it is told to close.
     Done { report: serde_json::Value },
     /// It can't go on.
@@ -287,6 +327,8 @@ pub(crate) enum Told {
     Go { at: u64 },
     /// That member was killed then, on the machine's clock.
     Killed { node: u32, at: u64 },
+    /// Say for how long nothing was delivered in each of these windows, on the machine's clock.
+    Gaps { windows: Vec<(u64, u64)> },
     /// Come to an end of sending; these are the members that do so, and that was done to them.
     Finish { members: Vec<u32>, upheavals: Vec<Upheaval> },
     /// Nobody needs you any more.

@@ -91,20 +91,76 @@ fn the_floor_stands_alone() {
 /// Every kill is survived, and there are figures.
 #[test]
 fn failovers_are_survived_and_counted() {
-    for (fabric, more) in [("shm", &[][..]), ("tcp", &[]), ("shm", &["--silent", "--silence", "100ms"])] {
+    for (fabric, members, more) in [
+        ("shm", 3, &[][..]),
+        ("tcp", 3, &[]),
+        ("shm", 3, &["--silent", "--silence", "100ms"]),
+        ("shm", 4, &["--spared", "--members", "4"]),
+        ("tcp", 4, &["--spared", "--members", "4"]),
+    ] {
         let mut args = vec!["bench", "failover", "--kills", "2", "--json", "--fabric", fabric];
         args.extend(more);
         let ended = run(&args);
         assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.stderr);
         let object = ended.json();
         assert_eq!((&object["bench"], &object["fabric"]), (&"failover".into(), &fabric.into()));
-        assert_eq!((&object["members"], &object["kills"]), (&3.into(), &2.into()));
-        assert_eq!(object["silent"], !more.is_empty());
+        assert_eq!((&object["members"], &object["kills"]), (&members.into(), &2.into()));
+        assert_eq!(object["silent"], more.contains(&"--silent"));
+        for figures in ["spared_ms", "no_failure_ms"] {
+            assert_eq!(object[figures].is_null(), members == 3, "{object}");
+            if members > 3 {
+                positive(&object, &format!("/{figures}/max"));
+                positive(&object, &format!("/runs/1/{figures}"));
+            }
+        }
         for figures in ["detection_ms", "outage_ms", "machine_ms"] {
             for quantile in ["p50", "p99", "max"] {
                 positive(&object, &format!("/{figures}/{quantile}"));
             }
         }
         assert_eq!(object["runs"].as_array().map(Vec::len), Some(2));
+    }
+}
+
+#[test]
+fn joins_with_a_state_are_measured_beside_quiet_and_a_bare_stream() {
+    for fabric in ["shm", "tcp"] {
+        let args = [
+            "bench",
+            "join",
+            "--state",
+            "300KiB",
+            "--members",
+            "2",
+            "--runs",
+            "2",
+            "--json",
+            "--fabric",
+            fabric,
+        ];
+        let ended = run(&args);
+        assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.stderr);
+        let object = ended.json();
+        assert_eq!((&object["bench"], &object["fabric"]), (&"join".into(), &fabric.into()));
+        assert_eq!((&object["members"], &object["state_bytes"]), (&2.into(), &(300 << 10).into()));
+        assert_eq!(object["runs"].as_array().map(Vec::len), Some(2));
+        for place in ["", "/runs/0", "/runs/1"] {
+            for figure in ["gap_ms", "quiet_gap_ms", "transfer_mib_per_s", "stream_mib_per_s", "catch_up_ms"]
+            {
+                positive(&object, &format!("{place}/{figure}"));
+            }
+        }
+        for figure in ["window_ms", "transfer_ms", "restore_ms"] {
+            positive(&object, &format!("/runs/0/{figure}"));
+        }
+    }
+}
+
+#[test]
+fn joins_are_told_in_a_table_too() {
+    let ended = run(&["bench", "join", "--state", "1", "--members", "1", "--runs", "1"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    for word in ["one with 1 B of state joins 1 member over", "longest gap", "bare TCP"] {
+        assert!(ended.stdout.contains(word), "{word:?}: {}", ended.stdout);
     }
 }

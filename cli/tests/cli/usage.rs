@@ -25,6 +25,7 @@ fn help_teaches() {
         (&["bench", "latency", "--help"], &["coordinated omission", "The floor:", "Exit codes:"]),
         (&["bench", "throughput", "--help"], &["GB/s", "The floor:"]),
         (&["bench", "failover", "--help"], &["outage", "--silent", "Exit codes:"]),
+        (&["bench", "join", "--help"], &["longest gap", "bare TCP", "--state", "Exit codes:"]),
     ] {
         let ended = run(args);
         assert_eq!(ended.code, Some(0));
@@ -51,6 +52,11 @@ fn arguments_that_make_no_sense_are_refused_with_code_2() {
     refused(&["bench", "latency", "--rate", "-1"], 2, &["rate"]);
     refused(&["bench", "failover", "--members", "2"], 2, &["--members", "3..=16"]);
     refused(&["bench", "failover", "--silence", "1ms"], 2, &["--silence", "20ms"]);
+    refused(&["bench", "failover", "--spared"], 2, &["3 members", "--members 4"]);
+    refused(&["bench", "join", "--state", "0"], 2, &["--state", "64GiB"]);
+    refused(&["bench", "join", "--state", "65GiB"], 2, &["--state", "64GiB"]);
+    refused(&["bench", "join", "--state", "much"], 2, &["--state"]);
+    refused(&["bench", "join", "--members", "16"], 2, &["--members", "1..=15"]);
     refused(&["node"], 2, &["--id", "--listen"]);
     refused(&["node", "--id", "0", "--listen", "127.0.0.1:1"], 2, &["--id"]);
     refused(&["node", "--id", "1", "--listen", "127.0.0.1:1", "--peer", "2"], 2, &["2=127.0.0.1:7102"]);

@@ -18,7 +18,7 @@ use super::member;
 
 /// So long may anything take before a scenario gives up: far beyond what it takes on a loaded machine, and far below
 /// [`NEVER`].
-const PATIENCE: Duration = Duration::from_secs(25); //XX
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A bound on silence that can't be why anything happened.
 pub(super) const NEVER: Duration = Duration::from_secs(3600);
@@ -70,7 +70,12 @@ pub(super) struct Told {
     pub(super) evictions: Vec<String>,
     pub(super) stopped: Option<String>,
     pub(super) closed: bool,
+    /// The same of the groups beside the main one.
+    groups: BTreeMap<String, Told>,
 }
+
+/// The group of all.
+const MAIN: &str = "main";
 
 impl Crew {
     /// A crew on this host, of up to `size` nodes; none is started.
@@ -203,11 +208,16 @@ impl Crew {
 
     /// Waits until these have delivered new messages of each of these.
     pub(super) fn goes_on(&mut self, nodes: &[u32]) {
-        let marks: Vec<u64> = nodes.iter().map(|node| self.node(*node).told.sent.count).collect();
+        self.group_goes_on(MAIN, nodes);
+    }
+
+    /// The same of a group.
+    pub(super) fn group_goes_on(&mut self, group: &str, nodes: &[u32]) {
+        let marks: Vec<u64> = nodes.iter().map(|node| self.node(*node).told.of(group).sent.count).collect();
         let processes: Vec<u32> = nodes.iter().map(|node| self.process(*node)).collect();
-        self.wait(&format!("{nodes:?} deliver what they send"), |crew| {
+        self.wait(&format!("{nodes:?} deliver what they send in {group}"), |crew| {
             nodes.iter().all(|node| {
-                let told = &crew.node(*node).told;
+                let told = crew.node(*node).told.of(group);
                 processes.iter().zip(&marks).all(|(process, mark)| {
                     // Among the last messages one of each, well beyond what was begun before.
                     let last = told.stays.last().and_then(|stay| stay.chapters.last());
@@ -240,24 +250,30 @@ impl Crew {
     /// These stop sending; waits until they know what became of all that they sent and have delivered the same, then checks
     /// what all have told.
     pub(super) fn settle(&mut self, nodes: &[u32]) -> Records {
+        self.settle_group(MAIN, nodes)
+    }
+
+    /// The same of a group. (They stop sending in all.)
+    pub(super) fn settle_group(&mut self, group: &str, nodes: &[u32]) -> Records {
         nodes.iter().for_each(|node| self.node(*node).say("quiet"));
-        self.wait(&format!("all is told that {nodes:?} sent"), |crew| {
-            let ends: Vec<_> = nodes.iter().map(|node| crew.node(*node).told.end()).collect();
+        self.wait(&format!("all is told that {nodes:?} sent in {group}"), |crew| {
+            let ends: Vec<_> = nodes.iter().map(|node| crew.node(*node).told.of(group).end()).collect();
             ends.iter().all(|end| end.is_some() && *end == ends[0])
         });
         for process in &mut self.processes {
             process.read();
         }
         let mut records = Records::default();
-        for (number, process) in (0..).zip(&self.processes).filter(|(_, process)| !process.witness) {
-            records.stays.extend(process.told.stays.iter().cloned());
-            records.sent.insert(number, process.told.sent.clone());
+        for (number, process) in (0..).zip(&mut self.processes).filter(|(_, process)| !process.witness) {
+            let told = process.told.of(group);
+            records.stays.extend(told.stays.iter().cloned());
+            records.sent.insert(number, told.sent.clone());
         }
         if let Err(error) = records.check() {
-            panic!("{error}\n{}", self.picture());
+            panic!("{group}: {error}\n{}", self.picture());
         }
         for node in nodes {
-            let told = &self.node(*node).told;
+            let told = self.node(*node).told.of(group);
             assert!(told.failed == 0 || told.sent.evicted, "node {node}: {} sends failed", told.failed);
         }
         records
@@ -344,6 +360,11 @@ impl Drop for Process {
 }
 
 impl Told {
+    /// What was told of that group.
+    fn of(&mut self, group: &str) -> &mut Self {
+        if group == MAIN { self } else { self.groups.entry(group.to_owned()).or_default() }
+    }
+
     /// The chapter that it is in.
     pub(super) fn now(&self) -> Option<&Chapter> {
         if self.out || self.stopped.is_some() {
@@ -391,6 +412,10 @@ impl Told {
                 self.stopped = Some(rest.to_owned());
             }
             "closed" => self.closed = true,
+            "in" => {
+                let (group, line) = rest.split_once(' ').unwrap();
+                self.of(group).line(me, line);
+            }
             other => panic!("{other}: not understood"),
         }
     }

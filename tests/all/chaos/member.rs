@@ -9,6 +9,7 @@
 //! - `send NUMBER`, before the send
 //! - `delivered NUMBER V PLACE` or `failed NUMBER`, its outcome
 //! - `evicted KIND …`, `stopped KIND …`, `closed`
+//! - `in GROUP …`, any of these of a group beside the main one: a life of its own
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -19,13 +20,14 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use consort::{
-    DrivenNode, Event, Incoming, Node, NodeBuilder, Outcome, SendError, Seq, SlowPolicy, Stopped, View,
-    ViewId, WaitStrategy,
+    DrivenNode, Event, Group, GroupConfig, Incoming, Node, NodeBuilder, Outcome, SendError, Seq, SlowPolicy,
+    Stopped, View, ViewId, WaitStrategy,
 };
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 /// Node, process, address to listen at, fabric, silence in milliseconds, and more words: `rejoin`, `witness`, `slow=` and the
-/// milliseconds after which one whose engine stands still is evicted, `driven` by the thread that takes what is delivered.
+/// milliseconds after which one whose engine stands still is evicted, `driven` by the thread that takes what is delivered;
+/// `group=`, a name, `:` and the nodes of a group beside the main one (unless it is driven).
 pub(super) const SELF: &str = "CONSORT_CHAOS_SELF";
 /// `NODE=ADDRESS` of each peer.
 pub(super) const PEERS: &str = "CONSORT_CHAOS_PEERS";
@@ -65,6 +67,11 @@ fn member() {
     if let Some(after) = more.iter().find_map(|word| word.strip_prefix("slow=")) {
         builder = builder.slow(SlowPolicy::Evict(Duration::from_millis(after.parse().unwrap())));
     }
+    for group in more.iter().filter_map(|word| word.strip_prefix("group=")) {
+        let (name, nodes) = group.split_once(':').unwrap();
+        let nodes: Vec<u32> = nodes.split(',').map(|node| node.parse().unwrap()).collect();
+        builder = builder.group(GroupConfig::new(name).nodes(nodes).ring_bytes(16 << 10));
+    }
     for peer in std::env::var(PEERS).unwrap().split_whitespace() {
         let (id, address) = peer.split_once('=').unwrap();
         builder = builder.peer(id.parse().unwrap(), address.parse().unwrap());
@@ -72,20 +79,37 @@ fn member() {
     for address in std::env::var(JOIN).unwrap().split_whitespace() {
         builder = builder.join(address.parse().unwrap());
     }
-    let mut history = History(File::from(std::io::stdout().as_fd().try_clone_to_owned().unwrap()));
-    history.0.write_all(b"\n").unwrap(); // the harness has begun a line
+    let process = process.parse().unwrap();
+    let file = || File::from(std::io::stdout().as_fd().try_clone_to_owned().unwrap());
+    file().write_all(b"\n").unwrap(); // the harness has begun a line
     let host = match more.contains(&"driven") {
         true => Host::Driven(Box::new(builder.driven().unwrap())),
         false => Host::Own(builder.start().unwrap()),
     };
-    Life { host, history, process: process.parse().unwrap(), hangs: false }.live(&listen_to_parent());
+    let groups: Vec<Group> = match &host {
+        Host::Own(node) => node.groups().skip(1).cloned().collect(),
+        _ => Vec::new(),
+    };
+    let mut told = listen_to_parent(groups.len() + 1);
+    for group in groups {
+        let history = History { file: file(), mark: format!("@in {} ", group.name()) };
+        let (life, told) =
+            (Life { host: Host::Group(group), history, process, hangs: false }, told.pop().unwrap());
+        std::thread::spawn(move || life.live(&told));
+    }
+    let history = History { file: file(), mark: "@".to_owned() };
+    Life { host, history, process, hangs: false }.live(&told[0]);
 }
 
-struct History(File);
+struct History {
+    file: File,
+    /// What lines begin with.
+    mark: String,
+}
 
 impl History {
     fn line(&mut self, words: std::fmt::Arguments<'_>) {
-        self.0.write_all(format!("@{words}\n").as_bytes()).unwrap();
+        self.file.write_all(format!("{}{words}\n", self.mark).as_bytes()).unwrap();
     }
 
     fn event(&mut self, event: &Event) {
@@ -126,22 +150,24 @@ impl History {
     }
 }
 
-/// Lines of standard input; cut off at its end.
-fn listen_to_parent() -> Receiver<String> {
-    let (tell, told) = channel();
+/// Lines of standard input, for so many lives; cut off at its end.
+fn listen_to_parent(lives: usize) -> Vec<Receiver<String>> {
+    let (tell, told): (Vec<_>, _) = (0..lives).map(|_| channel()).unzip();
     std::thread::spawn(move || {
-        let lines = std::io::stdin().lines().map_while(Result::ok);
-        lines.for_each(|line| {
-            let _ = tell.send(line);
-        });
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            for tell in &tell {
+                let _ = tell.send(line.clone());
+            }
+        }
     });
     told
 }
 
-/// Whose thread the engine has: one of its own, or that which takes what is delivered.
+/// Whose thread the engine has: one of its own, or that which takes what is delivered. Or a group beside another life.
 enum Host {
     Own(Node),
     Driven(Box<DrivenNode>),
+    Group(Group),
 }
 
 struct Life {
@@ -158,6 +184,7 @@ impl Life {
         let sender = match &self.host {
             Host::Own(node) => node.sender(),
             Host::Driven(node) => node.sender(),
+            Host::Group(group) => group.sender(),
         };
         let (mut next, mut due, mut silent) = (0_u64, Instant::now(), false);
         let mut pending: VecDeque<(u64, Outcome)> = VecDeque::new();
@@ -206,6 +233,7 @@ impl Life {
         let closed = match host {
             Host::Own(node) => node.close(LEAVE_WITHIN).map(drop),
             Host::Driven(node) => node.close(LEAVE_WITHIN, &mut |incoming| history.incoming(&incoming)),
+            Host::Group(_) => return, // its node leaves
         };
         match closed {
             Ok(()) => history.line(format_args!("closed")),
@@ -225,6 +253,13 @@ impl Life {
                 while let Some(one) = event {
                     history.event(&one);
                     event = node.try_recv()?;
+                }
+            }
+            Host::Group(group) => {
+                let mut event = group.recv_timeout(due.saturating_duration_since(Instant::now()))?;
+                while let Some(one) = event {
+                    history.event(&one);
+                    event = group.try_recv()?;
                 }
             }
             Host::Driven(node) => {

@@ -221,6 +221,47 @@ fn a_callback_that_never_returns_is_an_eviction_over_tcp() {
     a_callback_that_never_returns_is_an_eviction("tcp");
 }
 
+/// Elsewhere a group's loss stops everyone: one view for all, and all streams stand still while it changes. Here a member of
+/// one group is killed, the other group has one session throughout, and both lose nothing.
+fn a_loss_spares_the_groups_that_it_does_not_concern(fabric: &'static str) {
+    let mut crew = Crew::new(5, fabric, NEVER, false);
+    (1..=5).for_each(|node| crew.also(node, "group=left:1,2,3 group=right:3,4,5"));
+    crew.found(5);
+    let left = ("left", [1, 2, 3], &[1, 2, 3][..], &[1][..]);
+    let right = ("right", [3, 4, 5], &[3, 4][..], &[1, 2][..]);
+    for (group, all, ..) in [left, right] {
+        crew.group_goes_on(group, &all);
+    }
+    crew.kill(&[5]);
+    crew.all_see(&[1, 2, 3, 4]);
+    for (group, _, survivors, _) in [left, right] {
+        crew.group_goes_on(group, survivors);
+    }
+    for (group, all, survivors, views) in [left, right] {
+        let records = crew.settle_group(group, survivors);
+        assert_eq!(
+            records.stays.iter().map(|stay| stay.me.0).collect::<Vec<_>>(),
+            all,
+            "{group}: nobody else"
+        );
+        for stay in records.stays.iter().filter(|stay| survivors.contains(&stay.me.0)) {
+            let sessions: Vec<_> = stay.chapters.iter().map(|chapter| chapter.view).collect();
+            assert_eq!(sessions, views, "{group}: the sessions of {:?}", stay.me);
+        }
+    }
+    crew.settle(&[1, 2, 3, 4]);
+}
+
+#[test]
+fn a_loss_spares_the_groups_that_it_does_not_concern_over_shared_memory() {
+    a_loss_spares_the_groups_that_it_does_not_concern("shm");
+}
+
+#[test]
+fn a_loss_spares_the_groups_that_it_does_not_concern_over_tcp() {
+    a_loss_spares_the_groups_that_it_does_not_concern("tcp");
+}
+
 /// Elsewhere two can't survive the loss of one, and a third costs as much as the two. Here the third only votes.
 fn a_witness_keeps_two_alive(fabric: &'static str) {
     let mut crew = Crew::new(3, fabric, NEVER, false);

@@ -1,13 +1,15 @@
 //! A member that sends steadily, and takes down when what was delivered.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use consort::{Event, SendError};
+use consort::{Event, Group, SendError};
 
 use crate::bench::payload::fill;
 use crate::clock;
 use crate::failure::Failure;
+use crate::gaps::Gaps;
 use crate::group;
 use crate::orders::{FailoverTask, Said, Survived, Told};
 use crate::parent::Parent;
@@ -63,12 +65,25 @@ pub(crate) fn run(task: &FailoverTask, parent: &mut Parent) -> Result<(), Failur
     let id = task.seat.id;
     let node = group::start_failover(task)?;
     let sender = node.sender();
+    let beside = Arc::new(Mutex::new(Gaps::default()));
+    for (name, _) in task.groups.iter().filter(|(_, nodes)| nodes.contains(&id)) {
+        if let Some(group) = node.group(name) {
+            let gaps = beside.clone();
+            std::thread::spawn(move || live_beside(&group, &gaps));
+        }
+    }
     let mut deliveries = Deliveries::default();
     let mut killed: Option<(u32, u64)> = None;
     let (mut due, mut sent) = (clock::now(), 0);
     while !parent.released() {
-        if let Some(Told::Killed { node, at }) = parent.try_told() {
-            killed = Some((node, at));
+        match parent.try_told() {
+            Some(Told::Killed { node, at }) => killed = Some((node, at)),
+            Some(Told::Gaps { windows }) => {
+                let gaps = beside.lock().unwrap_or_else(PoisonError::into_inner);
+                let longest = windows.iter().map(|(since, until)| gaps.longest(*since, *until)).collect();
+                parent.say(&Said::Gaps { longest, fabric: node.stats().fabric.to_owned() });
+            }
+            _ => {}
         }
         if let Some((victim, at)) = killed
             && let Some(outage) = deliveries.outage(victim, at)
@@ -115,6 +130,31 @@ pub(crate) fn run(task: &FailoverTask, parent: &mut Parent) -> Result<(), Failur
     }
     node.close(group::CLOSE_WITHIN).map_err(|error| group::not_closed(id, &error))?;
     Ok(())
+}
+
+/// Sends steadily in a group beside the main one and takes down when nothing was delivered there, until the node stops.
+fn live_beside(group: &Group, gaps: &Mutex<Gaps>) {
+    let sender = group.sender();
+    let (mut due, mut sent) = (clock::now(), 0);
+    loop {
+        let now = clock::now();
+        if now >= due {
+            // Whatever is the matter otherwise, the main group's thread is told of it, too.
+            if let Ok(mut place) = sender.try_reserve(SIZE) {
+                fill(&mut place, sent);
+                place.send();
+                sent += 1;
+            }
+            due = now + INTERVAL;
+        }
+        match group.recv_timeout(Duration::from_nanos(due.saturating_sub(clock::now()))) {
+            Ok(Some(Event::Message(_))) => {
+                gaps.lock().unwrap_or_else(PoisonError::into_inner).on_delivery(clock::now());
+            }
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
 }
 
 #[cfg(test)]

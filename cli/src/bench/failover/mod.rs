@@ -6,6 +6,9 @@
 //!
 //! Beside it stands what the machine itself takes to tell of a death: a bare process with as much memory as a member and a
 //! connection to here is killed, and its connection ends here.
+//!
+//! If that is wanted, each half of the members is a group of its own, too, and the half without the victim says for how long
+//! nothing was delivered there around the kill, and in an equally long time without one.
 
 mod member;
 mod prey;
@@ -32,6 +35,9 @@ pub(crate) use prey::run as prey;
 /// How long the whole group runs before the next kill.
 const SETTLE: Duration = Duration::from_millis(200);
 
+/// How long a group without the victim is watched after the view that has it no more: what the change did to it shows by then.
+const AFTERMATH: Duration = Duration::from_millis(100);
+
 /// How long survivors, or a member that joins, may take beside the bound on silence.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -42,6 +48,16 @@ struct Kill {
     detection_ms: f64,
     outage_ms: f64,
     machine_ms: f64,
+    #[serde(flatten)]
+    spared: Option<Spared>,
+}
+
+/// The longest times without a delivery in a group that the victim is no member of.
+#[derive(Debug, Serialize)]
+struct Spared {
+    spared_ms: f64,
+    /// In an equally long time without a failure.
+    no_failure_ms: f64,
 }
 
 /// A distribution in milliseconds.
@@ -66,6 +82,11 @@ struct Report {
     outage_ms: Milliseconds,
     /// From the kill of a bare process to the end of its connection.
     machine_ms: Milliseconds,
+    /// The longest time without a delivery in a group without the victim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spared_ms: Option<Milliseconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_failure_ms: Option<Milliseconds>,
     runs: Vec<Kill>,
 }
 
@@ -92,6 +113,10 @@ pub(crate) fn run(args: &FailoverArgs, log: &str) -> Result<(), Failure> {
     status.clear();
     let (fabric, runs) = measured?;
     let of = |what: fn(&Kill) -> f64| milliseconds(runs.iter().map(what).collect());
+    let beside = |what: fn(&Spared) -> f64| {
+        let values: Vec<f64> = runs.iter().filter_map(|kill| kill.spared.as_ref()).map(what).collect();
+        (!values.is_empty()).then(|| milliseconds(values))
+    };
     let report = Report {
         bench: "failover",
         fabric,
@@ -102,6 +127,8 @@ pub(crate) fn run(args: &FailoverArgs, log: &str) -> Result<(), Failure> {
         detection_ms: of(|kill| kill.detection_ms),
         outage_ms: of(|kill| kill.outage_ms),
         machine_ms: of(|kill| kill.machine_ms),
+        spared_ms: beside(|spared| spared.spared_ms),
+        no_failure_ms: beside(|spared| spared.no_failure_ms),
         runs,
     };
     let mut out = std::io::stdout().lock();
@@ -126,14 +153,20 @@ fn measure(args: &FailoverArgs, log: &str, status: &Status) -> Result<(String, V
         let (memory, at) = group.kill(victim)?;
         let survived = group.survivors(victim, at)?;
         fabric = survived.first().map(|it| it.fabric.clone()).unwrap_or_default();
+        if args.spared {
+            group.pass_time(AFTERMATH)?;
+        }
+        let until = clock::now();
+        let machine_ms = ms(prey::hunt(memory, log)?);
+        status.show(&format!("kill {number} of {}: member {victim} joins again", args.kills));
+        group.start_anew(victim)?;
         kills.push(Kill {
             victim,
             detection_ms: detection(victim, at, &survived)?,
             outage_ms: survived.iter().map(|it| ms(it.outage)).fold(0.0, f64::max),
-            machine_ms: ms(prey::hunt(memory, log)?),
+            machine_ms,
+            spared: if args.spared { Some(group.spared(victim, (at, until))?) } else { None },
         });
-        status.show(&format!("kill {number} of {}: member {victim} joins again", args.kills));
-        group.start_anew(victim)?;
     }
     group.crew.close(group::CLOSE_WITHIN + Duration::from_secs(5))?;
     Ok((fabric, kills))
@@ -171,7 +204,8 @@ impl<'a> Group<'a> {
             wait: WaitArg::Adaptive,
             ring_bytes: group::LEAST_RING,
         };
-        let task = FailoverTask { seat, joins, silence: nanoseconds(self.args.silence) };
+        let task =
+            FailoverTask { seat, joins, silence: nanoseconds(self.args.silence), groups: self.halves() };
         let place = self.crew.start(&format!("member {id}"), self.log, &Task::Failover(task))?;
         let of = id as usize - 1;
         match self.places.get_mut(of) {
@@ -179,6 +213,15 @@ impl<'a> Group<'a> {
             None => self.places.push(place),
         }
         Ok(())
+    }
+
+    /// The groups beside the main one.
+    fn halves(&self) -> Vec<(String, Vec<u32>)> {
+        let (half, all) = (self.args.members / 2, self.args.members);
+        if !self.args.spared {
+            return Vec::new();
+        }
+        vec![("lower".to_owned(), (1..=half).collect()), ("upper".to_owned(), (half + 1..=all).collect())]
     }
 
     fn place(&self, id: u32) -> usize {
@@ -258,6 +301,27 @@ impl<'a> Group<'a> {
         Ok(survived)
     }
 
+    /// The longest gaps in the half without the victim, in that time and in one as long from now on.
+    fn spared(&mut self, victim: u32, (since, until): (u64, u64)) -> Result<Spared, Failure> {
+        self.pass_time(SETTLE)?;
+        let (quiet, window) = (clock::now(), until - since);
+        self.pass_time(Duration::from_nanos(window))?;
+        let halves = self.halves().into_iter().map(|(_, members)| members);
+        let spared: Vec<u32> = halves.filter(|half| !half.contains(&victim)).flatten().collect();
+        for id in &spared {
+            let windows = vec![(since, until), (quiet, quiet + window)];
+            self.crew.tell(self.place(*id), &Told::Gaps { windows })?;
+        }
+        let mut gaps = Vec::new();
+        while gaps.len() < spared.len() {
+            if let (_, Said::Gaps { longest, .. }) = self.hear("the gaps of those who were spared")? {
+                gaps.push(longest);
+            }
+        }
+        let longest = |at: usize| ms(gaps.iter().filter_map(|gaps| gaps.get(at)).max().copied().unwrap_or(0));
+        Ok(Spared { spared_ms: longest(0), no_failure_ms: longest(1) })
+    }
+
     fn start_anew(&mut self, victim: u32) -> Result<(), Failure> {
         self.crew.end(self.place(victim))?;
         self.start(victim, true)?;
@@ -290,10 +354,13 @@ fn describe(report: &Report) -> String {
     table.load_preset(comfy_table::presets::UTF8_FULL_CONDENSED);
     table.set_header(["ms", "p50", "p99", "max"]);
     for (name, of) in [
-        ("detection", report.detection_ms),
-        ("outage", report.outage_ms),
-        ("a bare process's end", report.machine_ms),
+        ("detection", Some(report.detection_ms)),
+        ("outage", Some(report.outage_ms)),
+        ("spared: longest gap", report.spared_ms),
+        ("spared: no failure", report.no_failure_ms),
+        ("a bare process's end", Some(report.machine_ms)),
     ] {
+        let Some(of) = of else { continue };
         let figures = [of.p50, of.p99, of.max].map(|value| format!("{value:.2}"));
         table.add_row(std::iter::once(name.to_owned()).chain(figures));
     }

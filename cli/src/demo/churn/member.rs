@@ -16,6 +16,7 @@ use crate::clock;
 use crate::demo::input::Lines;
 use crate::demo::log::{LogReader, LogWriter};
 use crate::failure::Failure;
+use crate::gaps::Gaps;
 use crate::group;
 use crate::orders::{ChurnReport, ChurnTask, Deed, Said, Told, Upheaval, inherited};
 use crate::parent::Parent;
@@ -28,9 +29,6 @@ const AGAIN: u64 = 100_000;
 
 /// How often a member that has nothing to send looks for orders.
 const LOOK: Duration = Duration::from_millis(5);
-
-/// Times without a delivery that are shorter than this, in nanoseconds, are not kept.
-const SHORTEST: u64 = 20_000;
 
 /// The input, over and over.
 struct Feed<'a> {
@@ -166,8 +164,7 @@ fn create(task: &ChurnTask) -> Result<File, Failure> {
 /// When nothing was delivered, and what views there were.
 #[derive(Default)]
 struct Stillness {
-    last: Option<u64>,
-    gaps: Vec<(u64, u64)>,
+    gaps: Gaps,
     views: Vec<(Vec<u32>, Option<u64>)>,
 }
 
@@ -178,11 +175,7 @@ impl Stillness {
 
     /// Returns the members of the view if it is the first delivery there.
     fn on_message(&mut self, now: u64) -> Option<&[u32]> {
-        if let Some(last) = self.last.replace(now)
-            && now - last >= SHORTEST
-        {
-            self.gaps.push((last, now));
-        }
+        self.gaps.on_delivery(now);
         let (members, first) = self.views.last_mut()?;
         first.is_none().then(|| {
             *first = Some(now);
@@ -190,19 +183,14 @@ impl Stillness {
         })
     }
 
-    fn longest(&self, since: u64, until: u64) -> u64 {
-        let gaps = self.gaps.iter().filter(|&&(_, to)| since < to && to <= until);
-        gaps.map(|(from, to)| to - from).max().unwrap_or(0)
-    }
-
     /// The longest until the first delivery in a view that has it; `None` if there was none since.
     fn around(&self, upheaval: &Upheaval) -> Option<u64> {
         let Upheaval { deed, member, at } = *upheaval;
-        self.last.filter(|_| self.views.iter().any(|(_, first)| first.is_some_and(|first| first < at)))?;
+        let was_there = self.views.iter().any(|(_, first)| first.is_some_and(|first| first < at));
         let shows = |members: &[u32]| members.contains(&member) == (deed == Deed::Join);
         let until = self.views.iter().filter(|(members, _)| shows(members)).filter_map(|(_, first)| *first);
-        let until = until.filter(|until| *until > at).min()?;
-        Some(self.longest(at, until))
+        let until = until.filter(|until| was_there && *until > at).min()?;
+        Some(self.gaps.longest(at, until))
     }
 }
 
@@ -260,7 +248,7 @@ impl Life<'_> {
             restored: self.log.restored,
             digest: self.log.writer.digest(),
             still: finish.upheavals.iter().map(|it| self.stillness.around(it)).collect(),
-            calm: finish.upheavals.first().map_or(0, |first| self.stillness.longest(0, first.at)),
+            calm: finish.upheavals.first().map_or(0, |first| self.stillness.gaps.longest(0, first.at)),
             fabric: self.node.stats().fabric.to_string(),
         }
     }
@@ -344,7 +332,6 @@ mod tests {
         stillness.on_view(vec![1, 2, 4]);
         stillness.on_message(us(2_100));
         assert_eq!(stillness.around(&join), Some(us(600)), "it had begun before");
-        assert_eq!(stillness.longest(0, us(1_010)), us(800));
         let mut joiner = Stillness::default();
         joiner.on_view(vec![1, 2, 4]);
         joiner.on_message(us(2_100));
