@@ -9,6 +9,7 @@ mod demo;
 mod node;
 mod views;
 mod bench;
+mod kv;
 
 #[path = "../../examples/exchange_day.rs"]
 #[allow(unreachable_pub)]
