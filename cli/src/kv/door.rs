@@ -19,6 +19,9 @@ const MOST_CLIENTS: usize = 512;
 /// A client that takes no answer for so long is cut off.
 const WRITE_WITHIN: Duration = Duration::from_secs(10);
 
+/// A client that asks nothing for so long is taken for gone.
+const IDLE: Duration = Duration::from_secs(600);
+
 /// How often a watcher that is told nothing is looked after: whether it is still there, and the shard still here.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -66,6 +69,7 @@ impl Server {
 
     fn serve(&self, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(IDLE))?;
         stream.set_write_timeout(Some(WRITE_WITHIN))?;
         let mut from = BufReader::new(stream.try_clone()?);
         let mut to = stream;
@@ -85,7 +89,7 @@ impl Server {
             };
             match request {
                 Err(error) => to.write_all(&line(&Answer::Refused { error })?)?,
-                Ok(Request::Watch { key }) => return self.show(key, &mut to),
+                Ok(Request::Watch { key }) => return self.show(key.as_deref(), &mut to),
                 Ok(request) => to.write_all(&line(&self.answer(request))?)?,
             }
         }
@@ -151,14 +155,14 @@ impl Server {
     }
 
     /// Tells changes until the client goes away, falls behind, or the shard of its key isn't here any more.
-    fn show(&self, key: Option<String>, to: &mut TcpStream) -> io::Result<()> {
-        let (notices, now) = match &key {
+    fn show(&self, key: Option<&str>, to: &mut TcpStream) -> io::Result<()> {
+        let (notices, now) = match key {
             None => (self.hub.watch(None), None),
             Some(key) => {
                 let (shard, replica) = self.home(key);
                 // While the state is looked at no update is applied: none is missed, and none told twice.
                 let begun = replica
-                    .query_local(|store| (self.hub.watch(Some((shard, key.clone()))), store.look_up(key)));
+                    .query_local(|store| (self.hub.watch(Some((shard, key.to_owned()))), store.look_up(key)));
                 match begun {
                     Ok(begun) => begun,
                     Err(error) => return to.write_all(&line(&self.unanswered(shard, &error))?),
@@ -171,10 +175,9 @@ impl Server {
                 Ok(Notice::Change { key, version, value }) => Answer::Change { key, value, version },
                 Ok(Notice::Restored { shard }) => Answer::Restored { shard },
                 Err(RecvTimeoutError::Timeout) => {
-                    if let Some((shard, replica)) = key.as_deref().map(|key| self.home(key)) {
-                        if !replica.is_member() {
-                            return to.write_all(&line(&self.elsewhere(shard))?);
-                        }
+                    let home = key.map(|key| self.home(key));
+                    if let Some((shard, _)) = home.filter(|(_, replica)| !replica.is_member()) {
+                        return to.write_all(&line(&self.elsewhere(shard))?);
                     }
                     to.write_all(b"\n")?; // fails if nobody is there
                     continue;

@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use crate::process::{Ended, PATIENCE, Ports, Running, consort, run};
 
 /// Servers of a store, by number from 1. All end with it.
-struct Servers {
+pub(crate) struct Servers {
     ports: Ports,
     running: Vec<Option<Running>>,
 }
 
 impl Servers {
-    fn found(count: usize, fabric: &str, more: &[&str]) -> Self {
+    pub(crate) fn found(count: usize, fabric: &str, more: &[&str]) -> Self {
         // The first half are the servers', the second their clients'.
         let ports = Ports::reserve(2 * count);
         let running = (1..=count)
@@ -34,17 +34,17 @@ impl Servers {
         Self { ports, running }
     }
 
-    fn clients(&self, id: usize) -> SocketAddr {
+    pub(crate) fn clients(&self, id: usize) -> SocketAddr {
         self.ports.addresses[self.running.len() + id - 1]
     }
 
     /// Clients' addresses of all servers, those that were killed among them.
-    fn all(&self) -> String {
+    pub(crate) fn all(&self) -> String {
         let all: Vec<_> = (1..=self.running.len()).map(|id| self.clients(id).to_string()).collect();
         all.join(",")
     }
 
-    fn kill(&mut self, id: usize) {
+    pub(crate) fn kill(&mut self, id: usize) {
         let mut server = self.running[id - 1].take().unwrap();
         server.signal(Signal::KILL);
         assert_eq!(server.end().code, None, "it was killed");
@@ -56,7 +56,7 @@ impl Servers {
     }
 
     /// The same, of a request that succeeds.
-    fn done(&self, servers: &str, args: &[&str]) -> Value {
+    pub(crate) fn done(&self, servers: &str, args: &[&str]) -> Value {
         let ended = self.ask(servers, args);
         assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.stderr);
         ended.json()
@@ -79,7 +79,7 @@ impl Servers {
     }
 
     /// Asks a server until every shard has three members, none of them `lost`.
-    fn wait_until_whole(&self, id: usize, lost: u64) {
+    pub(crate) fn wait_until_whole(&self, id: usize, lost: u64) {
         let patience = std::time::Instant::now() + PATIENCE;
         loop {
             let shards = self.shards(id);
