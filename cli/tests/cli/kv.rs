@@ -19,19 +19,21 @@ impl Servers {
     pub(crate) fn found(count: usize, fabric: &str, more: &[&str]) -> Self {
         // The first half are the servers', the second their clients'.
         let ports = Ports::reserve(2 * count);
-        let running = (1..=count)
-            .map(|id| {
-                let peers = (1..=count).filter(|other| *other != id);
-                let peers = peers.flat_map(|other| {
-                    ["--peer".to_owned(), format!("{other}={}", ports.addresses[other - 1])]
-                });
-                let mut command = consort(&["kv", "serve", "--fabric", fabric, "--silence", "5s"]);
-                command.args(["--id", &id.to_string(), "--listen", &ports.addresses[id - 1].to_string()]);
-                command.args(["--clients", &ports.addresses[count + id - 1].to_string()]);
-                Some(Running::start(command.args(peers).args(more).stdin(Stdio::null())))
-            })
-            .collect();
-        Self { ports, running }
+        let mut servers = Self { ports, running: (0..count).map(|_| None).collect() };
+        (1..=count).for_each(|id| servers.start(id, fabric, more));
+        servers
+    }
+
+    /// A founder of the store, also if it was that before.
+    fn start(&mut self, id: usize, fabric: &str, more: &[&str]) {
+        let (count, addresses) = (self.running.len(), &self.ports.addresses);
+        let peers = (1..=count).filter(|other| *other != id);
+        let peers =
+            peers.flat_map(|other| ["--peer".to_owned(), format!("{other}={}", addresses[other - 1])]);
+        let mut command = consort(&["kv", "serve", "--fabric", fabric, "--silence", "5s"]);
+        command.args(["--id", &id.to_string(), "--listen", &addresses[id - 1].to_string()]);
+        command.args(["--clients", &addresses[count + id - 1].to_string()]);
+        self.running[id - 1] = Some(Running::start(command.args(peers).args(more).stdin(Stdio::null())));
     }
 
     pub(crate) fn clients(&self, id: usize) -> SocketAddr {
@@ -135,6 +137,17 @@ fn three_servers(fabric: &str) {
         assert_eq!(servers.done(&all, &["get", &key])["value"], "it");
     }
     assert_eq!(servers.done(&all, &["delete", "colour"])["version"], 2);
+    servers.no(&["get", "colour"], "no key");
+
+    // It comes again, and gets what it missed.
+    servers.start(1, fabric, &[]);
+    servers.wait_until_whole(2, 0);
+    servers.done(&all, &["put", "last", "one"]);
+    servers.kill(2);
+    for key in ["odd", "after-0", "after-5", "last"] {
+        let seen = servers.done(&one, &["get", key]);
+        assert_eq!(servers.done(&one, &["get", key, "--local"]), seen);
+    }
     servers.no(&["get", "colour"], "no key");
 }
 
