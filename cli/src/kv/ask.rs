@@ -63,7 +63,12 @@ pub(super) fn delete(args: &KvDeleteArgs) -> Result<(), Failure> {
 pub(super) fn watch(args: &KvWatchArgs) -> Result<(), Failure> {
     let mut client = Client::new(&args.to.server, args.to.within);
     let begun = client.ask(&Request::Watch { key: args.key.clone() })?;
-    let Answer::Watching { now } = begun else { return Err(odd(&begun)) };
+    let Answer::Watching { now, here, shards } = begun else { return Err(odd(&begun)) };
+    if args.key.is_none() && here.len() < shards {
+        tracing::warn!(
+            "this server has shards {here:?} of {shards}: changes of others are told at servers that have them"
+        );
+    }
     if let (Some(key), Some(now)) = (&args.key, now) {
         show(args, key, Some(&now.value), now.version)?;
     }

@@ -169,7 +169,9 @@ impl Server {
                 }
             }
         };
-        to.write_all(&line(&Answer::Watching { now })?)?;
+        let here = self.shards.iter().enumerate().filter(|(_, (_, replica))| replica.is_member());
+        let here = here.map(|(shard, _)| shard).collect();
+        to.write_all(&line(&Answer::Watching { now, here, shards: self.shards.len() })?)?;
         loop {
             let answer = match notices.recv_timeout(LOOK) {
                 Ok(Notice::Change { key, version, value }) => Answer::Change { key, value, version },

@@ -61,8 +61,8 @@ pub(super) enum Answer {
     Refused { error: String },
     /// It can't be answered here. `unknown`: it may have been done all the same.
     Failed { error: String, unknown: bool },
-    /// From here on changes are told; this is what there is of the key, if one was named.
-    Watching { now: Option<Versioned> },
+    /// From here on changes are told, of these of so many shards; `now` is what there is of the key, if one was named.
+    Watching { now: Option<Versioned>, here: Vec<usize>, shards: usize },
     /// A key has this value now.
     Change { key: String, value: Option<String>, version: u64 },
     /// The server got that shard's state whole: what changed before isn't told one by one.
