@@ -21,6 +21,7 @@ Start here:
   consort node --id 1 --listen 127.0.0.1:7101 --peer 2=127.0.0.1:7102 --peer 3=127.0.0.1:7103
   consort status 127.0.0.1:7101         how that member and its group stand; `consort explain` says what it waits for
   consort bench latency                 microseconds from send to delivery, beside the machine's own floor
+  consort kv --help                     a replicated, sharded key-value store: an application to use and to learn from
   consort help demo                     all about one of them";
 
 /// `consort`.
@@ -48,6 +49,9 @@ pub(crate) enum Command {
     /// Measure latency, throughput, idle cost, failover or joins, beside the machine's own floor
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// A replicated, sharded key-value store: serve it, use it, measure it
+    #[command(subcommand)]
+    Kv(KvCommand),
     /// A process that `demo` or `bench` started (it takes its orders from standard input)
     #[command(hide = true)]
     Member {
@@ -628,6 +632,123 @@ pub(crate) struct JoinArgs {
     pub(crate) json: bool,
 }
 
+/// `consort kv`.
+#[derive(Debug, Subcommand)]
+#[command(after_long_help = format!("{KV_HELP}\n\n{EXIT_CODES}"))]
+pub(crate) enum KvCommand {
+    /// Be one server of the store
+    #[command(after_long_help = format!("{KV_HELP}\n\n{EXIT_CODES}"))]
+    Serve(Box<KvServeArgs>),
+    /// Put a value, and print its version
+    #[command(after_long_help = format!("{KV_HELP}\n\n{EXIT_CODES}"))]
+    Put(Box<KvPutArgs>),
+    /// Print a key's value
+    #[command(after_long_help = format!("{KV_HELP}\n\n{EXIT_CODES}"))]
+    Get(Box<KvGetArgs>),
+    /// Delete a key
+    #[command(after_long_help = format!("{KV_HELP}\n\n{EXIT_CODES}"))]
+    Delete(Box<KvDeleteArgs>),
+    /// Print changes as one server applies them: of a key, or of all that it has
+    #[command(after_long_help = format!("{KV_HELP}\n\n{EXIT_CODES}"))]
+    Watch(Box<KvWatchArgs>),
+    /// Requests a second, and how long they take, with clients that each send one after the other
+    #[command(after_long_help = format!("{KV_HELP}\n\n{EXIT_CODES}"))]
+    Bench(Box<KvBenchArgs>),
+}
+
+const KV_HELP: &str = "\
+The store:
+  Keys are spread over shards by a hash; each shard is an object with replicas at some of the servers, laid out by the
+  view. When a server is lost its places go to others, which get the shard's state first. A server that hasn't got a
+  key's shard says who has, and the client goes there. Nothing is written to disk: what all replicas of a shard held
+  is gone when all of them are.
+  put and delete are answered when they are applied, in one order at all replicas. get is linearizable: it sees every
+  change that had been answered when it was asked; with --local it sees what that server has.
+  Keys have 1 to 512 bytes, values up to 64 KiB.
+
+Versions:
+  Each put of a key gives it the next version. A new key begins with 1, or above the versions that deleted keys of its
+  shard had: so a key that comes again has none that it had before. With
+  --if-version V a put or a delete is done only if that is the version, and 0 means that the key isn't there; otherwise
+  the exit code is 8. So of several who try the same change one succeeds.
+
+When a server doesn't answer:
+  Another is asked. But a change that was sent and not answered may have been made; then the exit code is 5, and the
+  message says so.
+
+Clients connect to another port than servers: --clients, or 1000 above the port of --listen. They speak JSON lines:
+  {\"do\":\"put\",\"key\":\"colour\",\"value\":\"red\"}   with \"if_version\" if wanted
+  {\"do\":\"get\",\"key\":\"colour\"}   {\"do\":\"delete\",\"key\":\"colour\"}   {\"do\":\"watch\"}
+
+Examples, in three terminals:
+  consort kv serve --id 1 --listen 127.0.0.1:7101 --peer 2=127.0.0.1:7102 --peer 3=127.0.0.1:7103
+  consort kv serve --id 2 --listen 127.0.0.1:7102 --peer 1=127.0.0.1:7101 --peer 3=127.0.0.1:7103
+  consort kv serve --id 3 --listen 127.0.0.1:7103 --peer 1=127.0.0.1:7101 --peer 2=127.0.0.1:7102
+a fourth, later:
+  consort kv serve --id 4 --listen 127.0.0.1:7104 --join 127.0.0.1:7101,127.0.0.1:7102
+and in another:
+  consort kv put colour red --server 127.0.0.1:8101,127.0.0.1:8102
+  consort kv get colour --server 127.0.0.1:8103
+  consort kv put colour green --if-version 1 --server 127.0.0.1:8101
+  consort kv watch --server 127.0.0.1:8101 --json
+  consort kv bench --clients 8 --reads 90 --server 127.0.0.1:8101,127.0.0.1:8102,127.0.0.1:8103
+  consort status 127.0.0.1:7101         who has which shard";
+
+/// `consort kv serve`.
+#[derive(Debug, Args)]
+pub(crate) struct KvServeArgs {
+    /// This server's number, from 1
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) id: u32,
+    /// The control address of this server; the others name it in --peer
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: SocketAddr,
+    /// Another founder of the store and its control address; once for each of them
+    #[arg(long = "peer", value_name = "ID=ADDRESS", value_parser = parse_peer)]
+    pub(crate) peers: Vec<(u32, SocketAddr)>,
+    /// Join the store that runs at one of these control addresses, instead of founding one with --peer
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    pub(crate) join: Vec<SocketAddr>,
+    /// How many shards; the same at all servers
+    #[arg(long, default_value_t = 3)]
+    pub(crate) shards: usize,
+    /// How many servers have each shard, as far as there are so many; the same at all servers
+    #[arg(long, default_value_t = 3)]
+    pub(crate) replicas: usize,
+    /// What this server fails with, a rack or a zone: a shard's replicas are spread over as many as there are
+    #[arg(long, value_name = "NAME")]
+    pub(crate) domain: Option<String>,
+    /// Where clients are served [default: the port 1000 above that of --listen]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) clients: Option<SocketAddr>,
+    /// How the servers' memory reaches each other; the same at all servers
+    #[arg(long, value_enum, default_value_t = FabricArg::Auto)]
+    pub(crate) fabric: FabricArg,
+    /// When the store went on without this server, or no majority can be reached: join again instead of ending
+    #[arg(long)]
+    pub(crate) rejoin: bool,
+    /// How long a server may say nothing before it is taken for gone [default: 1s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) silence: Option<Duration>,
+    /// The secret that all servers share, in a file that only its owner may read
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+}
+
+/// Whom the store's clients ask.
+#[derive(Debug, Args)]
+pub(crate) struct KvClientArgs {
+    /// Servers' addresses for clients: some that are there
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', required = true)]
+    pub(crate) server: Vec<SocketAddr>,
+    /// How long to look for a server that can do it, and to wait for it
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    pub(crate) within: Duration,
+    /// Print JSON: one object, or one a change
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 impl JoinArgs {
     /// What the parser of single values can't see.
     pub(crate) fn check(&self) -> Result<(), Failure> {
@@ -643,6 +764,78 @@ impl JoinArgs {
 
 /// The largest state that is measured: the joiner has to keep it.
 const LARGEST_STATE: usize = 64 << 30;
+
+/// `consort kv put`.
+#[derive(Debug, Args)]
+pub(crate) struct KvPutArgs {
+    /// The key
+    pub(crate) key: String,
+    /// Its value from now on
+    pub(crate) value: String,
+    /// Only if that is its version; 0 is that it isn't there
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) if_version: Option<u64>,
+    #[command(flatten)]
+    pub(crate) to: KvClientArgs,
+}
+
+/// `consort kv get`.
+#[derive(Debug, Args)]
+pub(crate) struct KvGetArgs {
+    /// The key
+    pub(crate) key: String,
+    /// What one server has, which may be older than what others were answered
+    #[arg(long)]
+    pub(crate) local: bool,
+    #[command(flatten)]
+    pub(crate) to: KvClientArgs,
+}
+
+/// `consort kv delete`.
+#[derive(Debug, Args)]
+pub(crate) struct KvDeleteArgs {
+    /// The key
+    pub(crate) key: String,
+    /// Only if that is its version
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) if_version: Option<u64>,
+    #[command(flatten)]
+    pub(crate) to: KvClientArgs,
+}
+
+/// `consort kv watch`.
+#[derive(Debug, Args)]
+pub(crate) struct KvWatchArgs {
+    /// The key, whose value is printed at once if there is one; without it, all that the server has
+    pub(crate) key: Option<String>,
+    #[command(flatten)]
+    pub(crate) to: KvClientArgs,
+}
+
+/// `consort kv bench`.
+#[derive(Debug, Args)]
+pub(crate) struct KvBenchArgs {
+    /// How many clients, each with a connection and one request at a time
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) clients: u32,
+    /// How long
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+    pub(crate) seconds: Duration,
+    /// How many of a hundred requests are gets
+    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub(crate) reads: u32,
+    /// Gets see what the server has, instead of every change that was answered
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// Bytes of a value
+    #[arg(long, value_name = "BYTES", default_value = "64", value_parser = parse_bytes)]
+    pub(crate) size: usize,
+    /// How many keys they choose from
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) keys: u32,
+    #[command(flatten)]
+    pub(crate) to: KvClientArgs,
+}
 
 fn parse_rate(text: &str) -> Result<f64, String> {
     match text.trim().parse::<f64>() {
@@ -710,9 +903,13 @@ mod tests {
             [START_HERE, DEMO_HELP, NODE_HELP, LATENCY_HELP, THROUGHPUT_HELP, FAILOVER_HELP, JOIN_HELP]
                 .iter()
                 .flat_map(|help| help.lines())
+
+        for line in [START_HERE, DEMO_HELP, NODE_HELP, KV_HELP, LATENCY_HELP, THROUGHPUT_HELP, FAILOVER_HELP]
+            .iter()
+            .flat_map(|help| help.lines())
         {
             let Some(at) = line.find("consort ") else { continue };
-            if !line.starts_with("  ") || line.contains("consort help") {
+            if !line.starts_with("  ") || line.contains("consort help") || line.contains("--help") {
                 continue;
             }
             // What the shell or a remark takes for itself is not the command's.

@@ -10,6 +10,7 @@
 //! | 5 | the group ran and was stopped: nothing moved any more, or this member can't go on |
 //! | 6 | the group went on without this member |
 //! | 7 | this member can't reach a majority |
+//! | 8 | the store's answer is no: the key isn't there, or has another version |
 //!
 //! Every failure carries a remedy: the next thing to do.
 
@@ -27,7 +28,8 @@ Exit codes:
   4  the group did not start
   5  the group ran and was stopped: nothing moved any more, or this member can't go on
   6  the group went on without this member, which was taken for gone
-  7  this member can't reach a majority of its view";
+  7  this member can't reach a majority of its view
+  8  the store's answer is no: the key isn't there, or has another version";
 
 /// Why the command failed. The number of the kind is the process's exit code.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +56,9 @@ pub(crate) enum Failure {
     /// Too few of the group can be reached for it to go on from here.
     #[error("{message}")]
     NoQuorum { message: String, remedy: String },
+    /// The store has no such key, or another version of it than was expected.
+    #[error("{message}")]
+    NotSo { message: String, remedy: String },
 }
 
 impl Failure {
@@ -79,6 +84,10 @@ impl Failure {
 
     pub(crate) fn no_quorum(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::NoQuorum { message: message.into(), remedy: remedy.into() }
+    }
+
+    pub(crate) fn not_so(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::NotSo { message: message.into(), remedy: remedy.into() }
     }
 
     /// A file that could not be opened, read or written; the remedy follows from the cause.
@@ -110,7 +119,8 @@ impl Failure {
             | Self::Start { remedy, .. }
             | Self::Lost { remedy, .. }
             | Self::Evicted { remedy, .. }
-            | Self::NoQuorum { remedy, .. } => remedy,
+            | Self::NoQuorum { remedy, .. }
+            | Self::NotSo { remedy, .. } => remedy,
         }
     }
 
@@ -124,6 +134,7 @@ impl Failure {
             Self::Lost { .. } => 5,
             Self::Evicted { .. } => 6,
             Self::NoQuorum { .. } => 7,
+            Self::NotSo { .. } => 8,
         }
     }
 
@@ -136,6 +147,7 @@ impl Failure {
             4 => Self::Start { message, remedy },
             6 => Self::Evicted { message, remedy },
             7 => Self::NoQuorum { message, remedy },
+            8 => Self::NotSo { message, remedy },
             _ => Self::Lost { message, remedy },
         }
     }
@@ -161,6 +173,7 @@ mod tests {
             Failure::lost("m", "r"),
             Failure::evicted("m", "r"),
             Failure::no_quorum("m", "r"),
+            Failure::not_so("m", "r"),
         ];
         for (index, failure) in all.iter().enumerate() {
             let code = u8::try_from(index).unwrap() + 1;

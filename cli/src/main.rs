@@ -1,6 +1,5 @@
 //! The `consort` command: shows what the library does ([`demo`]), is one member of a group ([`node`]), asks one
-//! how it stands ([`ask`]), and measures
-//! ([`mod@bench`]).
+//! how it stands ([`ask`]), measures ([`mod@bench`]), and has an application to show and to use: a key-value store ([`kv`]).
 //!
 //! Everything that runs here is real: members are processes of their own, started from this same program through a hidden
 //! subcommand ([`member`]); the library is used through its public interface alone, as any application would.
@@ -22,6 +21,7 @@ mod latency;
 mod gaps;
 mod demo;
 mod bench;
+mod kv;
 mod member;
 
 use std::io::Write as _;
@@ -30,7 +30,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{BenchCommand, Cli, Command};
+use crate::args::{BenchCommand, Cli, Command, KvCommand};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         Command::Status(args) => (ask::status(args), args.json),
         Command::Explain(args) => (ask::explain(args), args.json),
         Command::Bench(command) => (bench::run(command, &cli.log), wants_json(command)),
+        Command::Kv(command) => (kv::run(command), kv_wants_json(command)),
         Command::Member { parent, .. } => return member::run(*parent),
     };
     match result {
@@ -59,6 +60,17 @@ fn wants_json(command: &BenchCommand) -> bool {
         BenchCommand::Idle(args) => args.group.json,
         BenchCommand::Failover(args) => args.json,
         BenchCommand::Join(args) => args.json,
+    }
+}
+
+fn kv_wants_json(command: &KvCommand) -> bool {
+    match command {
+        KvCommand::Serve(_) => false,
+        KvCommand::Put(args) => args.to.json,
+        KvCommand::Get(args) => args.to.json,
+        KvCommand::Delete(args) => args.to.json,
+        KvCommand::Watch(args) => args.to.json,
+        KvCommand::Bench(args) => args.to.json,
     }
 }
 

@@ -6,7 +6,7 @@
 //! parent, which makes the figures: [`samples`] sets the members' times against each other, [`figures`] corrects and
 //! chooses, [`plot`] draws.
 
-mod figures;
+pub(crate) mod figures;
 mod plot;
 mod conduct;
 pub(crate) mod idle;

@@ -191,9 +191,14 @@ fn not_started(id: u32, error: StartError) -> Failure {
 }
 
 /// Which signal asks this process to end, once one does.
-type Signalled = Arc<OnceLock<&'static str>>;
+pub(crate) type Signalled = Arc<OnceLock<&'static str>>;
 
-fn watch_signals() -> Result<Signalled, Failure> {
+/// Waits for SIGTERM and SIGINT, on a thread of its own. A second one ends the process at once, and so does the first if nothing else
+/// has within [`PATIENCE`].
+///
+/// # Errors
+/// The system refuses.
+pub(crate) fn watch_signals() -> Result<Signalled, Failure> {
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|cause| {
         Failure::start(format!("can't wait for signals: {cause}"), "see the system's reason")
     })?;

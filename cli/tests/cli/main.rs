@@ -9,10 +9,16 @@ mod demo;
 mod node;
 mod views;
 mod bench;
+mod kv;
+mod kv_histories;
 
 #[path = "../../examples/exchange_day.rs"]
 #[allow(unreachable_pub)]
 mod exchange_day;
+
+#[path = "../../../tests/src/linear.rs"]
+#[allow(unreachable_pub)]
+mod linear;
 
 #[test]
 fn the_shipped_file_is_what_its_program_makes() {

@@ -24,6 +24,8 @@ fn help_teaches() {
         (&["explain", "--help"], &["nothing waits", "Exit codes:"]),
         (&["bench", "latency", "--help"], &["coordinated omission", "The floor:", "Exit codes:"]),
         (&["bench", "throughput", "--help"], &["GB/s", "The floor:"]),
+        (&["kv", "--help"], &["serve", "bench", "Versions:", "Exit codes:"]),
+        (&["kv", "put", "--help"], &["--if-version", "--server", "Examples", "Exit codes:"]),
         (&["bench", "failover", "--help"], &["outage", "--silent", "Exit codes:"]),
         (&["bench", "join", "--help"], &["longest gap", "bare TCP", "--state", "Exit codes:"]),
     ] {
@@ -71,6 +73,9 @@ fn arguments_that_make_no_sense_are_refused_with_code_2() {
     refused(&[&joining[..], &["--peer", "2=127.0.0.1:2"]].concat(), 2, &["--join and --peer", "what to do:"]);
     refused(&[&joining[..], &["--silence", "1ms"]].concat(), 2, &["silence", "20ms"]);
     refused(&["status", "here"], 2, &["ADDRESS"]);
+    refused(&["kv", "get", "colour"], 2, &["--server"]);
+    refused(&["kv", "get", "", "--server", "127.0.0.1:1"], 2, &["1 to 512", "what to do:"]);
+    refused(&["kv", "bench", "--server", "127.0.0.1:1", "--reads", "101"], 2, &["--reads", "0..=100"]);
     refused(&["explode"], 2, &["explode"]);
 }
 
