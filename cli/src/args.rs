@@ -70,6 +70,8 @@ pub(crate) enum FabricArg {
     Shm,
     /// TCP, over io_uring where the kernel allows it
     Tcp,
+    /// RDMA, over InfiniBand or RoCE (in builds with the feature `verbs`)
+    Verbs,
 }
 
 /// What a delivery promises.
@@ -197,7 +199,7 @@ input, once all its outcomes are in and every other member of the view has come 
 The configuration file (TOML) says the same as the flags, which go first where both speak:
   id = 1
   listen = \"127.0.0.1:7101\"
-  fabric = \"tcp\"                # auto, shm, tcp
+  fabric = \"tcp\"                # auto, shm, tcp, verbs
   guarantee = \"atomic\"          # fifo, agreed, atomic
   # join = [\"127.0.0.1:7102\"]   # instead of [peers]
   # rejoin = true

@@ -25,6 +25,7 @@ impl From<FabricArg> for FabricChoice {
             FabricArg::Auto => Self::Auto,
             FabricArg::Shm => Self::Shm,
             FabricArg::Tcp => Self::Tcp,
+            FabricArg::Verbs => Self::Verbs,
         }
     }
 }

@@ -105,9 +105,10 @@ impl Context {
         // SAFETY: as in `names`.
         let devices = unsafe { std::slice::from_raw_parts(list, count) };
         let opened = match devices.iter().find(|device| name_of(**device) == name) {
-            // SAFETY: a device of a list that is not yet freed; what is opened outlives the list (its manual page).
             Some(device) => {
-                NonNull::new(unsafe { ffi::ibv_open_device(*device) }).ok_or_else(io::Error::last_os_error)
+                // SAFETY: a device of a list that is not yet freed; what is opened outlives the list (its manual page).
+                let context = unsafe { ffi::ibv_open_device(*device) };
+                NonNull::new(context).ok_or_else(io::Error::last_os_error)
             }
             None => Err(io::ErrorKind::NotFound.into()),
         };
@@ -181,8 +182,10 @@ impl Context {
         let kind = unsafe { &raw const (*filled).event_type }.cast::<u32>();
         // SAFETY: filled in; read as a number because a library younger than its headers may know more kinds.
         let kind = unsafe { kind.read() };
+        // SAFETY: as above; only an address is taken.
+        let element = unsafe { &raw const (*filled).element }.cast::<usize>();
         // SAFETY: the union was zeroed and then filled in; as a number it says which queue pair, if it is one.
-        let element = unsafe { (*filled).element.qp } as usize;
+        let element = unsafe { element.read() };
         // SAFETY: an event that was got and is acknowledged once; whoever destroys what it names waits for this.
         unsafe { ffi::ibv_ack_async_event(filled) };
         Some(read_report(kind, element))

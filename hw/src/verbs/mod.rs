@@ -83,6 +83,10 @@ const LOOK_EVERY: Duration = Duration::from_micros(50);
 /// How long a step of falling asleep takes at most before the clock is looked at.
 const SETTLE_STEP: Duration = Duration::from_millis(1);
 
+/// What a watched descriptor tells of: the device has done something, or anything else.
+const DONE: u64 = 1;
+const BESIDE: u64 = 0;
+
 /// A fabric whose links are queue pairs. See the [module](self).
 pub struct VerbsFabric {
     node: NodeId,
@@ -166,9 +170,14 @@ impl VerbsFabric {
         let channel = Channel::new(&outlet.context).map_err(machine("completion channel"))?;
         let segment = registrable(options.segment_bytes).map_err(machine("memory for the segment"))?;
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|cause| machine("epoll")(cause.into()))?;
-        for watched in [listener.as_fd(), bell.as_fd(), channel.as_fd(), outlet.context.reports()] {
-            let flags = EventFlags::IN | EventFlags::ET;
-            epoll::add(&epoll, watched, EventData::new_u64(0), flags)
+        let all = [
+            (listener.as_fd(), BESIDE),
+            (bell.as_fd(), BESIDE),
+            (outlet.context.reports(), BESIDE),
+            (channel.as_fd(), DONE),
+        ];
+        for (watched, what) in all {
+            epoll::add(&epoll, watched, EventData::new_u64(what), EventFlags::IN | EventFlags::ET)
                 .map_err(|cause| machine("place among the watched descriptors")(cause.into()))?;
         }
         let fabric = Self {
@@ -261,7 +270,7 @@ impl VerbsFabric {
     /// Watches a connection; looked at when anything happens to it.
     fn watch_socket(&self, socket: &OwnedFd) {
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        if let Err(cause) = epoll::add(&self.epoll, socket, EventData::new_u64(0), flags) {
+        if let Err(cause) = epoll::add(&self.epoll, socket, EventData::new_u64(BESIDE), flags) {
             tracing::warn!(%cause, "a connection can't be watched; see /proc/sys/fs/epoll/max_user_watches");
         }
     }
@@ -377,10 +386,14 @@ impl VerbsFabric {
         let mut room = [const { MaybeUninit::<Event>::uninit() }; 16];
         self.stats.system_calls += 1;
         match epoll::wait(&self.epoll, &mut room, timeout.as_ref()) {
-            Ok((events, _)) if events.is_empty() => {}
-            Ok(_) => {
-                self.look = true;
-                self.channel.quiet();
+            Ok((events, _)) => {
+                for event in events {
+                    if event.data.u64() == DONE {
+                        self.channel.quiet();
+                    } else {
+                        self.look = true;
+                    }
+                }
             }
             Err(rustix::io::Errno::INTR) => {}
             Err(cause) => tracing::error!(%cause, "epoll_wait failed"),
@@ -415,20 +428,25 @@ impl VerbsFabric {
     /// Waits until all that was published has arrived. Returns whether it has; not if there is news for which to stop, or it is time.
     fn settle(&mut self, until: Option<Instant>, stop: impl Fn(&Self) -> bool) -> bool {
         loop {
-            let rung = self.collect_all(true);
+            // A ring is one for this nap, and there will be no other in it: the nap is over.
+            if self.collect_all(true) {
+                return false;
+            }
             if self.is_settled() {
                 return true;
             }
-            if rung || stop(self) {
+            if stop(self) {
                 return false;
             }
             self.arm_all();
-            let rung = self.collect_all(true);
+            if self.collect_all(true) {
+                return false;
+            }
             if self.is_settled() {
                 return true;
             }
             let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
-            if rung || left.is_zero() {
+            if left.is_zero() {
                 return false;
             }
             self.sleep(Some(left.min(SETTLE_STEP)));
@@ -670,7 +688,7 @@ impl Fabric for VerbsFabric {
             self.tell(slot);
             self.pump(slot, true);
         }
-        self.settle(until, |_| false);
+        while !self.settle(until, |_| false) && until.is_none_or(|until| Instant::now() < until) {}
         for slot in self.up.iter() {
             if let Some(link) = self.link_mut(slot) {
                 if let (Phase::Up(socket), true) = (&link.phase, link.outgoing.is_settled()) {
