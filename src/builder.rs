@@ -16,7 +16,7 @@ use consort_hw::tcp::{TcpFabric, TcpOptions};
 use crate::{Domain, Guarantee, NodeId, Role, WaitStrategy};
 
 /// The names that `fabric` may have in a configuration.
-const FABRICS: &[&str] = &["auto", "shm", "tcp"];
+const FABRICS: &[&str] = &["auto", "shm", "tcp", "verbs"];
 
 /// How messages travel between the nodes. All nodes of a group use the same.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -30,6 +30,8 @@ pub enum FabricChoice {
     Shm,
     /// TCP, over io_uring where the kernel allows it: any machines.
     Tcp,
+    /// RDMA, over InfiniBand or RoCE: machines with such cards. Only in builds with the feature `verbs`; others say so at the start.
+    Verbs,
 }
 
 /// No fabric is called that.
@@ -50,6 +52,7 @@ impl fmt::Display for FabricChoice {
             Self::Auto => "auto",
             Self::Shm => "shm",
             Self::Tcp => "tcp",
+            Self::Verbs => "verbs",
         })
     }
 }
@@ -62,6 +65,7 @@ impl FromStr for FabricChoice {
             "auto" => Ok(Self::Auto),
             "shm" => Ok(Self::Shm),
             "tcp" => Ok(Self::Tcp),
+            "verbs" => Ok(Self::Verbs),
             _ => Err(UnknownFabric(name.to_owned())),
         }
     }
@@ -256,14 +260,32 @@ impl NodeBuilder {
             chosen => chosen,
         };
         config.fabric = choice.to_string();
+        if choice == FabricChoice::Verbs && !cfg!(feature = "verbs") {
+            let problem = "this build has no verbs; build with `--features verbs`, which takes libibverbs-dev, \
+                           librdmacm-dev and libclang-dev, or take tcp";
+            return Err(ConfigError::Value {
+                place: None,
+                key: "fabric".to_owned(),
+                problem: problem.to_owned(),
+            }
+            .into());
+        }
         let (id, segment_bytes) = (config.id, config.segment_bytes());
         let (listen, advertise) = (config.listen.ip(), config.advertise.map(|address| address.ip()));
         let fabric: MakeFabric = Box::new(move || {
             if choice == FabricChoice::Shm {
                 let options = ShmOptions { segment_bytes, ..Default::default() };
                 let fabric = ShmFabric::new(id, options)?;
-                Ok((Box::new(fabric) as Box<dyn Fabric + Send>, "futex"))
-            } else {
+                return Ok((Box::new(fabric) as Box<dyn Fabric + Send>, "futex"));
+            }
+            #[cfg(feature = "verbs")]
+            if choice == FabricChoice::Verbs {
+                use consort_hw::verbs::{VerbsFabric, VerbsOptions};
+                let options = VerbsOptions { segment_bytes, listen, advertise, ..Default::default() };
+                let fabric = VerbsFabric::new(id, options)?;
+                return Ok((Box::new(fabric) as Box<dyn Fabric + Send>, "rc"));
+            }
+            {
                 let options = TcpOptions { segment_bytes, listen, advertise, ..Default::default() };
                 let fabric = TcpFabric::new(id, options)?;
                 let engine = fabric.engine();

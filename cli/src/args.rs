@@ -74,6 +74,8 @@ pub(crate) enum FabricArg {
     Shm,
     /// TCP, over io_uring where the kernel allows it
     Tcp,
+    /// RDMA, over InfiniBand or RoCE (in builds with the feature `verbs`)
+    Verbs,
 }
 
 /// What a delivery promises.
@@ -252,7 +254,7 @@ input, once all its outcomes are in and every other member of the view has come 
 The configuration file (TOML) says the same as the flags, which go first where both speak:
   id = 1
   listen = \"127.0.0.1:7101\"
-  fabric = \"tcp\"                # auto, shm, tcp
+  fabric = \"tcp\"                # auto, shm, tcp, verbs
   guarantee = \"atomic\"          # fifo, agreed, atomic
   # join = [\"127.0.0.1:7102\"]   # instead of [peers]
   # rejoin = true
@@ -899,14 +901,18 @@ mod tests {
     #[test]
     fn examples_in_the_help_parse() {
         let mut examples = 0;
-        for line in
-            [START_HERE, DEMO_HELP, NODE_HELP, LATENCY_HELP, THROUGHPUT_HELP, FAILOVER_HELP, JOIN_HELP]
-                .iter()
-                .flat_map(|help| help.lines())
-
-        for line in [START_HERE, DEMO_HELP, NODE_HELP, KV_HELP, LATENCY_HELP, THROUGHPUT_HELP, FAILOVER_HELP]
-            .iter()
-            .flat_map(|help| help.lines())
+        for line in [
+            START_HERE,
+            DEMO_HELP,
+            NODE_HELP,
+            KV_HELP,
+            LATENCY_HELP,
+            THROUGHPUT_HELP,
+            FAILOVER_HELP,
+            JOIN_HELP,
+        ]
+        .iter()
+        .flat_map(|help| help.lines())
         {
             let Some(at) = line.find("consort ") else { continue };
             if !line.starts_with("  ") || line.contains("consort help") || line.contains("--help") {

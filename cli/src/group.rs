@@ -30,6 +30,7 @@ impl From<FabricArg> for FabricChoice {
             FabricArg::Auto => Self::Auto,
             FabricArg::Shm => Self::Shm,
             FabricArg::Tcp => Self::Tcp,
+            FabricArg::Verbs => Self::Verbs,
         }
     }
 }

@@ -6,3 +6,5 @@
 mod signals;
 pub mod shm;
 pub mod tcp;
+#[cfg(feature = "verbs")]
+pub mod verbs;

@@ -60,6 +60,8 @@ const UNSAFE: &[&str] = &[
     "hw/src/tcp/parts.rs",
     "hw/src/tcp/sys.rs",
     "hw/src/tcp/uring.rs",
+    "hw/src/verbs/device.rs",
+    "hw/src/verbs/queue.rs",
     "cli/src/bench/floor/memory.rs",
 ];
 

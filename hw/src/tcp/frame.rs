@@ -42,7 +42,7 @@ pub(super) const HEADER: usize = 32;
 pub(super) const RUN: usize = 8;
 
 /// The largest segment that a run's two numbers can speak of: 2³² words.
-pub(super) const MAX_SEGMENT: usize = 1 << 35;
+pub(crate) const MAX_SEGMENT: usize = 1 << 35;
 
 const KIND_RING: u8 = 1;
 const KIND_WORDS: u8 = 2;

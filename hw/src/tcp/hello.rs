@@ -36,7 +36,7 @@ use super::check::crc32c;
 use super::frame::MAX_SEGMENT;
 
 pub(super) const OFFER: usize = 64;
-pub(super) const HELLO: usize = 80;
+pub(crate) const HELLO: usize = 80;
 
 const OFFER_MAGIC: &[u8; 4] = b"COFR";
 const HELLO_MAGIC: &[u8; 8] = b"CONSORTL";
@@ -45,17 +45,17 @@ const BYTE_ORDER: u8 = if cfg!(target_endian = "little") { 1 } else { 2 };
 
 /// 128 random bits that prove to have been told by the node itself.
 #[derive(Clone, Copy)]
-pub(super) struct Token(pub(super) [u8; 16]);
+pub(crate) struct Token(pub(crate) [u8; 16]);
 
 impl Token {
-    pub(super) fn random() -> Result<Self, getrandom::Error> {
+    pub(crate) fn random() -> Result<Self, getrandom::Error> {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes)?;
         Ok(Self(bytes))
     }
 
     /// Looks at all bytes, whichever differ, so that the time taken tells nothing of them.
-    pub(super) fn matches(&self, other: &Self) -> bool {
+    pub(crate) fn matches(&self, other: &Self) -> bool {
         self.0.iter().zip(other.0).fold(0, |all, (a, b)| all | (a ^ b)) == 0
     }
 }
@@ -68,19 +68,24 @@ impl std::fmt::Debug for Token {
 
 /// What a peer must know to link to a node.
 #[derive(Clone, Debug)]
-pub(super) struct Offer {
-    pub(super) node: NodeId,
-    pub(super) address: SocketAddr,
-    pub(super) token: Token,
-    pub(super) segment_bytes: usize,
+pub(crate) struct Offer {
+    pub(crate) node: NodeId,
+    pub(crate) address: SocketAddr,
+    pub(crate) token: Token,
+    pub(crate) segment_bytes: usize,
     /// The port, at the same address, where it has its lifelines dialled; 0 if it has none.
-    pub(super) lifelines: u16,
+    pub(crate) lifelines: u16,
 }
 
 impl Offer {
     pub(super) fn encode(&self) -> [u8; OFFER] {
+        self.encode_as(OFFER_MAGIC)
+    }
+
+    /// For fabrics that set up their links in the same way: with first bytes of their own.
+    pub(crate) fn encode_as(&self, magic: &[u8; 4]) -> [u8; OFFER] {
         let mut bytes = [0; OFFER];
-        bytes[..4].copy_from_slice(OFFER_MAGIC);
+        bytes[..4].copy_from_slice(magic);
         bytes[4..6].copy_from_slice(&VERSION.to_le_bytes());
         bytes[6] = BYTE_ORDER;
         bytes[8..12].copy_from_slice(&self.node.0.to_le_bytes());
@@ -105,8 +110,13 @@ impl Offer {
 
     /// Reads an offer that the control plane brought. The text of a refusal goes to the user.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        if bytes.get(..4) != Some(OFFER_MAGIC) {
-            return Err("it is none of the tcp fabric".to_owned());
+        Self::decode_as(bytes, OFFER_MAGIC, "tcp")
+    }
+
+    /// As [`Offer::decode`], of the fabric called `name`.
+    pub(crate) fn decode_as(bytes: &[u8], magic: &[u8; 4], name: &str) -> Result<Self, String> {
+        if bytes.get(..4) != Some(magic) {
+            return Err(format!("it is none of the {name} fabric"));
         }
         let Ok(bytes) = <&[u8; OFFER]>::try_from(bytes) else {
             return Err(format!(
@@ -141,32 +151,32 @@ impl Offer {
         let lifelines = u16::from_le_bytes([bytes[14], bytes[15]]);
         let offer = Self { node, address, token: Token(array(bytes, 16)), segment_bytes, lifelines };
         // What is to be zero is zero.
-        if offer.encode() == *bytes { Ok(offer) } else { Err("it does not make sense".to_owned()) }
+        if offer.encode_as(magic) == *bytes { Ok(offer) } else { Err("it does not make sense".to_owned()) }
     }
 }
 
 /// Who dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(crate) enum Role {
     Dialler = 1,
     Acceptor = 2,
 }
 
 /// The first bytes on a connection.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Hello {
-    pub(super) role: Role,
-    pub(super) from: NodeId,
-    pub(super) to: NodeId,
-    pub(super) segment_bytes: usize,
-    pub(super) to_token: Token,
-    pub(super) from_token: Token,
-    pub(super) nonce: u64,
+pub(crate) struct Hello {
+    pub(crate) role: Role,
+    pub(crate) from: NodeId,
+    pub(crate) to: NodeId,
+    pub(crate) segment_bytes: usize,
+    pub(crate) to_token: Token,
+    pub(crate) from_token: Token,
+    pub(crate) nonce: u64,
 }
 
 /// Why a hello is turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unwelcome {
+pub(crate) enum Unwelcome {
     #[error("it does not speak this protocol")]
     Magic,
     #[error("its hello is damaged")]
@@ -188,7 +198,7 @@ pub(super) enum Unwelcome {
 }
 
 impl Hello {
-    pub(super) fn encode(&self) -> [u8; HELLO] {
+    pub(crate) fn encode(&self) -> [u8; HELLO] {
         let mut bytes = [0; HELLO];
         bytes[..8].copy_from_slice(HELLO_MAGIC);
         bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
@@ -204,7 +214,7 @@ impl Hello {
         bytes
     }
 
-    pub(super) fn decode(bytes: &[u8; HELLO]) -> Result<Self, Unwelcome> {
+    pub(crate) fn decode(bytes: &[u8; HELLO]) -> Result<Self, Unwelcome> {
         if &bytes[..8] != HELLO_MAGIC {
             return Err(Unwelcome::Magic);
         }
@@ -239,7 +249,7 @@ impl Hello {
     }
 
     /// Whether this hello is for `me`, from one who was told so by the control plane. Says nothing about who it is.
-    pub(super) fn check_for(&self, me: NodeId, token: &Token, role: Role) -> Result<(), Unwelcome> {
+    pub(crate) fn check_for(&self, me: NodeId, token: &Token, role: Role) -> Result<(), Unwelcome> {
         if self.role != role {
             return Err(Unwelcome::Senseless);
         }
@@ -253,7 +263,7 @@ impl Hello {
     }
 
     /// Whether this hello comes from who made `offer`.
-    pub(super) fn check_from(&self, offer: &Offer) -> Result<(), Unwelcome> {
+    pub(crate) fn check_from(&self, offer: &Offer) -> Result<(), Unwelcome> {
         let same = self.from == offer.node && self.segment_bytes == offer.segment_bytes;
         if same && offer.token.matches(&self.from_token) { Ok(()) } else { Err(Unwelcome::NotThePeer) }
     }
@@ -273,18 +283,19 @@ pub(super) fn sound_segment(bytes: usize) -> bool {
 }
 
 /// Whether nobody can dial `address`.
-pub(super) fn is_wildcard(address: IpAddr) -> bool {
+pub(crate) fn is_wildcard(address: IpAddr) -> bool {
     address.is_unspecified() || address.is_multicast()
 }
 
 /// Puts the sum of an offer or hello into its last four bytes.
-pub(super) fn seal(bytes: &mut [u8]) {
+pub(crate) fn seal(bytes: &mut [u8]) {
     let end = bytes.len() - 4;
     let sum = crc32c(0, &bytes[..end]);
     bytes[end..].copy_from_slice(&sum.to_le_bytes());
 }
 
-fn sealed(bytes: &[u8]) -> bool {
+/// Whether the last four bytes are the sum of those before.
+pub(crate) fn sealed(bytes: &[u8]) -> bool {
     let end = bytes.len() - 4;
     crc32c(0, &bytes[..end]) == le32(bytes, end)
 }

@@ -38,15 +38,15 @@
 //! and does nothing else.
 
 mod check;
-mod frame;
+pub(crate) mod frame;
 mod parts;
 mod outgoing;
 mod incoming;
 mod options;
 mod counts;
-mod hello;
+pub(crate) mod hello;
 mod engine;
-mod sys;
+pub(crate) mod sys;
 mod epoll;
 mod uring;
 mod link;

@@ -113,18 +113,18 @@ pub(super) fn message(parts: &mut [libc::iovec]) -> libc::msghdr {
 }
 
 /// Sends bytes of setting up, where a short send is an error: they are few and come first on their connection.
-pub(super) fn send_all(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn send_all(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     let sent = rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
     if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
 /// Receives bytes of setting up. Does not block.
-pub(super) fn receive_some(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn receive_some(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
     Ok(rustix::net::recv(socket, bytes, RecvFlags::DONTWAIT)?.1)
 }
 
 /// A listener on `address` and a port of the kernel's choice, and where it listens.
-pub(super) fn listen(address: IpAddr) -> io::Result<(OwnedFd, SocketAddr)> {
+pub(crate) fn listen(address: IpAddr) -> io::Result<(OwnedFd, SocketAddr)> {
     let socket = socket(address)?;
     rustix::net::bind(&socket, &SocketAddr::new(address, 0))?;
     rustix::net::listen(&socket, BACKLOG)?;
@@ -133,12 +133,12 @@ pub(super) fn listen(address: IpAddr) -> io::Result<(OwnedFd, SocketAddr)> {
 }
 
 /// The next connection of `listener`, if there is one.
-pub(super) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(rustix::net::accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?)
 }
 
 /// Begins to connect to `to`, from the address `from` where it is given and of the same family.
-pub(super) fn dial(to: SocketAddr, from: Option<IpAddr>) -> io::Result<OwnedFd> {
+pub(crate) fn dial(to: SocketAddr, from: Option<IpAddr>) -> io::Result<OwnedFd> {
     let socket = socket(to.ip())?;
     if let Some(from) = from.filter(|from| from.is_ipv4() == to.is_ipv4()) {
         rustix::net::bind(&socket, &SocketAddr::new(from, 0))?;
@@ -172,7 +172,7 @@ pub(super) fn tune(socket: BorrowedFd<'_>, options: &TcpOptions) -> io::Result<(
 }
 
 /// Has the kernel ask an idle peer's machine whether it is there.
-pub(super) fn keep_alive(socket: BorrowedFd<'_>, unanswered: Duration) -> io::Result<()> {
+pub(crate) fn keep_alive(socket: BorrowedFd<'_>, unanswered: Duration) -> io::Result<()> {
     // An idle peer is asked after half the time, and given the other half to answer. What is unacknowledged is watched
     // by `Link::unanswered`: TCP_USER_TIMEOUT would also kill the link of a member that is merely stopped or slow, once
     // its window has been closed for so long, though its machine answers every probe.
@@ -226,7 +226,7 @@ pub(super) fn end(socket: BorrowedFd<'_>) {
 }
 
 /// No more is sent; the peer's part stays open.
-pub(super) fn end_sending(socket: BorrowedFd<'_>) {
+pub(crate) fn end_sending(socket: BorrowedFd<'_>) {
     let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write); // as above
 }
 
@@ -273,7 +273,7 @@ const LARGE: usize = 2 << 20;
 /// cost a tenth of the time to be had and to be freed, which at the death of a process is time that its survivors lack.
 ///
 /// Not the allocator's: what is aligned as large pages are, it would zero itself, page by page, and before any advice.
-pub(super) fn memory(bytes: usize) -> io::Result<Segment> {
+pub(crate) fn memory(bytes: usize) -> io::Result<Segment> {
     let out_of_range = || io::Error::from(io::ErrorKind::OutOfMemory);
     let len = bytes.checked_next_multiple_of(PAGE).ok_or_else(out_of_range)?;
     let all = len.checked_add(LARGE).ok_or_else(out_of_range)?;
@@ -311,13 +311,13 @@ impl Drop for Pages {
 }
 
 /// A counter in the kernel that ends a sleep: what rings the doorbell.
-pub(super) fn bell() -> io::Result<OwnedFd> {
+pub(crate) fn bell() -> io::Result<OwnedFd> {
     use rustix::event::{EventfdFlags, eventfd};
     Ok(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?)
 }
 
 /// Ends the sleep that waits for `bell`, or the next one.
-pub(super) fn ring(bell: BorrowedFd<'_>) {
+pub(crate) fn ring(bell: BorrowedFd<'_>) {
     // The counter can't be full in earnest: 2⁶⁴ − 1 rings without a sleep.
     let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
 }
@@ -329,6 +329,6 @@ pub(super) fn hush(bell: &OwnedFd) {
 }
 
 /// Whether a call that does not block has to be made again later.
-pub(super) fn is_later(cause: &io::Error) -> bool {
+pub(crate) fn is_later(cause: &io::Error) -> bool {
     matches!(cause.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -230,6 +230,8 @@ fn child() {
         "shm" => live::<super::shm::ShmRig>(seed),
         "tcp-io_uring" => live::<super::tcp::TcpRig<super::tcp::OnUring>>(seed),
         "tcp-epoll" => live::<super::tcp::TcpRig<super::tcp::OnEpoll>>(seed),
+        #[cfg(feature = "verbs")]
+        "verbs" => live::<super::verbs::VerbsRig>(seed),
         other => panic!("{FABRIC}={other}: no such fabric here"),
     }
 }
