@@ -294,8 +294,8 @@ fn shards_repair_themselves() {
             });
             sent = sent.map(|sent| sent + 2000);
             cluster.until("whole again", || {
-                (0..3)
-                    .all(|shard| cluster.members.values().all(|it| it.shard("kv", shard).members.len() == 3))
+                let is_whole = |shard: &Shard| shard.members.len() == 3 && !ids(shard).contains(&gone);
+                (0..3).all(|shard| cluster.members.values().all(|it| is_whole(&it.shard("kv", shard))))
             });
             for (shard, before) in before.iter_mut().enumerate() {
                 let now = ids(&cluster.members[&1].shard("kv", shard));

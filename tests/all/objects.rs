@@ -393,7 +393,10 @@ fn objects_live_on_shards() {
         let (node, objects) = cluster.nodes.remove(&gone).unwrap();
         node.stop();
         drop(objects);
-        cluster.until("whole again", || (0..2).all(|shard| cluster.members(shard).len() == 2));
+        cluster.until("whole again", || {
+            let is_whole = |members: Vec<u32>| members.len() == 2 && !members.contains(&gone);
+            (0..2).all(|shard| is_whole(cluster.members(shard)))
+        });
         for shard in 0..2 {
             for id in cluster.members(shard) {
                 let object = &cluster.nodes[&id].1[shard];
