@@ -198,16 +198,17 @@ impl PeerMemory {
     /// After this the bytes behind every handle to the mirror change no more, whatever the peer does. `layers` are what was
     /// renewed.
     pub(super) fn freeze(&self, layers: &Layers) {
-        let all = 0..self.len();
-        let words: Vec<_> = layers
-            .tops(all)
-            .flat_map(|(range, top)| {
+        let written = || {
+            layers.tops(0..self.len()).flat_map(|(range, top)| {
                 let (file, base) = top.map_or((&self.file, 0), |layer| (&layer.file, layer.range.start));
                 written(file, range.start - base..range.end - base)
                     .map(move |part| part.start + base..part.end + base)
             })
-            .collect();
-        self.freeze_keeping(&Kept { words: &words, ring: &[] });
+        };
+        let bytes = written().map(|part| part.len()).sum();
+        // Looked for again while it is copied: a page that nobody had written to is passed over only after all before it were copied,
+        // so no word in the copy vouches for bytes in it.
+        self.or_end(self.try_freeze(written(), &[], bytes));
     }
 
     /// As [`PeerMemory::freeze`], and what is not kept reads as zero.
@@ -215,19 +216,29 @@ impl PeerMemory {
     /// Without the memory for the copy the node can't go on in safety (S4): the process ends as it does whenever
     /// memory runs out.
     pub(super) fn freeze_keeping(&self, kept: &Kept<'_>) {
-        if let Err(error) = self.try_freeze(kept) {
+        let bytes = kept.words.iter().chain(kept.ring).map(ExactSizeIterator::len).sum();
+        self.or_end(self.try_freeze(kept.words.iter().cloned(), kept.ring, bytes));
+    }
+
+    fn or_end(&self, frozen: Result<(), Errno>) {
+        if let Err(error) = frozen {
             tracing::error!(%error, bytes = self.len(), "no memory to keep a fenced peer's segment in");
             handle_alloc_error(Layout::from_size_align(self.len(), PAGE).unwrap_or(Layout::new::<u8>()));
         }
     }
 
-    fn try_freeze(&self, kept: &Kept<'_>) -> Result<(), Errno> {
+    /// Keeps these parts, of about so many bytes in all.
+    fn try_freeze(
+        &self,
+        words: impl Iterator<Item = Range<usize>>,
+        ring: &[Range<usize>],
+        bytes: usize,
+    ) -> Result<(), Errno> {
         let aside = Mapping::anonymous(self.len())?;
-        let all = kept.words.iter().chain(kept.ring);
-        if all.map(ExactSizeIterator::len).sum::<usize>() >= LARGE_FROM {
+        if bytes >= LARGE_FROM {
             aside.advise(Advice::LinuxHugepage);
         }
-        for page in kept.words.iter().flat_map(pages) {
+        for page in words.flat_map(|part| pages(&part)) {
             let (from, to) = (self.mapping.words(page), aside.fresh_words(page));
             for _ in 0..READINGS_MAX {
                 let mut same = true;
@@ -241,7 +252,7 @@ impl PeerMemory {
                 }
             }
         }
-        for page in kept.ring.iter().flat_map(pages) {
+        for page in ring.iter().flat_map(pages) {
             let (from, to) = (self.mapping.words(page), aside.fresh_words(page));
             for (old, new) in to.iter_mut().zip(from) {
                 *old = new.load(Ordering::Relaxed); // what matters of it changes no more since its head was seen (D11)
