@@ -33,7 +33,10 @@ fn hello(node: u32, incarnation: u64) -> Hello {
         role: Role::Data,
         fabric: "sim".to_owned(),
         guarantee: "atomic".to_owned(),
-        ring_bytes: 4096, state: false,
+        ring_bytes: 4096,
+        state: false,
+        domain: Default::default(),
+        groups: 0,
         offer: Vec::new(),
     }
 }
