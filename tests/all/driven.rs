@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use consort::{DrivenNode, FabricChoice, Incoming, NodeBuilder, SendError, WaitStrategy};
+use consort::{DrivenNode, FabricChoice, GroupConfig, Incoming, NodeBuilder, SendError, WaitStrategy};
 
 /// Turns, beyond anything a sound run needs.
 const TURNS: u32 = 5_000_000;
@@ -82,4 +82,57 @@ fn who_tries_to_send_on_the_driving_thread_sleeps_until_there_may_be_room() {
         }
         assert!(sent, "no room, although the other takes what comes");
     }
+}
+
+// Groups beside the main one reach who asks for them, and wait while only the main one is asked for.
+#[test]
+fn groups_are_polled_too() {
+    let listeners: Vec<_> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+    let mut nodes: Vec<_> = (0..2)
+        .zip(listeners)
+        .map(|(at, listener)| {
+            let builder = NodeBuilder::new(at + 1).listener(listener).group(GroupConfig::new("audit"));
+            builder.peer(2 - at, addresses[1 - at as usize]).driven().unwrap()
+        })
+        .collect();
+    let (audit, sender) = nodes[0].sender_of("audit", 0).unwrap();
+    assert!(nodes[0].sender_of("audit", 1).is_none() && nodes[0].sender_of("nobody", 0).is_none());
+    let (mut sent, mut heard) = (false, Vec::new());
+    for _ in 0..TURNS {
+        let [one, other] = &mut nodes[..] else { panic!("two nodes") };
+        turn(one);
+        sent = sent
+            || sender.try_reserve(3).is_ok_and(|mut room| {
+                room.copy_from_slice(b"one");
+                room.send();
+                true
+            });
+        other
+            .poll_groups(&mut |shard, incoming| {
+                if let (true, Incoming::Message(message)) = (shard == audit, incoming) {
+                    heard.push(message.payload.to_vec());
+                }
+            })
+            .unwrap();
+        if !heard.is_empty() {
+            break;
+        }
+        std::thread::yield_now();
+    }
+    assert_eq!(heard, [b"one"]);
+    // The one that was only asked for the main group's has kept its own copy until now.
+    let mut kept = 0;
+    for _ in 0..TURNS {
+        nodes[0]
+            .poll_groups(&mut |shard, incoming| {
+                kept += usize::from(shard == audit && matches!(incoming, Incoming::Message(_)));
+            })
+            .unwrap();
+        turn(&mut nodes[1]);
+        if kept > 0 {
+            break;
+        }
+    }
+    assert_eq!(kept, 1);
 }

@@ -90,39 +90,51 @@ impl Member {
 
 struct Cluster {
     members: BTreeMap<u32, Member>,
+    fabric: FabricChoice,
+    groups: Vec<GroupConfig>,
+    addresses: Vec<SocketAddr>,
 }
 
 impl Cluster {
     fn new(fabric: FabricChoice, domains: &[&str], groups: &[GroupConfig]) -> Self {
         let listeners: Vec<_> = domains.iter().map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let addresses: Vec<SocketAddr> = listeners.iter().map(|it| it.local_addr().unwrap()).collect();
-        let start = |(id, (listener, domain)): (u32, (TcpListener, &&str))| {
-            let mut builder = NodeBuilder::new(id)
-                .listener(listener)
-                .fabric(fabric)
-                .ring_bytes(1 << 16)
-                .domain(Domain::new(domain).unwrap())
-                .silence(Duration::from_secs(5))
-                .start_within(Duration::from_secs(60));
-            for (peer, address) in (1..).zip(&addresses).filter(|(peer, _)| *peer != id) {
+        let mut cluster = Self { members: BTreeMap::new(), fabric, groups: groups.to_vec(), addresses };
+        for (id, (listener, domain)) in (1..).zip(listeners.into_iter().zip(domains)) {
+            let mut builder = NodeBuilder::new(id).listener(listener);
+            for (peer, address) in (1..).zip(&cluster.addresses).filter(|(peer, _)| *peer != id) {
                 builder = builder.peer(peer, *address);
             }
-            let builder = groups.iter().fold(builder, |builder, group| builder.group(group.clone()));
-            let node = builder.start().unwrap();
-            let (mut logs, mut takers) = (BTreeMap::new(), Vec::new());
-            for group in node.groups() {
-                for shard in 0..group.shards() {
-                    let log = Log::default();
-                    logs.insert((group.name().to_owned(), shard), log.clone());
-                    takers.push(take(group.shard(shard).unwrap(), log));
-                }
-            }
-            (id, Member { node, logs, takers })
-        };
-        let members = (1..).zip(listeners.into_iter().zip(domains)).map(start).collect();
-        let cluster = Self { members };
+            cluster.start(id, builder, domain);
+        }
         cluster.until("founded", || cluster.members.values().all(|it| !it.log("main", 0).views.is_empty()));
         cluster
+    }
+
+    /// Another node, which joins.
+    fn join(&mut self, id: u32, domain: &str) {
+        let builder = self.addresses.iter().fold(NodeBuilder::new(id), |builder, at| builder.join(*at));
+        self.start(id, builder, domain);
+    }
+
+    fn start(&mut self, id: u32, builder: NodeBuilder, domain: &str) {
+        let builder = builder
+            .fabric(self.fabric)
+            .ring_bytes(1 << 16)
+            .domain(Domain::new(domain).unwrap())
+            .silence(Duration::from_secs(5))
+            .start_within(Duration::from_secs(60));
+        let builder = self.groups.iter().fold(builder, |builder, group| builder.group(group.clone()));
+        let node = builder.start().unwrap();
+        let (mut logs, mut takers) = (BTreeMap::new(), Vec::new());
+        for group in node.groups() {
+            for shard in 0..group.shards() {
+                let log = Log::default();
+                logs.insert((group.name().to_owned(), shard), log.clone());
+                takers.push(take(group.shard(shard).unwrap(), log));
+            }
+        }
+        self.members.insert(id, Member { node, logs, takers });
     }
 
     fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
@@ -318,6 +330,49 @@ fn shards_repair_themselves() {
         let restored: usize =
             cluster.members.values().flat_map(|it| it.logs.values()).map(|log| lock(log).restored).sum();
         assert!(restored >= 2, "somebody has learned a shard: {restored}");
+        cluster.stop();
+    }
+}
+
+// A replica moves to a domain that has none, while its node goes on, and comes back when that domain is lost: it learns the state anew each time.
+#[test]
+fn a_replica_that_moved_away_comes_back() {
+    for fabric in FABRICS {
+        let kv = GroupConfig::new("kv").sharded(1, 2).state(true).ring_bytes(1 << 14);
+        let mut cluster = Cluster::new(fabric, &["a", "a"], &[kv]);
+        let (mut sent, mut stayed) = (0, 1);
+        for _ in 0..6 {
+            cluster.join(3, "b");
+            let members = |cluster: &Cluster| -> Vec<u32> {
+                cluster.members[&stayed].shard("kv", 0).members.iter().map(|node| node.0).collect()
+            };
+            cluster.until("spread", || matches!(members(&cluster)[..], [1 | 2, 3]));
+            stayed = members(&cluster)[0];
+            let moved = 3 - stayed;
+            cluster.until("told", || {
+                let told = cluster.members[&moved].log("kv", 0);
+                told.views
+                    .last()
+                    .is_some_and(|view| view.shards[1].members.iter().all(|node| node.0 != moved))
+            });
+            let sender = cluster.members[&moved].group("kv", 0).sender();
+            assert_eq!(sender.send(&[0; 8]), Err(SendError::NotMember));
+            cluster.send(stayed, "kv", 0, sent..sent + 500);
+            sent += 500;
+            cluster.members.remove(&3).unwrap().stop();
+            cluster.until("back", || {
+                let shard = cluster.members[&stayed].shard("kv", 0);
+                shard.members.len() == 2 && shard.members.iter().all(|node| node.0 != 3)
+            });
+            cluster.send(stayed, "kv", 0, sent..sent + 500);
+            sent += 500;
+            cluster.until("whole", || {
+                [1, 2].iter().all(|id| cluster.members[id].log("kv", 0).state.len() as u64 >= sent)
+            });
+            let states = [1, 2].map(|id| cluster.members[&id].log("kv", 0).state.clone());
+            assert_eq!(states[0], states[1]);
+            assert_eq!(states[0].iter().map(|it| it.1).collect::<Vec<_>>(), (0..sent).collect::<Vec<_>>());
+        }
         cluster.stop();
     }
 }

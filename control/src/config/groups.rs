@@ -8,7 +8,7 @@ use consort_dataplane::names::{MAX_NODES, NodeId};
 use consort_dataplane::plan::Guarantee;
 
 use super::NodeConfig;
-use crate::view::{ShardId, ShardShape, Spread};
+use crate::view::{ShardShape, Spread};
 
 /// The most shards that a cluster has, the main group's among them.
 pub const SHARDS: usize = 64;
@@ -166,7 +166,7 @@ impl fmt::Display for GroupMembers {
 }
 
 impl NodeConfig {
-    /// What all nodes know of the shards, by [`ShardId`]: the main group's, then those of the other groups, in the order of their names.
+    /// What all nodes know of the shards, by [`ShardId`](crate::view::ShardId): the main group's, then those of the other groups, in the order of their names.
     pub fn shapes(&self) -> Vec<ShardShape> {
         let mut at = FABRIC_PAGE;
         let mut place = |ring_bytes, guarantee, state, spread| {
@@ -188,21 +188,6 @@ impl NodeConfig {
         let mut groups: Vec<_> = self.groups.iter().collect();
         groups.sort_by(|one, other| one.name.cmp(&other.name));
         groups
-    }
-
-    /// The number of a group's first shard; the others follow it. `main` is a group too.
-    pub fn first_shard(&self, group: &str) -> Option<(ShardId, usize)> {
-        if group == MAIN {
-            return Some((ShardId::MAIN, 1));
-        }
-        let mut first = 1;
-        for it in self.groups_by_name() {
-            if it.name == group {
-                return Some((ShardId(first), it.shards()));
-            }
-            first += u32::try_from(it.shards()).unwrap_or(u32::MAX);
-        }
-        None
     }
 
     /// What people call each shard, by number: its group, and which of its shards it is if there are several.

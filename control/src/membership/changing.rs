@@ -193,7 +193,7 @@ impl Membership {
     }
 
     pub(super) fn on_peer_retired(&mut self, node: NodeId, shard: ShardId, since: ViewId) {
-        if let Some(peer) = self.peers.get_mut(&node) {
+        if let Some(peer) = self.peers.get_mut(&node).filter(|_| self.terms.has(shard)) {
             let retired = peer.retired.entry(shard).or_insert(since);
             *retired = since.max(*retired);
         }

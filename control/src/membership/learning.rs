@@ -41,7 +41,8 @@ pub(super) struct Learning {
 }
 
 impl Learning {
-    /// Another incarnation begins; what is held of a snapshot stays.
+    /// Begins anew. What is held of a snapshot stays; and attempts are counted on, so that a source tells a new one from one that it
+    /// hears of again.
     fn renew(&mut self) {
         *self = Self { attempt: self.attempt, held: self.held, ..Self::default() };
     }
@@ -120,17 +121,18 @@ impl Membership {
         for id in known {
             let shard = view.shard(id);
             let is_in = shard.is_some_and(|it| it.learners.contains(&me) || it.members.contains(&me));
-            if !is_in {
-                self.learning.remove(&id);
+            let Some(learning) = self.learning.get_mut(&id).filter(|_| !is_in) else { continue };
+            if learning.source.is_some() {
                 self.drive(Order::Unlearn(id));
             }
+            self.learning.entry(id).or_default().renew();
         }
         for (id, shard) in view.shards() {
             if !shard.learners.contains(&me) {
                 continue;
             }
-            if self.learning.get(&id).is_some_and(|learning| learning.done) {
-                self.learning.remove(&id); // it was a member once, and comes again
+            if let Some(learning) = self.learning.get_mut(&id).filter(|learning| learning.done) {
+                learning.renew(); // it was a member once, and comes again
             }
             if self.learn_from(now, id, &view) {
                 self.say_caught(id);
@@ -148,6 +150,9 @@ impl Membership {
 
     /// A learner says that it has caught up.
     pub(super) fn on_caught(&mut self, now: Time, node: NodeId, shard: ShardId, source: Incarnation) {
+        if !self.terms.has(shard) {
+            return; // S1: nothing is kept of what there isn't
+        }
         self.ready.retain(|ready| (ready.shard, ready.node) != (shard, node));
         self.ready.insert(Ready { shard, node, source });
         self.wish();

@@ -54,6 +54,11 @@ impl Terms {
         }
     }
 
+    /// Whether there is a shard of that number.
+    pub fn has(&self, shard: ShardId) -> bool {
+        usize::try_from(shard.0).is_ok_and(|at| at < self.shapes.len())
+    }
+
     /// What people call a shard.
     pub fn name(&self, shard: ShardId) -> &str {
         let at = usize::try_from(shard.0).unwrap_or(usize::MAX);

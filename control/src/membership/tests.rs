@@ -643,3 +643,19 @@ fn who_is_left_out_stops_or_comes_again() {
 fn a_witness_keeps_two_members_alive() {
     golden("witness.txt");
 }
+
+// S1: what is said of shards that there aren't is not kept.
+#[test]
+fn nothing_is_kept_of_shards_that_there_are_not() {
+    let config = NodeConfig::new(NodeId(1));
+    let mut membership = Membership::new(&config, Random::new([1; 32]), Time(0));
+    membership.peers.insert(NodeId(2), super::Peer::default());
+    for shard in [1, 7, u32::MAX] {
+        let (shard, source) = (ShardId(shard), Incarnation(9));
+        membership.on_said(Time(1), NodeId(2), Message::Caught { shard, source });
+        membership.on_said(Time(1), NodeId(2), Message::Retired(shard, ViewId(3)));
+    }
+    assert!(membership.ready.is_empty() && membership.peers[&NodeId(2)].retired.is_empty());
+    membership.on_said(Time(1), NodeId(2), Message::Retired(ShardId::MAIN, ViewId(3)));
+    assert_eq!(membership.peers[&NodeId(2)].retired.len(), 1);
+}

@@ -151,6 +151,9 @@ impl Driver {
         busy |= self.tell_of_links();
         for at in 0..self.streams.len() {
             busy |= self.turn_of(at, app);
+            if self.stopped.is_some() {
+                break; // the others have nothing more to tell either
+            }
         }
         if self.closing.is_some() {
             busy |= self.close();
