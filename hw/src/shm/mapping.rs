@@ -207,19 +207,17 @@ impl PeerMemory {
         };
         let bytes = written().map(|part| part.len()).sum();
         // Looked for again while it is copied: a page that nobody had written to is passed over only after all before it were copied,
-        // so no word in the copy vouches for bytes in it.
+        // so no word before it, in the copy, vouches for bytes in it.
         self.or_end(self.try_freeze(written(), &[], bytes));
     }
 
     /// As [`PeerMemory::freeze`], and what is not kept reads as zero.
-    ///
-    /// Without the memory for the copy the node can't go on in safety (S4): the process ends as it does whenever
-    /// memory runs out.
     pub(super) fn freeze_keeping(&self, kept: &Kept<'_>) {
         let bytes = kept.words.iter().chain(kept.ring).map(ExactSizeIterator::len).sum();
         self.or_end(self.try_freeze(kept.words.iter().cloned(), kept.ring, bytes));
     }
 
+    /// Without the memory for the copy the node can't go on in safety (S4): the process ends as it does whenever memory runs out.
     fn or_end(&self, frozen: Result<(), Errno>) {
         if let Err(error) = frozen {
             tracing::error!(%error, bytes = self.len(), "no memory to keep a fenced peer's segment in");

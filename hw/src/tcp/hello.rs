@@ -78,6 +78,21 @@ pub(crate) struct Offer {
 }
 
 impl Offer {
+    /// Whether a node may take it for a link to that peer, and bears a mirror of that size: what is allocated on a peer's word is bounded
+    /// beforehand (S3).
+    pub(crate) fn check(&self, (own, peer): (NodeId, NodeId), most: usize) -> Result<(), String> {
+        if self.node != peer || peer == own {
+            return Err(format!("it was made by node {}, for a link of {own} to {peer}", self.node));
+        }
+        if self.segment_bytes > most {
+            return Err(format!(
+                "its segment has {} bytes and max_mirror_bytes is {most}: raise it, or make the peer's segment smaller",
+                self.segment_bytes
+            ));
+        }
+        Ok(())
+    }
+
     pub(super) fn encode(&self) -> [u8; OFFER] {
         self.encode_as(OFFER_MAGIC)
     }

@@ -311,17 +311,7 @@ impl Fabric for TcpFabric {
         within: Duration,
     ) -> Result<(), ConnectError> {
         let offer = Offer::decode(offer).map_err(ConnectError::Offer)?;
-        if offer.node != peer || peer == self.node {
-            let why = format!("it was made by node {}, for a link of {} to {peer}", offer.node, self.node);
-            return Err(ConnectError::Offer(why));
-        }
-        // S3: what a peer's word makes this node allocate is bounded beforehand.
-        if offer.segment_bytes > self.options.max_mirror_bytes {
-            return Err(ConnectError::Offer(format!(
-                "its segment has {} bytes and max_mirror_bytes is {}: raise it, or make the peer's segment smaller",
-                offer.segment_bytes, self.options.max_mirror_bytes
-            )));
-        }
+        offer.check((self.node, peer), self.options.max_mirror_bytes).map_err(ConnectError::Offer)?;
         if usize::from(slot.0) >= MAX_NODES {
             return Err(ConnectError::Machine(format!("there are no more than {MAX_NODES} slots")));
         }

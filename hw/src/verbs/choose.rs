@@ -1,6 +1,5 @@
 //! Which device, port and address a node uses.
 
-use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -116,40 +115,4 @@ pub(super) fn gids(context: &Context, number: u8, port: &Port) -> Vec<Gid> {
         Some(Gid { index, bytes, kind, network_device })
     };
     (0..port.gids.min(GIDS_MAX)).filter_map(read).collect()
-}
-
-/// A device as `consort hw` shows it.
-#[derive(Clone, Debug)]
-pub struct DeviceReport {
-    /// Its name.
-    pub name: String,
-    /// The processor node that it is next to, where the machine has several.
-    pub numa_node: Option<u32>,
-    /// Its ports by number, each with its GIDs, and which of these the fabric would take for this machine's address `own`.
-    pub ports: Vec<(u8, Port, Vec<Gid>, gid::Choice)>,
-    /// Writes under way in one queue pair, at most.
-    pub queue_depth: usize,
-}
-
-/// Looks at all RDMA devices that this process sees.
-///
-/// # Errors
-/// The kernel has no RDMA, or a device can't be opened.
-pub fn survey(own: Option<IpAddr>) -> io::Result<Vec<DeviceReport>> {
-    let mut reports = Vec::new();
-    for name in device::names()? {
-        let context = Context::open(&name)?;
-        let limits = context.limits()?;
-        let mut ports = Vec::new();
-        for number in 1..=limits.ports {
-            let port = context.port(number)?;
-            let gids = gids(&context, number, &port);
-            let choice = gid::choose(&gids, own);
-            ports.push((number, port, gids, choice));
-        }
-        let node = std::fs::read_to_string(format!("/sys/class/infiniband/{name}/device/numa_node"));
-        let numa_node = node.ok().and_then(|text| text.trim().parse().ok());
-        reports.push(DeviceReport { name, numa_node, ports, queue_depth: limits.queue_depth });
-    }
-    Ok(reports)
 }

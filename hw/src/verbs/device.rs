@@ -198,7 +198,8 @@ fn read_report(kind: u32, element: usize) -> Report {
         1 => Report::Pair(element, "the queue pair failed".to_owned()),
         2 => Report::Pair(element, "the peer sent what the queue pair can't take".to_owned()),
         3 => Report::Pair(element, "the peer wrote where it may not".to_owned()),
-        0 => Report::Other("a completion queue failed".to_owned()),
+        // It doesn't say whose: no link can be trusted to complete any more (F5).
+        0 => Report::Device("a completion queue failed".to_owned()),
         8 => Report::Device("the RDMA device failed or was removed".to_owned()),
         9 => Report::Other("the port is up".to_owned()),
         10 => Report::Other("the port is down".to_owned()),

@@ -108,7 +108,7 @@ impl Link {
         if let Some(pair) = self.pair.take()
             && let Err(cause) = pair.cut()
         {
-            // A device that is gone obeys nothing and writes nothing; the key was revoked and the pair destroyed all the same.
+            // A device that is gone obeys nothing and writes nothing. The key is revoked with its region, which says so if it can't be.
             tracing::debug!(peer = %self.peer, %cause, "a queue pair did not go to the error state");
         }
         self.phase = Phase::Down;

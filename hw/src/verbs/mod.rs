@@ -22,11 +22,12 @@
 //!   vouches for ring bytes is always in a later write than they. Regions are not registered for relaxed ordering. Words are written whole by every
 //!   device that is known to us; the verbs promise less, see `docs/rdma.md`.
 //! - **F2** The mirror is this process's memory.
-//! - **F3** [`Fabric::poll`] takes completions and looks whether words have changed that tell of a batch, without a system call; [`Fabric::wait`] sleeps
+//! - **F3** [`Fabric::poll`] takes completions and looks whether words have changed that tell of a batch, without a system call but every 50 µs; [`Fabric::wait`] sleeps
 //!   until the device tells of a ring. See `page`.
 //! - **F4** A fence moves the queue pair to the error state, revokes the key to the mirror and destroys the queue pair. Each link has a protection domain of
 //!   its own, so its key never opened the mirror to anybody else (S3).
-//! - **F5** Beside each queue pair stands a TCP connection, by which it was set up. Its end is the end of the peer's process, at once; a machine that is gone shows when the
+//! - **F5** Beside each queue pair stands a TCP connection, by which it was set up. Its end is the end of the peer's process, seen once the kernel has freed that
+//!   one's memory and closed its descriptors (there is no lifeline as `tcp` has one); a machine that is gone shows when the
 //!   device has asked [`VerbsOptions::retries`] times in vain; a device that is gone reports it.
 //! - **F6** is not done here: the origin writes to each.
 //!
@@ -72,7 +73,6 @@ use page::{EPOCH, NAP, Watch};
 use queue::{Channel, Completion, Depths, Pair, Requests, Write};
 use setup::{RECEIVES, Stranger};
 
-pub use choose::{DeviceReport, survey};
 pub use device::{Port, names};
 pub use gid::{Choice, Gid, GidKind, choose};
 pub use options::{VerbsError, VerbsOptions};
@@ -300,7 +300,7 @@ impl VerbsFabric {
             }
             link.due = link.outgoing.has_work();
         }
-        if let Some((_, cause)) = failed {
+        if let Some(cause) = failed {
             self.break_down(slot, &format!("the device takes no writes: {cause}"));
         }
     }
@@ -477,17 +477,7 @@ impl Fabric for VerbsFabric {
         within: Duration,
     ) -> Result<(), ConnectError> {
         let offer = Offer::decode_as(offer, hello::OFFER_MAGIC, "verbs").map_err(ConnectError::Offer)?;
-        if offer.node != peer || peer == self.node {
-            let why = format!("it was made by node {}, for a link of {} to {peer}", offer.node, self.node);
-            return Err(ConnectError::Offer(why));
-        }
-        // S3: what a peer's word makes this node pin is bounded beforehand.
-        if offer.segment_bytes > self.options.max_mirror_bytes {
-            return Err(ConnectError::Offer(format!(
-                "its segment has {} bytes and max_mirror_bytes is {}: raise it, or make the peer's segment smaller",
-                offer.segment_bytes, self.options.max_mirror_bytes
-            )));
-        }
+        offer.check((self.node, peer), self.options.max_mirror_bytes).map_err(ConnectError::Offer)?;
         if usize::from(slot.0) >= MAX_NODES {
             return Err(ConnectError::Machine(format!("there are no more than {MAX_NODES} slots")));
         }
@@ -591,6 +581,7 @@ impl Fabric for VerbsFabric {
     }
 
     fn poll(&mut self, now: Time) -> bool {
+        self.look |= self.accept_again.is_some_and(|at| now >= at);
         let events = self.events.len();
         if self.setting_up || self.look || now >= self.look_at {
             self.look_at = now.plus(LOOK_EVERY);
@@ -639,11 +630,9 @@ impl Fabric for VerbsFabric {
             }
             self.pump(slot, true);
         }
-        if !self.settle(until, Self::is_news) || self.is_news() {
-            return;
-        }
+        // Before it settles: that may take as long as the slowest link, and who rings meanwhile ends it.
         self.doorbell.announce();
-        if idle() {
+        if idle() && self.settle(until, Self::is_news) && !self.is_news() {
             self.arm_all();
             let rung = self.collect_all(true);
             if !rung && !self.is_news() && self.is_settled() {

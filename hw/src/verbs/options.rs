@@ -70,7 +70,7 @@ pub enum VerbsError {
     )]
     NoRdma(#[source] io::Error),
     /// There is no such device, or none at all.
-    #[error("there is no RDMA device {wanted}; there are: {found}. See `consort hw`")]
+    #[error("there is no RDMA device {wanted}; there are: {found}. See `ibv_devinfo -v`")]
     NoDevice {
         /// The one asked for, or what it should have been.
         wanted: String,

@@ -9,8 +9,8 @@
 //!   after it was told to. If it read words from the segment, it could find one that vouches for ring bytes which were
 //!   published later and have not gone out yet. The stage is a ring of its own; a place in it is free when a
 //!   completion says that what was written from it has arrived.
-//! - Words that don't fit into the stage wait on the heap. That happens only on a link on which nothing arrives any more,
-//!   until its queue pair gives up.
+//! - Words that don't fit into the stage wait on the heap. That happens on a link that is being set up, on one on which
+//!   nothing arrives any more until its queue pair gives up, and to a batch of more words than the stage holds. Nothing bounds it but that.
 //! - A publish that continues the last one, not yet posted, becomes part of it. Nothing else is merged: two writes land one
 //!   after the other, and a reader may look in between.
 //!
@@ -44,6 +44,8 @@ pub(super) struct Outgoing {
     freed: u64,
     staged_posted: u64,
     queue: VecDeque<Item>,
+    /// How many of these wait for room on the stage.
+    late: usize,
     /// Writes posted and arrived, modulo 2³².
     posted: u32,
     arrived: u32,
@@ -85,6 +87,7 @@ impl Outgoing {
             freed: 0,
             staged_posted: 0,
             queue: VecDeque::new(),
+            late: 0,
             posted: 0,
             arrived: 0,
             unsignalled: 0,
@@ -151,8 +154,8 @@ impl Outgoing {
             }
         }
         let (to, len) = (range.start, range.len());
-        let waiting = self.queue.back().is_some_and(|item| matches!(item.what, What::Late(_)));
-        let what = match (!waiting).then(|| self.place(len)).flatten() {
+        // Places on the stage are taken and given back in the order of the queue.
+        let what = match (self.late == 0).then(|| self.place(len)).flatten() {
             Some((at, end)) => {
                 for offset in range.step_by(WORD) {
                     self.stage.store(at + offset - to, words.load(offset));
@@ -162,6 +165,7 @@ impl Outgoing {
             None => {
                 let mut bytes = Vec::new();
                 words.append_words(range, &mut bytes);
+                self.late += 1;
                 What::Late(bytes)
             }
         };
@@ -221,6 +225,7 @@ impl Outgoing {
                 match self.place(bytes.len()) {
                     Some((at, end)) => {
                         self.stage.store_words(at, &bytes);
+                        self.late -= 1;
                         if let Some(item) = self.queue.front_mut() {
                             item.what = What::Staged { at, end };
                         }
@@ -290,6 +295,7 @@ impl Outgoing {
     /// Drops all that is queued.
     pub(super) fn clear(&mut self) {
         self.queue.clear();
+        self.late = 0;
     }
 }
 
@@ -352,6 +358,34 @@ mod tests {
             self.segment.store(offset, value);
             self.outgoing.publish_words(&self.segment, offset..offset + WORD);
         }
+    }
+
+    // F1: what was published behind words that had no room on the stage keeps its place there until it has arrived.
+    #[test]
+    fn what_comes_behind_late_words_is_not_written_over() {
+        let mut device = Device::new(64);
+        let publish = |device: &mut Device, from: usize, len: usize| {
+            (from..from + len).step_by(WORD).for_each(|at| device.segment.store(at, at as u64 + 1));
+            device.outgoing.publish_words(&device.segment, from..from + len);
+        };
+        // All of the stage but eight bytes, then words that are late, a ring, and one word that would fit.
+        publish(&mut device, 0, 15 * WORDS_MAX);
+        publish(&mut device, 15 * WORDS_MAX, WORDS_MAX - WORD);
+        publish(&mut device, 20 * WORDS_MAX, WORDS_MAX);
+        device.outgoing.publish_ring(30 * WORDS_MAX..30 * WORDS_MAX + WORD);
+        publish(&mut device, 40 * WORDS_MAX, WORD);
+        while device.post(false) > 0 {
+            while device.under_way.len() > 2 {
+                device.land();
+            }
+            device.tell();
+        }
+        publish(&mut device, 50 * WORDS_MAX, 15 * WORDS_MAX);
+        while device.post(true) > 0 || device.land() {
+            device.tell();
+        }
+        assert_eq!(device.mirror.mirror().load(40 * WORDS_MAX), 40 * WORDS_MAX as u64 + 1);
+        assert!(device.outgoing.late == 0 && device.outgoing.is_settled());
     }
 
     #[test]

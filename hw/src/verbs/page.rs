@@ -4,7 +4,7 @@
 //!  128  EPOCH    batches published of which nothing below tells
 //!  256  NAP      this node's sleeps, counted; it is about to sleep, or asleep, from the moment it counts one
 //!  512  WATCHED  how often the list below was changed
-//!  520  LIST     PLACES words: which words tell of a batch by themselves. First word of the range << 16 | words in it
+//!  520  LIST     PLACES words: which words tell of a batch by themselves. First word of the range | words in it << 48
 //! ```
 //!
 //! # What came

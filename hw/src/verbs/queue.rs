@@ -459,14 +459,10 @@ impl Pair {
         Ok(())
     }
 
-    /// Posts writes, all with one ring of the device's doorbell. Returns how many it took: fewer only with an error.
+    /// Posts writes, all with one ring of the device's doorbell.
     ///
     /// Panics if one leads out of a region or of the peer's mirror.
-    pub(super) fn post(
-        &mut self,
-        writes: &[Write],
-        requests: &mut Requests,
-    ) -> Result<(), (usize, io::Error)> {
+    pub(super) fn post(&mut self, writes: &[Write], requests: &mut Requests) -> io::Result<()> {
         let (Some(peer), false) = (self.peer, writes.is_empty()) else { return Ok(()) };
         requests.writes.clear();
         requests.parts.clear();
@@ -531,7 +527,7 @@ impl Pair {
             Err(_) => requests.writes.iter().position(|write| std::ptr::eq(write, refused)).unwrap_or(0),
         };
         self.posted = self.posted.wrapping_add(u32::try_from(taken).unwrap_or(0));
-        result.map_err(|cause| (taken, cause))
+        result
     }
 
     /// Takes completions that have come, into `found`. Does not block.

@@ -29,6 +29,9 @@ const WELCOME_WITHIN: Duration = Duration::from_secs(30);
 /// How long the listener is left alone when the machine refuses to accept.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
+/// Connections taken in at once.
+const ACCEPTS: usize = 16;
+
 /// Receives that wait for rings. A peer has one ring under way at most, so a few would do.
 pub(super) const RECEIVES: usize = 16;
 
@@ -104,29 +107,29 @@ impl VerbsFabric {
             return;
         }
         self.accept_again = None;
-        loop {
+        for _ in 0..ACCEPTS {
             let socket = match sys::accept(self.listener.as_fd()) {
                 Ok(socket) => socket,
                 Err(cause) => {
                     if !is_later(&cause) && cause.kind() != io::ErrorKind::ConnectionAborted {
                         tracing::warn!(%cause, "a connection could not be accepted; see `ulimit -n`");
                         self.accept_again = Some(now.plus(ACCEPT_AGAIN));
-                        self.look = true;
                     }
                     return;
                 }
             };
             if self.strangers.len() >= self.options.max_strangers.max(1) {
+                self.refused += 1;
                 let Some(oldest) = self.strangers.iter().position(|stranger| stranger.hello.is_none()) else {
                     continue;
                 };
                 self.strangers.remove(oldest);
-                self.refused += 1;
             }
             self.watch_socket(&socket);
             let deadline = now.plus(GREETING_WITHIN);
             self.strangers.push(Stranger { socket, bytes: [0; GREETING], got: 0, hello: None, deadline });
         }
+        self.look = true; // there may be more, of which nobody tells again
     }
 
     fn hear_strangers(&mut self, now: Time) {
@@ -332,7 +335,7 @@ impl VerbsFabric {
         let Some(pair) = self.link_mut(slot).and_then(|link| link.pair.as_mut()) else { return Ok(()) };
         pair.connect(ends.peer, &path, RECEIVES).map_err(|cause| {
             format!(
-                "the queue pair of {device} can't be connected to GID {gid} from GID index {}: {cause}; see `consort hw`",
+                "the queue pair of {device} can't be connected to GID {gid} from GID index {}: {cause}; see `ibv_devinfo -v`",
                 path.gid_index
             )
         })
