@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::state::{Broken, Command, Kind, OnLoss, Party, Refusal, Reply, State, Token};
+use super::state::{Broken, Command, Ended, Kind, OnLoss, Party, Refusal, Reply, State, Token};
 use crate::object::{QueryError, Replica, ReplicaError, UpdateError};
 use crate::{CloseError, NodeBuilder, NodeId, View};
 
@@ -77,11 +77,7 @@ impl Coordinator {
     /// # Errors
     /// The replica stopped, or this node was left out, before it had the lock.
     pub fn lock(&self, name: &str) -> Result<Guard, CoordinationError> {
-        loop {
-            if let Some(guard) = self.enter(Kind::Lock, name, None)? {
-                return Ok(guard);
-            }
-        }
+        self.enter(Kind::Lock, name, None)?.ok_or(CoordinationError::Lost)
     }
 
     /// As [`Coordinator::lock`], for at most `within` after the request was answered: `None` if others have it until then.
@@ -119,11 +115,7 @@ impl Coordinator {
     /// # Errors
     /// As [`Coordinator::lock`].
     pub fn campaign(&self, office: &str) -> Result<Guard, CoordinationError> {
-        loop {
-            if let Some(guard) = self.enter(Kind::Election, office, None)? {
-                return Ok(guard);
-            }
-        }
+        self.enter(Kind::Election, office, None)?.ok_or(CoordinationError::Lost)
     }
 
     /// Who leads, as far as this member knows.
@@ -159,9 +151,9 @@ impl Coordinator {
             _ => return Err(Broken::NoParty.into()),
         };
         match self.common.replica.wait_for(|state| state.end_of(name, round))? {
-            None => Ok(()),
-            Some(node) if NodeId(node) == self.common.me => Err(CoordinationError::Lost),
-            Some(node) => Err(Broken::Lost(NodeId(node)).into()),
+            Ended::Well => Ok(()),
+            Ended::Broken(node) if NodeId(node) != self.common.me => Err(Broken::Lost(NodeId(node)).into()),
+            Ended::Broken(_) | Ended::Unknown => Err(CoordinationError::Lost),
         }
     }
 
@@ -179,7 +171,7 @@ impl Coordinator {
     pub fn close(self, within: Duration) -> Result<(), CloseError> {
         match Arc::try_unwrap(self.common) {
             Ok(common) => common.replica.close(within),
-            Err(_) => Err(CloseError::Late { within: Duration::ZERO, waits_for: crate::Leaving::Delivering }),
+            Err(_) => Err(CloseError::InUse),
         }
     }
 
@@ -189,8 +181,11 @@ impl Coordinator {
     }
 
     /// How many parties wait at a barrier, as far as this member knows.
-    pub fn waits_at(&self, barrier: &str) -> usize {
-        self.common.replica.query_local(|state| state.arrived(barrier)).unwrap_or_default()
+    ///
+    /// # Errors
+    /// The replica has stopped.
+    pub fn waits_at(&self, barrier: &str) -> Result<usize, CoordinationError> {
+        Ok(self.common.replica.query_local(|state| state.arrived(barrier))?)
     }
 
     fn call(&self) -> u64 {

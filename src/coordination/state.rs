@@ -110,31 +110,43 @@ struct Line {
     waiting: VecDeque<Party>,
 }
 
-/// Rounds of a barrier whose ends are remembered: long enough for everyone who waits to look.
-const ROUNDS: usize = 64;
+/// Rounds that broke and are remembered: long enough for everyone who waits to look.
+const BROKEN: usize = 1024;
 
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-struct Barrier {
-    /// Rounds that are over.
-    rounds: u64,
-    /// How the last ones ended: by whose loss, or well.
-    ends: BTreeMap<u64, Option<u32>>,
-    open: Option<Round>,
-}
-
+/// A round of a barrier that isn't over.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Round {
+    /// No other has it, of whatever barrier.
+    number: u64,
     on_loss: OnLoss,
     asked: Vec<u32>,
     /// Of each party its life, once it was seen in a view, and whether it has arrived.
     parties: BTreeMap<u32, (Option<u64>, bool)>,
 }
 
+/// How a round of a barrier ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ended {
+    /// All were there.
+    Well,
+    /// That party was lost.
+    Broken(u32),
+    /// Nobody knows: it is too long ago, or was in a group that is no more.
+    Unknown,
+}
+
 /// See the [module](self).
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct State {
     lines: BTreeMap<(Kind, String), Line>,
-    barriers: BTreeMap<String, Barrier>,
+    /// Those at which somebody waits.
+    barriers: BTreeMap<String, Round>,
+    /// Rounds that were begun, of all barriers.
+    rounds: u64,
+    /// The last that broke, by whose loss.
+    broken: BTreeMap<u64, u32>,
+    /// Of a round below this one that isn't among them, nobody knows any more whether it broke.
+    forgotten: u64,
     /// Who is in the view, and in which life.
     members: BTreeMap<u32, u64>,
 }
@@ -160,28 +172,15 @@ impl Line {
     }
 }
 
-impl Barrier {
-    fn end(&mut self, by: Option<u32>) {
-        self.ends.insert(self.rounds, by);
-        while self.ends.len() > ROUNDS {
-            self.ends.pop_first();
-        }
-        self.rounds += 1;
-        self.open = None;
+impl Round {
+    fn is_full(&self) -> bool {
+        self.parties.values().all(|(_, arrived)| *arrived)
     }
 
-    /// Ends the round if all are there.
-    fn go_on(&mut self) {
-        if self.open.as_ref().is_some_and(|round| round.parties.values().all(|(_, arrived)| *arrived)) {
-            self.end(None);
-        }
-    }
-
-    /// Notes who is in the view, and who isn't any more.
-    fn look(&mut self, members: &BTreeMap<u32, u64>) {
-        let Some(round) = &mut self.open else { return };
+    /// Notes who is in the view, and who isn't any more. Returns whose loss breaks it.
+    fn look(&mut self, members: &BTreeMap<u32, u64>) -> Option<u32> {
         let mut lost = None;
-        round.parties.retain(|node, (life, _)| match (*life, members.get(node)) {
+        self.parties.retain(|node, (life, _)| match (*life, members.get(node)) {
             (Some(life), now) if now != Some(&life) => {
                 lost = lost.or(Some(*node));
                 false
@@ -191,10 +190,7 @@ impl Barrier {
                 true
             }
         });
-        match lost {
-            Some(node) if round.on_loss == OnLoss::Break => self.end(Some(node)),
-            _ => self.go_on(),
-        }
+        lost.filter(|_| self.on_loss == OnLoss::Break)
     }
 }
 
@@ -223,34 +219,48 @@ impl State {
         Reply::Left
     }
 
-    fn arrive(&mut self, name: String, mut parties: Vec<u32>, on_loss: OnLoss, node: u32) -> Reply {
+    fn arrive(&mut self, name: &str, mut parties: Vec<u32>, on_loss: OnLoss, node: u32) -> Reply {
         parties.sort_unstable();
         parties.dedup();
-        let barrier = self.barriers.entry(name).or_default();
         let members = &self.members;
-        let round = barrier.open.get_or_insert_with(|| Round {
-            on_loss,
-            parties: parties.iter().map(|party| (*party, (members.get(party).copied(), false))).collect(),
-            asked: parties.clone(),
-        });
-        let refused = if round.on_loss != on_loss || round.asked != parties {
-            Some(Refusal::Differs)
-        } else if let Some((_, arrived)) = round.parties.get_mut(&node) {
-            *arrived = true;
-            None
-        } else {
-            Some(Refusal::NoParty)
-        };
-        if let Some(refusal) = refused {
-            // Nobody waits in a round that a stranger opened.
-            if round.parties.values().all(|(_, arrived)| !*arrived) {
-                barrier.open = None;
+        if !self.barriers.contains_key(name) {
+            if !parties.contains(&node) {
+                return Reply::Refused(Refusal::NoParty); // nobody waits in a round that a stranger opens
             }
-            return Reply::Refused(refusal);
+            let lives = parties.iter().map(|party| (*party, (members.get(party).copied(), false)));
+            let round =
+                Round { number: self.rounds, on_loss, parties: lives.collect(), asked: parties.clone() };
+            self.rounds += 1;
+            self.barriers.insert(name.to_owned(), round);
         }
-        let number = barrier.rounds;
-        barrier.go_on();
+        let Some(round) = self.barriers.get_mut(name) else { return Reply::Refused(Refusal::NoParty) };
+        if round.on_loss != on_loss || round.asked != parties {
+            return Reply::Refused(Refusal::Differs);
+        }
+        let Some((_, arrived)) = round.parties.get_mut(&node) else {
+            return Reply::Refused(Refusal::NoParty);
+        };
+        *arrived = true;
+        let number = round.number;
+        if round.is_full() {
+            self.barriers.remove(name);
+        }
         Reply::Arrived(number)
+    }
+
+    /// Ends the rounds that the view breaks, or that were waiting for who is lost.
+    fn look(&mut self) {
+        let Self { barriers, members, broken, .. } = self;
+        barriers.retain(|_, round| {
+            if let Some(node) = round.look(members) {
+                broken.insert(round.number, node);
+                return false;
+            }
+            !round.is_full()
+        });
+        while self.broken.len() > BROKEN {
+            self.forgotten = self.broken.pop_first().map_or(self.forgotten, |(number, _)| number + 1);
+        }
     }
 
     /// Whether it is this one's turn: with which token; `None` while it waits, `Some(None)` if it does neither.
@@ -269,14 +279,20 @@ impl State {
 
     /// How many have arrived in the round of a barrier that is open.
     pub(super) fn arrived(&self, name: &str) -> usize {
-        let round = self.barriers.get(name).and_then(|barrier| barrier.open.as_ref());
-        round.map_or(0, |round| round.parties.values().filter(|(_, arrived)| *arrived).count())
+        let parties = self.barriers.get(name).into_iter().flat_map(|round| round.parties.values());
+        parties.filter(|(_, arrived)| *arrived).count()
     }
 
-    /// How a round of a barrier ended, by whose loss or well; `None` while it hasn't.
-    pub(super) fn end_of(&self, name: &str, round: u64) -> Option<Option<u32>> {
-        let barrier = self.barriers.get(name)?;
-        (barrier.rounds > round).then(|| barrier.ends.get(&round).copied().flatten())
+    /// How a round of a barrier ended; `None` while it hasn't.
+    pub(super) fn end_of(&self, name: &str, number: u64) -> Option<Ended> {
+        if self.barriers.get(name).is_some_and(|round| round.number == number) {
+            return None;
+        }
+        Some(match self.broken.get(&number) {
+            Some(node) => Ended::Broken(*node),
+            None if number >= self.rounds || number < self.forgotten => Ended::Unknown,
+            None => Ended::Well,
+        })
     }
 }
 
@@ -291,7 +307,7 @@ impl StateMachine for State {
             Command::Enter { kind, name, call, waits } => self.enter(kind, name, party(call), waits, token),
             Command::Leave { kind, name, call } => self.leave(kind, name, party(call), token),
             Command::Arrive { name, parties, on_loss } => {
-                self.arrive(name, parties, on_loss, context.sender.0)
+                self.arrive(&name, parties, on_loss, context.sender.0)
             }
         }
     }
@@ -312,7 +328,7 @@ impl StateMachine for State {
             line.remove(|party| members.get(&party.node) != Some(&party.life), token);
             !line.is_empty()
         });
-        self.barriers.values_mut().for_each(|barrier| barrier.look(members));
+        self.look();
     }
 }
 
@@ -417,11 +433,10 @@ mod tests {
             assert_eq!(world.arrive(2, OnLoss::Break), Reply::Arrived(round));
             assert_eq!(world.state.end_of("it", round), None);
             assert_eq!(world.arrive(3, OnLoss::Break), Reply::Arrived(round));
-            assert_eq!(world.state.end_of("it", round), Some(None));
+            assert_eq!(world.state.end_of("it", round), Some(Ended::Well));
         }
-        assert_eq!(world.state.barriers["it"].ends.len(), ROUNDS);
         assert_eq!(world.arrive(4, OnLoss::Break), Reply::Refused(Refusal::NoParty));
-        assert_eq!(world.state.barriers["it"].open, None);
+        assert!(world.state.barriers.is_empty());
     }
 
     #[test]
@@ -429,7 +444,7 @@ mod tests {
         let mut world = World::new();
         assert_eq!(world.arrive(1, OnLoss::Break), Reply::Arrived(0));
         world.view(&[(1, 1), (2, 2), (4, 4)]);
-        assert_eq!(world.state.end_of("it", 0), Some(Some(3)));
+        assert_eq!(world.state.end_of("it", 0), Some(Ended::Broken(3)));
         // Who wasn't there when the round began is waited for.
         assert_eq!(world.arrive(1, OnLoss::GoOn), Reply::Arrived(1));
         world.view(&[(1, 1), (2, 2), (3, 3)]);
@@ -438,7 +453,21 @@ mod tests {
         world.view(&[(1, 1), (2, 2)]);
         assert_eq!(world.state.end_of("it", 1), None);
         world.view(&[(1, 1)]);
-        assert_eq!(world.state.end_of("it", 1), Some(None));
+        assert_eq!(world.state.end_of("it", 1), Some(Ended::Well));
+        assert!(world.state.barriers.is_empty(), "nothing is kept of a barrier at which nobody waits");
+        assert_eq!(world.state.end_of("it", 2), Some(Ended::Unknown), "this group has had no such round");
+    }
+
+    #[test]
+    fn what_is_forgotten_did_not_end_well() {
+        let mut world = World::new();
+        for number in 0..=BROKEN as u64 {
+            assert_eq!(world.arrive(1, OnLoss::Break), Reply::Arrived(number));
+            let life = number + 10;
+            world.view(&[(1, 1), (2, 2), (3, life)]);
+        }
+        assert_eq!(world.state.end_of("it", 0), Some(Ended::Unknown));
+        assert_eq!(world.state.end_of("it", 1), Some(Ended::Broken(3)));
     }
 
     #[test]

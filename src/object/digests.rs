@@ -3,14 +3,15 @@
 //! A digest travels as one word, so that it is never seen in part:
 //!
 //! ```text
-//!  63    62     56 55        44 43                                        0
-//! ┌─────┬─────────┬────────────┬───────────────────────────────────────────┐
-//! │  1  │ period  │ ordinal    │ digest                                    │
-//! └─────┴─────────┴────────────┴───────────────────────────────────────────┘
+//!  63    62     56 55                34 33                                0
+//! ┌─────┬─────────┬────────────────────┬───────────────────────────────────┐
+//! │  1  │ period  │ ordinal            │ digest                            │
+//! └─────┴─────────┴────────────────────┴───────────────────────────────────┘
 //! ```
 //!
-//! The *ordinal* counts the times at which digests are taken, since the group was founded, modulo 2^12; members are never so far
-//! apart that it could be mistaken, since nobody gets ahead of another by more than the rings hold. The *period* is a mark of how often one is
+//! The *ordinal* counts the times at which digests are taken, since the group was founded, modulo 2^22. Nobody gets ahead of another by
+//! more updates than the rings hold, so it can't be mistaken while these are less than 2^21 times the updates between two digests
+//! ([`least_every`]). The *period* is a mark of how often one is
 //! taken: words of a member that was told otherwise mean something else, and are passed over.
 //!
 //! Only the last word of a member is seen, so some may be missed. A state that went wrong stays wrong: the next will do.
@@ -18,11 +19,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use consort_dataplane::names::MAX_NODES;
+
 use crate::{NodeId, Seq, ViewId};
 
-const DIGEST_BITS: u32 = 44;
-const ORDINALS: u64 = 1 << 12;
+const DIGEST_BITS: u32 = 34;
+const ORDINALS: u64 = 1 << 22;
 const DIGEST: u64 = (1 << DIGEST_BITS) - 1;
+
+/// The least bytes of a ring that an update takes.
+const LEAST_RECORD: u64 = 16;
+
+/// The fewest updates between two digests with which ordinals can't be mistaken, whatever the number of members, for rings of so many bytes.
+pub(super) fn least_every(ring_bytes: usize) -> u64 {
+    let most = MAX_NODES as u64 * ring_bytes as u64 / LEAST_RECORD;
+    most / (ORDINALS / 2) + 1
+}
 
 /// Times of which digests are remembered.
 const REMEMBERED: usize = 64;

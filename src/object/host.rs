@@ -1,5 +1,5 @@
-//! [`Host`]: what a replica lives on: a node of its own, or a shard of a node that others use too. The one place here that knows of a
-//! [`Node`].
+//! [`Host`]: what a replica lives on: a node of its own, or a shard of a node that others use too. What it
+//! asks of a [`Node`] it asks here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +27,11 @@ impl Host {
     /// On a shard of a node that others use too.
     pub(super) fn shared(node: Arc<Node>, group: Group) -> Self {
         Self { sender: group.sender(), group, node, is_own: false }
+    }
+
+    /// Bytes of every member's ring.
+    pub(super) fn ring_bytes(&self) -> usize {
+        self.group.ring_bytes()
     }
 
     /// Whether the node is there for this replica alone.

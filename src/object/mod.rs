@@ -56,13 +56,12 @@
 //! [at which message](Divergence). Where no majority agrees, nobody can be shown to be right, and all stop.
 //!
 //! # Modules, in reading order
-//! What travels (`value`), what a user writes (`machine`), what is waited for (`pending`, `watch`), whom a replica lives on (`host`),
+//! What travels (`value`), what a user writes (`machine`), what is waited for (`pending`), whom a replica lives on (`host`),
 //! who is right (`digests`), and the [`Replica`].
 
 mod value;
 mod machine;
 mod pending;
-mod watch;
 mod host;
 mod digests;
 mod replica;

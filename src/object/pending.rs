@@ -67,14 +67,20 @@ impl<T> Pending<T> {
     /// # Errors
     /// It isn't there by then: the same again, to go on waiting.
     pub fn wait_timeout(self, within: Duration) -> Result<T, Self> {
-        let until = Instant::now() + within;
+        // A time that is beyond all dates is for ever.
+        let until = Instant::now().checked_add(within);
         let mut state = self.0.lock();
         loop {
             if let Some(value) = state.value.take() {
                 return Ok(value);
             }
-            let Some(left) = until.checked_duration_since(Instant::now()) else { break };
-            state = self.0.there.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = match until {
+                None => self.0.there.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(until) => {
+                    let Some(left) = until.checked_duration_since(Instant::now()) else { break };
+                    self.0.there.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
         drop(state);
         Err(self)

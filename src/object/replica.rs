@@ -14,14 +14,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
+use consort_control::shell::Gate;
 use serde::{Deserialize, Serialize};
 
-use super::digests::{Digests, Divergence, Place};
+use super::digests::{Digests, Divergence, Place, least_every};
 use super::host::Host;
 use super::machine::{Context, StateMachine};
 use super::pending::{Pending, Promise};
 use super::value::{Undecodable, Value};
-use super::watch::Watch;
 use crate::{
     CloseError, Departure, Event, Group, Guarantee, Incarnation, Message, Node, NodeBuilder, NodeId,
     ReadPoint, ReadPointError, Restore, SendError, Seq, SnapshotRequest, StartError, Status, Stopped, Ticket,
@@ -67,6 +67,18 @@ pub enum ReplicaError {
     /// Who comes to the group later would begin with another state than those who are there.
     #[error("group {0} is configured without a state: set `state` at all nodes")]
     Stateless(String),
+    /// With so few updates between two digests, members of a group with such rings could take one for another.
+    #[error(
+        "digests after every {every} updates are too many for rings of {ring_bytes} bytes; take 0 for none, or {least} or more"
+    )]
+    Digests {
+        /// What was asked for.
+        every: u64,
+        /// Bytes of every member's ring.
+        ring_bytes: usize,
+        /// What may be.
+        least: u64,
+    },
     /// Its first state has no snapshot, which is needed when the group is founded anew.
     #[error("the first state can't be read: {0}")]
     State(#[source] io::Error),
@@ -121,6 +133,12 @@ pub enum UpdateError {
          has joined again, before you send it again"
     )]
     Evicted(Stopped),
+    /// It was sent, and this node gave its place in the shard to another before it was applied here.
+    #[error(
+        "it isn't known whether the update was applied, because this node ceased to be a member of the shard; query a member before you \
+         send it again"
+    )]
+    Moved,
     /// The object's own code called, and would wait for itself.
     #[error("an object's code can't wait for an update: it would wait for itself")]
     Within,
@@ -129,7 +147,7 @@ pub enum UpdateError {
 impl UpdateError {
     /// Whether the update may have been applied. If not, it can be sent again without a thought.
     pub fn may_be_applied(&self) -> bool {
-        matches!(self, Self::Unknown(_) | Self::Evicted(_))
+        matches!(self, Self::Unknown(_) | Self::Evicted(_) | Self::Moved)
     }
 }
 
@@ -158,7 +176,8 @@ pub enum QueryError {
 
 /// An object at this member. See the [module](crate::object).
 ///
-/// Any number of threads may use it. Dropping it stops its node at once; [`Replica::close`] leaves in order.
+/// Any number of threads may use it. Dropping it stops its node at once, if it has [one of its own](Replica::start); [`Replica::close`]
+/// leaves in order.
 pub struct Replica<S: StateMachine> {
     common: Arc<Common<S>>,
     thread: Option<JoinHandle<()>>,
@@ -177,7 +196,7 @@ struct Common<S: StateMachine> {
     me: NodeId,
     host: Host,
     state: RwLock<S>,
-    watch: Watch,
+    watch: Gate,
     desk: Mutex<Desk<S::Reply>>,
 }
 
@@ -219,7 +238,8 @@ impl<S: StateMachine> Replica<S> {
     /// of the shard, or isn't one yet, there is nothing to be had of it; that may change with any view. Configure the group with a
     /// [state](crate::GroupConfig::state).
     ///
-    /// A replica that can't be believed any more stops the node. Dropping it does not: the node stays a member of the shard, so drop it
+    /// There may be one replica of a shard at a node: two would share the shard's events between them. One that can't be believed any more
+    /// stops the node. Dropping it does not: the node stays a member of the shard, so drop it
     /// with the node, or soon before.
     ///
     /// # Errors
@@ -242,6 +262,11 @@ impl<S: StateMachine> Replica<S> {
         object: S,
         options: Options,
     ) -> Result<Self, ReplicaError> {
+        let (every, ring_bytes) = (options.digest_every, host.ring_bytes());
+        let least = least_every(ring_bytes);
+        if (1..least).contains(&every) {
+            return Err(ReplicaError::Digests { every, ring_bytes, least });
+        }
         let desk = Desk {
             life: 0,
             updates: BTreeMap::new(),
@@ -254,7 +279,7 @@ impl<S: StateMachine> Replica<S> {
             me,
             host,
             state: RwLock::new(object),
-            watch: Watch::default(),
+            watch: Gate::default(),
             desk: Mutex::new(desk),
         });
         let applier = Applier {
@@ -336,19 +361,22 @@ impl<S: StateMachine> Replica<S> {
     /// The replica has stopped, so its state will only grow older.
     pub fn query_local<T>(&self, look: impl FnOnce(&S) -> T) -> Result<T, QueryError> {
         self.outside(QueryError::Within)?;
-        self.common.desk().open().map_err(QueryError::Stopped)?;
-        if !self.is_member() {
+        let desk = self.common.desk();
+        desk.open().map_err(QueryError::Stopped)?;
+        if !self.common.is_member(&desk) {
             return Err(QueryError::NotMember);
         }
-        Ok(look(&self.common.state.read().unwrap_or_else(PoisonError::into_inner)))
+        drop(desk);
+        // Poisoned: the object's code panicked while it changed the state, which may be half changed.
+        let Ok(state) = self.common.state.read() else {
+            return Err(QueryError::Stopped(Halted::Panicked("while it changed the state".to_owned())));
+        };
+        Ok(look(&state))
     }
 
     /// Whether this node is a member of the shard, as far as the replica has been told; on a node of its own it always is.
     pub fn is_member(&self) -> bool {
-        let Common { me, host, .. } = &*self.common;
-        let desk = self.common.desk();
-        let shard = desk.view.as_ref().and_then(|view| view.shard(host.id()));
-        host.is_own() || shard.is_some_and(|shard| shard.members.contains(me))
+        self.common.is_member(&self.common.desk())
     }
 
     /// Waits until `look` finds something in the state as it is here. It is called once at first, and again after every update and every
@@ -369,7 +397,8 @@ impl<S: StateMachine> Replica<S> {
         within: Duration,
         look: impl FnMut(&S) -> Option<T>,
     ) -> Result<Option<T>, QueryError> {
-        self.wait_until(Some(Instant::now() + within), look)
+        // A time that is beyond all dates is for ever.
+        self.wait_until(Instant::now().checked_add(within), look)
     }
 
     fn wait_until<T>(
@@ -402,7 +431,7 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// Leaves the group in order: what was submitted is applied, then the others agree on a view without this node. Blocks for as long,
-    /// `within` at most.
+    /// `within` at most. On a node that others use too it only takes no more of the shard's events; what is under way is told as unknown.
     ///
     /// # Errors
     /// It wasn't done in time, or the node had stopped before. Either way it is stopped now.
@@ -414,7 +443,7 @@ impl<S: StateMachine> Replica<S> {
         departure.map_or(Ok(()), Departure::wait)
     }
 
-    /// Stops its node at once, as dropping it does.
+    /// Ends at once, as dropping it does.
     pub fn stop(&self) {
         self.common.host.stop();
     }
@@ -446,6 +475,12 @@ impl<S: StateMachine> fmt::Debug for Replica<S> {
 impl<S: StateMachine> Common<S> {
     fn desk(&self) -> MutexGuard<'_, Desk<S::Reply>> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner) // no user's code runs under it
+    }
+
+    fn is_member(&self, desk: &Desk<S::Reply>) -> bool {
+        let is_in =
+            |view: &View| view.shard(self.host.id()).is_some_and(|shard| shard.members.contains(&self.me));
+        self.host.is_own() || desk.view.as_ref().is_some_and(is_in)
     }
 }
 
@@ -502,7 +537,7 @@ impl<S: StateMachine> Applier<S> {
         desk.halted = Some(why.clone());
         desk.give_up(&UpdateError::Unknown(why.clone()), &QueryError::Stopped(why.clone()));
         drop(desk);
-        common.watch.tell();
+        common.watch.open();
         if matches!(why, Halted::Diverged(_)) {
             self.show();
         }
@@ -639,7 +674,15 @@ impl<S: StateMachine> Applier<S> {
         self.write(|state| state.view_changed(&view));
         let members = view.shard(self.common.host.id()).map(|shard| &shard.members[..]);
         self.digests.set_members(members.unwrap_or_default().iter().copied());
-        self.common.desk().view = Some(view.clone());
+        let mut desk = self.common.desk();
+        desk.view = Some(view.clone());
+        if !self.common.is_member(&desk) {
+            // What this node has sent and not been told of may have been delivered before; nothing of the shard comes here any more.
+            desk.life += 1;
+            desk.give_up(&UpdateError::Moved, &QueryError::NotMember);
+        }
+        drop(desk);
+        self.common.watch.open(); // whoever waits may have to learn that it waits in vain
         self.view = Some(view);
         Ok(())
     }
@@ -685,7 +728,7 @@ impl<S: StateMachine> Applier<S> {
 
     fn write<T>(&self, change: impl FnOnce(&mut S) -> T) -> T {
         let changed = change(&mut self.common.state.write().unwrap_or_else(PoisonError::into_inner));
-        self.common.watch.tell();
+        self.common.watch.open();
         changed
     }
 }

@@ -107,7 +107,7 @@ fn barriers_do_with_losses_as_they_are_told() {
         let breaks = [0, 1].map(|at| wait(at, "breaks", OnLoss::Break));
         let goes_on = [0, 1].map(|at| wait(at, "goes on", OnLoss::GoOn));
         // They have come before it is lost: what it takes after them is behind them in the order.
-        while lost.waits_at("breaks") + lost.waits_at("goes on") < 4 {
+        while lost.waits_at("breaks").unwrap() + lost.waits_at("goes on").unwrap() < 4 {
             thread::yield_now();
         }
         lost.stop();

@@ -11,7 +11,9 @@ use std::time::Duration;
 use consort::object::{
     Context, Halted, Options, QueryError, Replica, ReplicaError, Snapshot, StateMachine, UpdateError,
 };
-use consort::{FabricChoice, GroupConfig, Guarantee, Node, NodeBuilder, NodeId, ReadPointError, SendError};
+use consort::{
+    Domain, FabricChoice, GroupConfig, Guarantee, Node, NodeBuilder, NodeId, ReadPointError, SendError,
+};
 use consort_tests::linear::{self, Kind, Operation};
 
 /// Far beyond what anything takes.
@@ -421,4 +423,53 @@ fn a_group_without_a_state_bears_no_object() {
     let on = |name| Replica::on(&node, &node.group(name).unwrap(), Counter::default(), Options::default());
     assert!(matches!(on("plain"), Err(ReplicaError::Stateless(name)) if name == "plain"));
     assert!(matches!(on("fast"), Err(ReplicaError::Unordered)));
+}
+
+// A replica whose node gives its place in the shard away, and lives: nobody waits there in vain.
+#[test]
+fn who_waits_where_a_shard_moves_away_is_told() {
+    let (builders, addresses) = founders(2, FabricChoice::Shm);
+    let group = || GroupConfig::new("counters").sharded(1, 2).state(true).ring_bytes(1 << 14);
+    let start = |(id, builder, domain): (u32, NodeBuilder, &str)| {
+        let domain = Domain::new(domain).unwrap();
+        let node = Arc::new(builder.domain(domain).group(group()).start().unwrap());
+        let shard = node.group("counters").unwrap();
+        let object = Replica::on(&node, &shard, Counter::default(), Options::default()).unwrap();
+        (id, object)
+    };
+    let mut objects: Vec<_> = (1..).zip(builders).map(|(id, builder)| start((id, builder, "a"))).collect();
+    assert_eq!(objects[0].1.update(&1), Ok(1));
+    while !objects[1].1.is_member() {
+        thread::yield_now(); // it has not been told of the first view yet
+    }
+    let waiting: Vec<_> = thread::scope(|scope| {
+        let waits = |(id, object): &(u32, Replica<Counter>)| {
+            let (id, object) = (*id, object);
+            // Whoever stays sees the sum in time; whoever moves must not wait for it.
+            (id, object.wait_for(|it| (it.sum >= 10).then_some(it.sum)))
+        };
+        let handles: Vec<_> = objects.iter().map(|it| scope.spawn(move || waits(it))).collect();
+        let joiner = node(3, FabricChoice::Shm).join(addresses[0]);
+        let joiner = start((3, joiner, "b"));
+        joiner.1.wait_for(|it| (it.sum >= 1).then_some(())).ok();
+        while !joiner.1.is_member() {
+            thread::yield_now();
+        }
+        joiner.1.update(&9).unwrap();
+        let told = handles.into_iter().map(|it| it.join().unwrap()).collect();
+        drop(joiner);
+        told
+    });
+    let moved: Vec<_> = waiting.iter().filter(|(_, told)| *told == Err(QueryError::NotMember)).collect();
+    let stayed: Vec<_> = waiting.iter().filter(|(_, told)| *told == Ok(10)).collect();
+    assert_eq!((moved.len(), stayed.len()), (1, 1), "{waiting:?}");
+    objects.clear();
+}
+
+#[test]
+fn digests_that_could_be_mistaken_are_refused() {
+    let (mut builders, _) = founders(1, FabricChoice::Shm);
+    let builder = builders.remove(0).ring_bytes(64 << 20);
+    let refused = Replica::start_with(builder, Counter::default(), Options::default().digest_every(16));
+    assert!(matches!(refused, Err(ReplicaError::Digests { every: 16, least: 129, .. })), "{refused:?}");
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use consort_dataplane::fabric::Doorbell;
 use consort_dataplane::loan::Loan;
@@ -278,7 +278,9 @@ impl Inbox {
         if let Some(event) = self.try_take()? {
             return Ok(Some(event));
         }
-        self.gate.wait(within, || self.try_take().transpose()).transpose()
+        // A time that is beyond all dates is for ever.
+        let until = within.and_then(|within| Instant::now().checked_add(within));
+        self.gate.wait(until, || self.try_take().transpose()).transpose()
     }
 
     fn event(&self, entry: Entry) -> Event {

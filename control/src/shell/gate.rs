@@ -3,27 +3,24 @@
 //! The engine opens the gate after it has changed something that may be waited for; with nobody there that is
 //! one load. Who waits looks once more after saying so, and the engine looks whether anybody waits after its change,
 //! both behind a fence: one of the two sees the other (the pattern of
-//! [`Doorbell::ring`](consort_dataplane::fabric::Doorbell::ring)).
+//! [`Doorbell::ring`](consort_dataplane::fabric::Doorbell::ring)). Replicated objects let their callers wait at one too.
 
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+/// See the [module](self).
+#[doc(hidden)]
 #[derive(Default)]
-pub(crate) struct Gate {
+pub struct Gate {
     waiting: AtomicUsize,
     openings: Mutex<u64>,
     opened: Condvar,
 }
 
 impl Gate {
-    /// Waits until `ready` gives something, or until `within` is over.
-    pub(crate) fn wait<T>(
-        &self,
-        within: Option<Duration>,
-        mut ready: impl FnMut() -> Option<T>,
-    ) -> Option<T> {
-        let until = within.map(|within| Instant::now() + within);
+    /// Waits until `ready` gives something, or until then; `None` is for ever.
+    pub fn wait<T>(&self, until: Option<Instant>, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let _waiting = Waiting(self);
         loop {
@@ -46,7 +43,7 @@ impl Gate {
     }
 
     /// Lets everyone who waits look again. Call it after the change that they wait for.
-    pub(crate) fn open(&self) {
+    pub fn open(&self) {
         fence(Ordering::SeqCst); // pairs with the one in `wait`
         if self.is_waited_at() {
             *self.lock() += 1;
@@ -101,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_wait_ends_with_its_time() {
-        assert_eq!(Gate::default().wait(Some(Duration::ZERO), || None::<()>), None);
-        assert_eq!(Gate::default().wait(Some(Duration::ZERO), || Some(1)), Some(1));
+        assert_eq!(Gate::default().wait(Some(Instant::now()), || None::<()>), None);
+        assert_eq!(Gate::default().wait(Some(Instant::now()), || Some(1)), Some(1));
     }
 }

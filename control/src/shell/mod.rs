@@ -39,6 +39,8 @@ mod node;
 
 pub use ask::{AskError, ask};
 pub use event::{Event, Incoming, Message};
+#[doc(hidden)]
+pub use gate::Gate;
 pub use node::{Departure, DrivenNode, Group, Node};
 pub use outcome::{Delivered, Outcome, OutcomeError};
 pub use points::{ReadPoint, ReadPointError};

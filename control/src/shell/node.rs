@@ -50,6 +50,7 @@ pub struct Group {
 struct Family {
     name: String,
     guarantee: Guarantee,
+    ring_bytes: usize,
     state: bool,
     /// The number of its first shard; the others follow it.
     first: u32,
@@ -85,6 +86,11 @@ impl Group {
     /// When its messages are delivered.
     pub fn guarantee(&self) -> Guarantee {
         self.family.guarantee
+    }
+
+    /// Bytes of every member's ring.
+    pub fn ring_bytes(&self) -> usize {
+        self.family.ring_bytes
     }
 
     /// Whether its application has a state, which who comes gets first.
@@ -149,26 +155,20 @@ impl std::fmt::Debug for Group {
 /// The groups of a node, the main one first, each by its first shard.
 fn groups(config: &NodeConfig, shared: &Shared) -> Vec<Group> {
     let mut channels = (0..).zip(&shared.channels);
-    let others = config.groups_by_name();
-    let others = others.iter().map(|it| (it.name.as_str(), it.shards(), it.guarantee, it.state));
-    let group = |(name, shards, guarantee, state): (&str, usize, Guarantee, bool)| {
+    let mut group = |name: &str, shards, guarantee, ring_bytes, state| {
         let channels: Vec<_> = channels.by_ref().take(shards).collect();
         let first = channels.first().map_or(0, |(id, _)| *id);
         let shards = channels.into_iter().map(|(_, channel)| {
             (Sender::new(channel.outbox.clone()), Arc::new(Inbox::new(shared.bell.clone())))
         });
-        Group {
-            family: Arc::new(Family {
-                name: name.to_owned(),
-                guarantee,
-                state,
-                first,
-                shards: shards.collect(),
-            }),
-            index: 0,
-        }
+        let (name, shards) = (name.to_owned(), shards.collect());
+        Group { family: Arc::new(Family { name, guarantee, ring_bytes, state, first, shards }), index: 0 }
     };
-    std::iter::once((MAIN, 1, config.guarantee, config.state)).chain(others).map(group).collect()
+    let mut all = vec![group(MAIN, 1, config.guarantee, config.ring_bytes, config.state)];
+    for it in config.groups_by_name() {
+        all.push(group(&it.name, it.shards(), it.guarantee, it.ring_bytes, it.state));
+    }
+    all
 }
 
 /// A node that the caller drives, on the thread that it chooses: no thread of the library ever touches a message.

@@ -135,7 +135,7 @@ impl Outcome {
     /// As [`Outcome::try_get`].
     pub fn wait(self) -> Result<Delivered, OutcomeError> {
         loop {
-            if let Some(result) = self.wait_timeout(Duration::from_secs(3600)) {
+            if let Some(result) = self.wait_timeout(Duration::MAX) {
                 return result;
             }
         }
@@ -146,14 +146,18 @@ impl Outcome {
     /// # Errors
     /// As [`Outcome::try_get`].
     pub fn wait_timeout(&self, within: Duration) -> Option<Result<Delivered, OutcomeError>> {
-        let until = Instant::now() + within;
+        // A time that is beyond all dates is for ever.
+        let until = Instant::now().checked_add(within);
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
         loop {
             if let Some(result) = self.cell.result() {
                 return Some(result);
             }
             if self.cell.awaken(&waker) {
-                std::thread::park_timeout(until.checked_duration_since(Instant::now())?);
+                match until {
+                    None => std::thread::park(),
+                    Some(until) => std::thread::park_timeout(until.checked_duration_since(Instant::now())?),
+                }
             }
         }
     }

@@ -165,6 +165,9 @@ pub enum CloseError {
         /// How far it had come.
         waits_for: Leaving,
     },
+    /// Others hold it too, so it goes on.
+    #[error("the node is still in use: drop the guards and clones that keep it first")]
+    InUse,
     /// The node had stopped before, or did meanwhile.
     #[error("the node stopped before it could be closed: {0}")]
     Stopped(#[from] Stopped),
