@@ -7,9 +7,9 @@
 //! What goes where: results on standard output (text for people, one JSON object with `--json`), everything else on
 //! standard error. Exit codes are in [`failure`]; every failure says what to do next.
 
-mod text;
 mod clock;
 mod failure;
+mod text;
 mod args;
 mod orders;
 mod group;

@@ -1,6 +1,11 @@
 //! Quantities as people write and read them: sizes and durations on the command line, figures in tables.
 
+use std::io::Write as _;
 use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::failure::Failure;
 
 /// Reads a size in bytes: `64`, `10KiB`, `1MiB` (powers of 1024), `10kB`, `1MB` (powers of 1000).
 ///
@@ -42,7 +47,30 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         "m" | "min" => 60.0,
         _ => return Err(wrong()),
     };
-    Duration::try_from_secs_f64(number * scale).map_err(|_| wrong())
+    let duration = Duration::try_from_secs_f64(number * scale).map_err(|_| wrong())?;
+    if duration > LONGEST {
+        return Err(format!("`{text}` is longer than a year; give less"));
+    }
+    Ok(duration)
+}
+
+/// The longest time that is taken: one that can still be added to a date.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Prints a result: as one JSON object, or as `text` tells it.
+pub(crate) fn print<T: Serialize>(
+    result: &T,
+    json: bool,
+    text: impl FnOnce(&T) -> String,
+) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let written = if json {
+        serde_json::to_string(result).map_err(std::io::Error::from).and_then(|line| writeln!(out, "{line}"))
+    } else {
+        writeln!(out, "{}", text(result))
+    };
+    let written = written.and_then(|()| out.flush());
+    written.map_err(|cause| Failure::stream("write", "standard output", cause))
 }
 
 /// A whole number with separators: `1,234,567`.

@@ -1,7 +1,5 @@
 //! `consort bench floor`: the machine's floor alone, to know what to expect of a machine, or what changed on it.
 
-use std::io::Write as _;
-
 use serde::Serialize;
 
 use super::conduct::{Status, stderr_line};
@@ -71,13 +69,7 @@ pub(crate) fn run(args: &LoadArgs, log: &str) -> Result<(), Failure> {
     status.clear();
     let (members, senders, size, wait) = (args.group.members, args.senders, args.size, args.group.wait);
     let report = Report { bench: "floor", members, senders, size, wait, floors };
-    let mut out = std::io::stdout().lock();
-    let written = if args.group.json {
-        serde_json::to_string(&report).map_err(std::io::Error::from).and_then(|line| writeln!(out, "{line}"))
-    } else {
-        writeln!(out, "{}", describe(&report))
-    };
-    written.map_err(|cause| Failure::stream("write", "standard output", cause))
+    text::print(&report, args.group.json, describe)
 }
 
 fn several(args: &LoadArgs, kind: FloorKind, log: &str) -> Result<Vec<FloorRun>, Failure> {

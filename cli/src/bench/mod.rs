@@ -21,8 +21,6 @@ mod load;
 mod report;
 pub(crate) mod member;
 
-use std::io::Write as _;
-
 use self::conduct::Status;
 use self::load::Bench;
 use crate::args::BenchCommand;
@@ -65,11 +63,5 @@ fn run_load(bench: &Bench<'_>) -> Result<(), Failure> {
         let page = plot::page(&report, &curves)?;
         std::fs::write(path, page).map_err(|cause| Failure::file("write", path, cause))?;
     }
-    let mut out = std::io::stdout().lock();
-    let written = if bench.args.group.json {
-        serde_json::to_string(&report).map_err(std::io::Error::from).and_then(|line| writeln!(out, "{line}"))
-    } else {
-        writeln!(out, "{}", report::describe(&report))
-    };
-    written.map_err(|cause| Failure::stream("write", "standard output", cause))
+    crate::text::print(&report, bench.args.group.json, report::describe)
 }

@@ -131,7 +131,7 @@ pub(crate) fn run(args: &DemoArgs, log: &str) -> Result<(), Failure> {
             })
             .collect(),
     };
-    print(&shown, args.json, |shown| format!("{}\n{}", table(shown), summary(shown)))
+    text::print(&shown, args.json, |shown| format!("{}\n{}", table(shown), summary(shown)))
 }
 
 /// The directory for the logs: the user's, or a fresh one.
@@ -282,17 +282,6 @@ impl Board {
         // Nothing depends on whether the terminal took it.
         let _ = self.all.clear();
     }
-}
-
-/// Prints what was shown: as one JSON object, or as `text` tells it.
-fn print<T: Serialize>(shown: &T, json: bool, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    let written = if json {
-        serde_json::to_string(shown).map_err(std::io::Error::from).and_then(|line| writeln!(out, "{line}"))
-    } else {
-        writeln!(out, "{}", text(shown))
-    };
-    written.map_err(|cause| Failure::stream("write", "standard output", cause))
 }
 
 fn table(shown: &Shown) -> Table {

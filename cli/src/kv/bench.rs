@@ -1,6 +1,5 @@
 //! `consort kv bench`: clients in a closed loop, each with a connection of its own, and what they saw.
 
-use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use comfy_table::Table;
@@ -8,12 +7,12 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::client::Client;
-use super::wire::{Answer, Request};
+use super::wire::{Answer, Request, VALUE_LEN};
 use crate::args::KvBenchArgs;
 use crate::bench::figures::{Quantiles, nanoseconds};
 use crate::failure::Failure;
 use crate::latency::{corrected, histogram};
-use crate::text::{as_f64, count, micros, rate};
+use crate::text::{self, as_f64, count, micros, rate};
 
 /// What one client saw.
 struct Seen {
@@ -64,8 +63,14 @@ impl Figures {
 /// Measures.
 ///
 /// # Errors
-/// No request was answered.
+/// No request was answered, or values would be too long.
 pub(super) fn run(args: &KvBenchArgs) -> Result<(), Failure> {
+    if args.size > VALUE_LEN {
+        return Err(Failure::usage(
+            format!("no value has {} bytes", args.size),
+            format!("give --size {VALUE_LEN} or less"),
+        ));
+    }
     let begun = Instant::now();
     let until = begun + args.seconds;
     let seen: Vec<Seen> = std::thread::scope(|scope| {
@@ -101,13 +106,7 @@ pub(super) fn run(args: &KvBenchArgs) -> Result<(), Failure> {
         failed,
         correction: "closed loop at one request in the mean latency",
     };
-    let mut out = std::io::stdout().lock();
-    let written = if args.to.json {
-        serde_json::to_string(&report).map_err(std::io::Error::from).and_then(|line| writeln!(out, "{line}"))
-    } else {
-        writeln!(out, "{}", describe(&report))
-    };
-    written.map_err(|cause| Failure::stream("write", "standard output", cause))
+    text::print(&report, args.to.json, describe)
 }
 
 /// One client: a request, its answer, the next.
@@ -121,7 +120,7 @@ fn ask(args: &KvBenchArgs, client: u32, until: Instant) -> Result<Seen, Failure>
     let value = "v".repeat(args.size);
     let mut dice = u64::from(client) + 1;
     while Instant::now() < until {
-        // A multiplicative generator (Lehmer, Knuth's constant); its upper bits are good enough to choose keys.
+        // A linear congruential generator with Knuth's constants; its upper bits are good enough to choose keys.
         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let key = format!("bench-{}", (dice >> 33) % u64::from(args.keys));
         let is_get = (dice >> 20) % 100 < u64::from(args.reads);

@@ -156,7 +156,7 @@ impl Server {
 
     /// Tells changes until the client goes away, falls behind, or the shard of its key isn't here any more.
     fn show(&self, key: Option<&str>, to: &mut TcpStream) -> io::Result<()> {
-        let (notices, now) = match key {
+        let (watch, now) = match key {
             None => (self.hub.watch(None), None),
             Some(key) => {
                 let (shard, replica) = self.home(key);
@@ -173,9 +173,11 @@ impl Server {
         let here = here.map(|(shard, _)| shard).collect();
         to.write_all(&line(&Answer::Watching { now, here, shards: self.shards.len() })?)?;
         loop {
-            let answer = match notices.recv_timeout(LOOK) {
-                Ok(Notice::Change { key, version, value }) => Answer::Change { key, value, version },
-                Ok(Notice::Restored { shard }) => Answer::Restored { shard },
+            let answer = match watch.notices.recv_timeout(LOOK) {
+                Ok(notice) => match Arc::unwrap_or_clone(notice) {
+                    Notice::Change { key, version, value } => Answer::Change { key, value, version },
+                    Notice::Restored { shard } => Answer::Restored { shard },
+                },
                 Err(RecvTimeoutError::Timeout) => {
                     let home = key.map(|key| self.home(key));
                     if let Some((shard, _)) = home.filter(|(_, replica)| !replica.is_member()) {

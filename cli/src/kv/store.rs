@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use consort::View;
 use consort::object::{Context, Snapshot, StateMachine};
@@ -59,7 +59,16 @@ pub(super) struct Hub(Mutex<Vec<Watcher>>);
 struct Watcher {
     /// The one key that it watches, in which shard; none is all.
     key: Option<(usize, String)>,
-    to: SyncSender<Notice>,
+    to: SyncSender<Arc<Notice>>,
+    /// Its [`Watch`] is there.
+    alive: Weak<()>,
+}
+
+/// A watcher's end: what it is told.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) notices: Receiver<Arc<Notice>>,
+    _alive: Arc<()>,
 }
 
 /// So many notices may lie for a watcher.
@@ -67,20 +76,24 @@ const BACKLOG: usize = 1024;
 
 impl Hub {
     /// Notices of a key of that shard, or of all keys, from here on.
-    pub(super) fn watch(&self, key: Option<(usize, String)>) -> Receiver<Notice> {
-        let (to, notices) = sync_channel(BACKLOG);
-        self.lock().push(Watcher { key, to });
-        notices
+    pub(super) fn watch(&self, key: Option<(usize, String)>) -> Watch {
+        let ((to, notices), alive) = (sync_channel(BACKLOG), Arc::new(()));
+        let mut watchers = self.lock();
+        // Those who went without being told anything since.
+        watchers.retain(|watcher| watcher.alive.strong_count() > 0);
+        watchers.push(Watcher { key, to, alive: Arc::downgrade(&alive) });
+        Watch { notices, _alive: alive }
     }
 
     fn tell(&self, shard: usize, notice: impl Fn() -> Notice, of: Option<&str>) {
+        let mut told = None;
         self.lock().retain(|watcher| {
             let wants = match (&watcher.key, of) {
                 (None, _) => true,
                 (Some((within, key)), Some(of)) => *within == shard && key == of,
                 (Some((within, _)), None) => *within == shard,
             };
-            !wants || watcher.to.try_send(notice()).is_ok()
+            !wants || watcher.to.try_send(told.get_or_insert_with(|| Arc::new(notice())).clone()).is_ok()
         });
     }
 
@@ -113,7 +126,7 @@ impl Store {
     }
 
     fn put(&mut self, key: String, value: String) -> Reply {
-        let version = self.version(&key).max(if self.keys.contains_key(&key) { 0 } else { self.buried }) + 1;
+        let version = self.keys.get(&key).map_or(self.buried, |it| it.version) + 1;
         self.hub.tell(
             self.shard,
             || Notice::Change { key: key.clone(), version, value: Some(value.clone()) },
@@ -251,11 +264,16 @@ mod tests {
             version: 1,
             value: value.map(str::to_owned),
         };
-        assert_eq!(one.try_iter().collect::<Vec<_>>(), [change("a", Some("y")), change("a", None)]);
-        assert_eq!(all.try_iter().count(), 3);
+        let told: Vec<_> = one.notices.try_iter().map(Arc::unwrap_or_clone).collect();
+        assert_eq!(told, [change("a", Some("y")), change("a", None)]);
+        assert_eq!(all.notices.try_iter().count(), 3);
         (0..BACKLOG + 5).for_each(|_| {
             put(&mut store, "a", "y", None);
         });
-        assert_eq!(all.iter().count(), BACKLOG, "and then it is told no more");
+        assert_eq!(all.notices.iter().count(), BACKLOG, "and then it is told no more");
+        // Who is gone is forgotten, also if nothing changes that it wanted to know.
+        (0..10).for_each(|_| drop(hub.watch(Some((1, "never".to_owned())))));
+        let _here = hub.watch(None);
+        assert_eq!(hub.lock().len(), 2, "the one that is here, and the one of before that keeps its end");
     }
 }

@@ -13,7 +13,6 @@
 mod member;
 mod prey;
 
-use std::io::Write as _;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -27,7 +26,7 @@ use crate::crew::{Crew, Ports};
 use crate::failure::Failure;
 use crate::group;
 use crate::orders::{FailoverTask, Said, Seat, Survived, Task, Told};
-use crate::text::as_f64;
+use crate::text::{self, as_f64};
 
 pub(crate) use member::run as member;
 pub(crate) use prey::run as prey;
@@ -131,13 +130,7 @@ pub(crate) fn run(args: &FailoverArgs, log: &str) -> Result<(), Failure> {
         no_failure_ms: beside(|spared| spared.no_failure_ms),
         runs,
     };
-    let mut out = std::io::stdout().lock();
-    let written = if args.json {
-        serde_json::to_string(&report).map_err(std::io::Error::from).and_then(|line| writeln!(out, "{line}"))
-    } else {
-        writeln!(out, "{}", describe(&report))
-    };
-    written.map_err(|cause| Failure::stream("write", "standard output", cause))
+    text::print(&report, args.json, describe)
 }
 
 /// All kills; and over what.

@@ -7,7 +7,6 @@
 mod member;
 mod stream;
 
-use std::io::Write as _;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -106,13 +105,7 @@ pub(crate) fn run(args: &JoinArgs, log: &str) -> Result<(), Failure> {
         catch_up_ms: of(|run| run.catch_up_ms),
         runs,
     };
-    let mut out = std::io::stdout().lock();
-    let written = if args.json {
-        serde_json::to_string(&report).map_err(std::io::Error::from).and_then(|line| writeln!(out, "{line}"))
-    } else {
-        writeln!(out, "{}", describe(&report))
-    };
-    written.map_err(|cause| Failure::stream("write", "standard output", cause))
+    text::print(&report, args.json, describe)
 }
 
 fn measure(args: &JoinArgs, log: &str, status: &Status) -> Result<(String, Vec<Run>), Failure> {

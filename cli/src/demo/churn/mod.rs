@@ -140,7 +140,7 @@ pub(super) fn run(stage: &Stage<'_>, board: &Board) -> Result<(), Failure> {
     let seconds = began.elapsed().as_secs_f64();
     let verdict = judge(stage, &upheavals, &reports)?;
     let shown = shown(stage, &upheavals, &reports, &verdict, seconds)?;
-    super::print(&shown, stage.args.json, |shown| {
+    text::print(&shown, stage.args.json, |shown| {
         format!("{}\n{}\n{}", table(shown), moments(shown), summary(shown))
     })
 }
