@@ -630,9 +630,12 @@ impl Fabric for VerbsFabric {
             }
             self.pump(slot, true);
         }
-        // Before it settles: that may take as long as the slowest link, and who rings meanwhile ends it.
+        // The last look comes after the nap is known everywhere: who publishes then rings. The doorbell is not heard before.
+        if !self.settle(until, Self::is_news) || self.is_news() {
+            return;
+        }
         self.doorbell.announce();
-        if idle() && self.settle(until, Self::is_news) && !self.is_news() {
+        if idle() {
             self.arm_all();
             let rung = self.collect_all(true);
             if !rung && !self.is_news() && self.is_settled() {
