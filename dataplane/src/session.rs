@@ -464,8 +464,7 @@ impl Session {
         if self.ring.wants_room() {
             self.make_room()?;
         }
-        self.exchange_reads()?;
-        let asked = self.publish_reads(fabric);
+        let asked = self.look_for_reads(fabric)?;
         Ok(sent || received || raised || asked)
     }
 
@@ -533,9 +532,15 @@ impl Session {
     /// Publishes what could wait so far. Call it when a step found nothing to do and before sleeping: others may wait
     /// for room. Flush the fabric after it.
     pub fn settle<F: Fabric + ?Sized>(&mut self, fabric: &mut F) {
-        if self.later && !self.is_wedged() {
+        if self.is_wedged() {
+            return;
+        }
+        if self.later {
             self.publish(fabric);
         }
+        // Whoever asked something is not to wait for this member's sleep.
+        self.answer();
+        self.publish_reads(fabric);
     }
 
     /// Whether there is something to do that no peer will wake this node for: messages committed, loans returned. In a

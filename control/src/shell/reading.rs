@@ -22,11 +22,20 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    /// Wants of the newest session what was asked for and hasn't come.
+    /// There is another session, of which nothing was wanted yet.
+    pub(crate) fn renew(&mut self) {
+        self.seen = (u64::MAX, u64::MAX);
+    }
+
+    /// Wants of the newest session what was asked for since.
     #[inline]
     pub(crate) fn want(&mut self, asked: &Asked, newest: Option<&mut Session>) {
-        self.seen = asked.load();
-        let (points, digest) = self.seen;
+        let asked = asked.load();
+        if asked == self.seen {
+            return;
+        }
+        self.seen = asked;
+        let (points, digest) = asked;
         #[cfg(test)]
         if self.is_hasty {
             self.due = points;
@@ -52,6 +61,9 @@ impl Reading {
         app: &mut dyn FnMut(Incoming<'_, '_>) -> Verdict,
         refused: &mut bool,
     ) -> bool {
+        if !session.has_read_news() && self.due == self.told && self.digests.is_empty() {
+            return false;
+        }
         let mut any = false;
         while let Some(changed) = session.poll_digest() {
             self.digests.push_back(changed);

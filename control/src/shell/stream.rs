@@ -436,6 +436,7 @@ impl Stream {
         self.past.retain(|running| running.second != shard.second);
         let running = Running::start(view, (self.id, shard), slots.clone(), plan, self.tickets, fabric);
         self.sessions.push(running.map_err(Refusal::Plan)?);
+        self.reading.renew();
         Ok(())
     }
 }

@@ -47,7 +47,12 @@ pub(super) struct Reads {
     digests: u64,
     /// Words were stored and not published.
     dirty: bool,
+    /// Exchanges so far.
+    exchanges: u32,
 }
+
+/// At every so manieth exchange others' questions are looked for; and before a sleep.
+const EXCHANGES_A_LOOK: u32 = 8;
 
 struct Point {
     /// The caller's name for it, and for all before it.
@@ -107,9 +112,22 @@ impl Session {
         Some((self.plan.members[peer.rank].node, peer.digest))
     }
 
-    /// Answers the others, takes their answers, and asks what is wanted.
+    /// Whether [`Session::poll_read_point`] or [`Session::poll_digest`] may have something to say.
     #[inline]
-    pub(super) fn exchange_reads(&mut self) -> Result<(), Cold> {
+    pub fn has_read_news(&self) -> bool {
+        self.reads.digests != 0 || !self.reads.confirmed.is_empty()
+    }
+
+    /// Answers the others, takes their answers, and asks what is wanted: at every exchange while it waits itself, else at some, for
+    /// whoever waits for a message must not wait for this. Returns whether anything was published.
+    #[inline]
+    pub(super) fn look_for_reads<F: Fabric + ?Sized>(&mut self, fabric: &mut F) -> Result<bool, Cold> {
+        self.reads.exchanges = self.reads.exchanges.wrapping_add(1);
+        let waits = self.reads.open.is_some() || self.reads.wanted > self.reads.sought;
+        if !waits && !self.reads.exchanges.is_multiple_of(EXCHANGES_A_LOOK) {
+            // A digest was published, perhaps.
+            return Ok(self.publish_reads(fabric));
+        }
         self.answer();
         if self.reads.open.is_some() {
             self.confirm()?;
@@ -117,7 +135,7 @@ impl Session {
         if self.reads.open.is_none() && self.reads.wanted > self.reads.sought {
             self.ask();
         }
-        Ok(())
+        Ok(self.publish_reads(fabric))
     }
 
     /// Looks for questions, and for digests, which lie beside. Only a session that runs may do this.
