@@ -47,6 +47,7 @@ mod counts;
 pub(crate) mod hello;
 mod engine;
 pub(crate) mod sys;
+mod backing;
 mod epoll;
 mod uring;
 mod link;
@@ -74,6 +75,7 @@ use consort_dataplane::fabric::{ConnectError, Doorbell, Fabric, FabricStats, Lin
 use consort_dataplane::memory::{Mirror, Segment, WORD};
 use consort_dataplane::names::{MAX_NODES, NodeId, PeerSet, Slot, Time};
 
+use backing::Backing;
 use counts::Counts;
 use engine::{Engine, Ready, Token, Watch};
 use epoll::Epoll;
@@ -97,6 +99,7 @@ pub struct TcpFabric {
     node: NodeId,
     options: TcpOptions,
     segment: Segment,
+    backing: Backing,
     token: Token128,
     listener: OwnedFd,
     address: SocketAddr,
@@ -150,8 +153,13 @@ impl TcpFabric {
         })?;
         let bell = sys::bell().map_err(|cause| TcpError::Machine { what: "event counter", cause })?;
         let engine = choose(options.engine)?;
-        let segment = memory(options.segment_bytes, options.prefault)
+        let segment = sys::memory(options.segment_bytes)
             .map_err(|cause| TcpError::Machine { what: "memory for the segment", cause })?;
+        if options.prefault {
+            segment.prefault(0..segment.size());
+        }
+        let backing =
+            Backing::start().map_err(|cause| TcpError::Machine { what: "a thread for memory", cause })?;
         let bell = Arc::new(bell);
         let rope = Arc::clone(&bell);
         let lifeline = Lifeline::start(options.listen, &bell, options.unanswered)
@@ -164,6 +172,7 @@ impl TcpFabric {
             node,
             options,
             segment,
+            backing,
             token,
             listener,
             address,
@@ -279,15 +288,6 @@ fn choose(wanted: TcpEngine) -> Result<Box<dyn Engine>, TcpError> {
     }
 }
 
-/// Memory for a segment or mirror.
-fn memory(bytes: usize, prefault: bool) -> std::io::Result<Segment> {
-    let memory = sys::memory(bytes)?;
-    if prefault {
-        memory.prefault(0..memory.size());
-    }
-    Ok(memory)
-}
-
 impl Fabric for TcpFabric {
     fn name(&self) -> &'static str {
         "tcp"
@@ -319,7 +319,9 @@ impl Fabric for TcpFabric {
         if let Some(taken) = links.find(|link| link.slot == slot || link.offer.token.matches(&offer.token)) {
             return Err(ConnectError::Taken(taken.slot));
         }
-        let mirror = memory(offer.segment_bytes, self.options.prefault)
+        let mirror = self
+            .backing
+            .mirror(offer.segment_bytes, self.options.prefault)
             .map_err(|cause| ConnectError::Machine(format!("memory for its mirror: {cause}")))?;
         let mut failed = None;
         // The lesser dials.

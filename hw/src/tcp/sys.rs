@@ -274,6 +274,15 @@ const LARGE: usize = 2 << 20;
 ///
 /// Not the allocator's: what is aligned as large pages are, it would zero itself, page by page, and before any advice.
 pub(crate) fn memory(bytes: usize) -> io::Result<Segment> {
+    memory_with(bytes, None)
+}
+
+/// The same, given back by `give_back` when its last user is gone.
+pub(super) fn lent_memory(bytes: usize, give_back: GiveBack) -> io::Result<Segment> {
+    memory_with(bytes, Some(give_back))
+}
+
+fn memory_with(bytes: usize, give_back: Option<GiveBack>) -> io::Result<Segment> {
     let out_of_range = || io::Error::from(io::ErrorKind::OutOfMemory);
     let len = bytes.checked_next_multiple_of(PAGE).ok_or_else(out_of_range)?;
     let all = len.checked_add(LARGE).ok_or_else(out_of_range)?;
@@ -281,7 +290,7 @@ pub(crate) fn memory(bytes: usize) -> io::Result<Segment> {
     // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
     let base = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), all, protection, flags) }?;
     let base = NonNull::new(base.cast::<u8>()).ok_or_else(out_of_range)?;
-    let pages = Pages { base, len: all };
+    let pages = Pages { base, len: all, give_back };
     let offset = base.as_ptr().align_offset(LARGE).min(LARGE);
     // SAFETY: `offset` is at most the `LARGE` by which the mapping is longer than `len`.
     let start = unsafe { base.add(offset) };
@@ -292,10 +301,14 @@ pub(crate) fn memory(bytes: usize) -> io::Result<Segment> {
     Ok(unsafe { Segment::from_mapping(start, len, Arc::new(pages)) })
 }
 
+/// Takes a mapping to where it is to be dropped.
+pub(super) type GiveBack = Box<dyn FnOnce(Pages) + Send + Sync>;
+
 /// A mapping of this value's own.
-struct Pages {
+pub(super) struct Pages {
     base: NonNull<u8>,
     len: usize,
+    give_back: Option<GiveBack>,
 }
 
 // SAFETY: the value only stands for the mapping, which any thread may unmap; its bytes are reached through `Segment`.
@@ -305,6 +318,9 @@ unsafe impl Sync for Pages {}
 
 impl Drop for Pages {
     fn drop(&mut self) {
+        if let Some(give_back) = self.give_back.take() {
+            return give_back(Self { base: self.base, len: self.len, give_back: None });
+        }
         // SAFETY: the whole of a mapping of our own, whose last user is gone.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
     }
