@@ -118,6 +118,34 @@ impl PeerSet {
     }
 }
 
+/// A set of members of one session, by [`Rank`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
+pub struct RankSet(pub u64);
+
+impl RankSet {
+    /// The set with `rank` in it too. A rank of [`MAX_NODES`] and more is none and is left out.
+    #[must_use]
+    pub const fn with(self, rank: Rank) -> Self {
+        if (rank.0 as usize) < MAX_NODES { Self(self.0 | 1 << rank.0) } else { self }
+    }
+
+    /// Whether `rank` is in it.
+    pub const fn contains(self, rank: Rank) -> bool {
+        (rank.0 as usize) < MAX_NODES && self.0 >> rank.0 & 1 == 1
+    }
+
+    /// Whether nobody is in it.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl FromIterator<Rank> for RankSet {
+    fn from_iter<I: IntoIterator<Item = Rank>>(ranks: I) -> Self {
+        ranks.into_iter().fold(Self::default(), Self::with)
+    }
+}
+
 impl FromIterator<Slot> for PeerSet {
     fn from_iter<I: IntoIterator<Item = Slot>>(slots: I) -> Self {
         slots.into_iter().fold(Self::EMPTY, Self::with)

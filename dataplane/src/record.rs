@@ -8,6 +8,8 @@
 //!  one 8-byte word, native byte order               `length` bytes         to a word
 //! ```
 //!
+//! An *addressed* record (D12) has one word more before its payload, counted in its length: who it is for, as bits by rank.
+//!
 //! Eight bytes and no more: for a 64-byte message that is an eighth on top. The round is unwrapped by the reader, who
 //! knows a lower bound (rounds never fall within a ring) and that less than 2^31 rounds fit in all rings together
 //! ([`crate::layout`]).
@@ -16,6 +18,9 @@ use crate::memory::WORD;
 
 /// Bytes of a header.
 pub const HEADER: usize = WORD;
+
+/// Bytes by which an addressed record's payload begins later: the word that says whom it is for.
+pub const ADDRESS: usize = WORD;
 
 /// The longest payload that a header can say, in bytes; a ring may set a lower bound.
 pub const MAX_LEN: usize = (1 << 28) - 1;
@@ -30,6 +35,8 @@ pub enum Kind {
     Pad = 2,
     /// "I send nothing more in this session."
     End = 3,
+    /// A message for some of the members (D12). The others have its place in the order, and whom it is for, and no more.
+    Addressed = 4,
 }
 
 /// A record's header, decoded.
@@ -56,9 +63,14 @@ impl Header {
             1 => Kind::Data,
             2 => Kind::Pad,
             3 => Kind::End,
+            4 => Kind::Addressed,
             _ => return None,
         };
-        Some(Self { len: (word & MAX_LEN as u64) as usize, kind, round: (word >> 32) as u32 })
+        let len = (word & MAX_LEN as u64) as usize;
+        if matches!(kind, Kind::Addressed) && len < ADDRESS {
+            return None;
+        }
+        Some(Self { len, kind, round: (word >> 32) as u32 })
     }
 
     /// Bytes that the record takes in the ring.
@@ -85,8 +97,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_header_reads_as_written(len in 0..=MAX_LEN, kind in 1..4u8, round: u32) {
-            let kind = [Kind::Data, Kind::Pad, Kind::End][usize::from(kind) - 1];
+        fn a_header_reads_as_written(len in 0..=MAX_LEN, kind in 1..5u8, round: u32) {
+            let kind = [Kind::Data, Kind::Pad, Kind::End, Kind::Addressed][usize::from(kind) - 1];
+            let len = if kind == Kind::Addressed { len.max(ADDRESS) } else { len };
             let header = Header { len, kind, round };
             prop_assert_eq!(Header::parse(header.word()), Some(header));
             prop_assert_eq!(Header::parse(stamp(header.word(), !round)), Some(Header { round: !round, ..header }));

@@ -25,8 +25,8 @@ use std::ptr;
 use crossbeam_utils::CachePadded;
 
 use crate::memory::{Segment, WORD};
-use crate::names::Position;
-use crate::record::{self, HEADER, Header, Kind};
+use crate::names::{Position, RankSet};
+use crate::record::{self, ADDRESS, HEADER, Header, Kind};
 use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Ordering, next_number};
 use std::sync::Arc;
 
@@ -206,6 +206,8 @@ struct Room {
     /// Where its payload is in the segment.
     payload: usize,
     len: usize,
+    /// It is for some of the members: whom, stands before the payload.
+    addressed: bool,
 }
 
 /// Lends room for `len` bytes (with whatever bytes are there) in the ring that `handle` leads to, which the reservation
@@ -219,6 +221,21 @@ pub fn try_reserve<H: Deref<Target = RingSender>>(
     len: usize,
 ) -> Result<Reservation<H>, (H, ReserveError)> {
     match handle.try_claim(len) {
+        Ok(room) => Ok(Reservation { handle, room }),
+        Err(error) => Err((handle, error)),
+    }
+}
+
+/// As [`try_reserve`], for a message that is delivered to the members in `to` alone (D12).
+///
+/// # Errors
+/// As there. Such a message may be shorter than others by a word.
+pub fn try_reserve_to<H: Deref<Target = RingSender>>(
+    handle: H,
+    to: RankSet,
+    len: usize,
+) -> Result<Reservation<H>, (H, ReserveError)> {
+    match handle.try_claim_to(to, len) {
         Ok(room) => Ok(Reservation { handle, room }),
         Err(error) => Err((handle, error)),
     }
@@ -249,7 +266,26 @@ impl RingSender {
             ring.put(claim.start, Kind::Pad, claim.pad as usize - HEADER);
         }
         let start = claim.start + claim.pad;
-        Ok(Room { number: ring.number, start, end: claim.end, payload: ring.place(start) + HEADER, len })
+        let payload = ring.place(start) + HEADER;
+        Ok(Room { number: ring.number, start, end: claim.end, payload, len, addressed: false })
+    }
+
+    /// Lends room for a message to the members in `to` alone (D12). Never blocks.
+    ///
+    /// # Errors
+    /// As [`RingSender::try_reserve`].
+    pub fn try_reserve_to(&self, to: RankSet, len: usize) -> Result<Reservation<&Self>, ReserveError> {
+        Ok(Reservation { handle: self, room: self.try_claim_to(to, len)? })
+    }
+
+    fn try_claim_to(&self, to: RankSet, len: usize) -> Result<Room, ReserveError> {
+        let too_long = |_| ReserveError::TooLong { len, max: self.max_len() - ADDRESS };
+        let whole =
+            len.checked_add(ADDRESS).filter(|whole| *whole <= self.max_len()).ok_or(()).map_err(too_long)?;
+        let mut room = self.try_claim(whole)?;
+        self.ring.segment.store(room.payload, to.0);
+        (room.payload, room.len, room.addressed) = (room.payload + ADDRESS, len, true);
+        Ok(room)
     }
 
     /// Multicasts that this node sends nothing more in this session ([`Kind::End`]). Nothing stops it from sending all
@@ -285,7 +321,9 @@ impl<H: Deref<Target = RingSender>> Reservation<H> {
     fn commit(self, kind: Kind) -> (Ticket, H) {
         // Dropping it would make it a pad.
         let sent = ManuallyDrop::new(self);
-        sent.ring().put(sent.room.start, kind, sent.room.len);
+        let Room { start, len, addressed, .. } = sent.room;
+        let (kind, len) = if addressed { (Kind::Addressed, len + ADDRESS) } else { (kind, len) };
+        sent.ring().put(start, kind, len);
         let ticket = Ticket(Position(sent.room.end));
         // SAFETY: `sent` is neither used nor dropped after this, so the handle has one owner as before.
         (ticket, unsafe { ptr::read(&raw const sent.handle) })
@@ -306,7 +344,8 @@ impl<H: Deref<Target = RingSender>> Reservation<H> {
 
 impl<H: Deref<Target = RingSender>> Drop for Reservation<H> {
     fn drop(&mut self) {
-        self.ring().put(self.room.start, Kind::Pad, self.room.len);
+        let address = if self.room.addressed { ADDRESS } else { 0 };
+        self.ring().put(self.room.start, Kind::Pad, self.room.len + address);
     }
 }
 
@@ -333,7 +372,18 @@ impl<H: Deref<Target = RingSender>> DerefMut for Reservation<H> {
 pub(crate) struct Own<'a> {
     pub(crate) kind: Kind,
     pub(crate) end: Position,
+    /// Whom it is for, if not for all.
+    pub(crate) to: Option<RankSet>,
     pub(crate) payload: &'a [u8],
+}
+
+/// A part of the ring that is for some members only (D12): the payload of an addressed record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Private {
+    pub(crate) from: Position,
+    /// Where its record ends.
+    pub(crate) end: Position,
+    pub(crate) to: RankSet,
 }
 
 /// The engine's side of the ring.
@@ -343,13 +393,15 @@ pub(crate) struct RingOwner {
     taken: u64,
     /// Up to here every member has released.
     freed: u64,
+    /// What of the batch that was taken last is not for all.
+    private: Vec<Private>,
 }
 
 impl RingOwner {
     /// A ring of `size` bytes at `start` in the segment.
     pub(crate) fn new(segment: Segment, start: usize, size: usize) -> Self {
         let ring = Arc::new(Ring { claims: Claims::new(size), segment, start, number: next_number() });
-        Self { ring, taken: 0, freed: 0 }
+        Self { ring, taken: 0, freed: 0, private: Vec::new() }
     }
 
     pub(crate) fn sender(&self) -> RingSender {
@@ -364,6 +416,7 @@ impl RingOwner {
     /// Takes all committed records and stamps them with `round` (D4, D9). Returns whether there were any.
     pub(crate) fn take(&mut self, round: u32) -> bool {
         let before = self.taken;
+        self.private.clear();
         while self.ring.claims.take(self.taken) {
             let place = self.ring.place(self.taken);
             let word = self.ring.segment.load(place);
@@ -371,9 +424,20 @@ impl RingOwner {
             let Some(header) = Header::parse(word) else {
                 unreachable!("a committed record has a header: only `put` writes there")
             };
-            self.taken += header.size() as u64;
+            let end = self.taken + header.size() as u64;
+            if header.kind == Kind::Addressed {
+                let to = RankSet(self.ring.segment.load(place + HEADER));
+                let from = Position(self.taken + (HEADER + ADDRESS) as u64);
+                self.private.push(Private { from, end: Position(end), to });
+            }
+            self.taken = end;
         }
         self.taken != before
+    }
+
+    /// What of the batch that was taken last is not for all, in the ring's order.
+    pub(crate) fn private(&self) -> &[Private] {
+        &self.private
     }
 
     /// Whether a record waits to be taken.
@@ -383,8 +447,13 @@ impl RingOwner {
 
     /// The parts of the segment that hold the ring from `from` to what was taken: two at a wrap.
     pub(crate) fn ranges(&self, from: Position) -> [Range<usize>; 2] {
+        self.ranges_between(from, self.taken())
+    }
+
+    /// The same up to `to`.
+    pub(crate) fn ranges_between(&self, from: Position, to: Position) -> [Range<usize>; 2] {
         let (start, size) = (self.ring.start, self.ring.claims.size);
-        let len = (self.taken - from.0) as usize;
+        let len = (to.0 - from.0) as usize;
         let first = (size - (from.0 & (size - 1))) as usize;
         let at = self.ring.place(from.0);
         if len <= first { [at..at + len, 0..0] } else { [at..at + first, start..start + len - first] }
@@ -418,11 +487,15 @@ impl RingOwner {
             let header = Header::parse(self.ring.segment.load(place))?;
             let end = Position(from.0 + header.size() as u64);
             if header.kind != Kind::Pad {
-                let bytes = place + HEADER..place + HEADER + header.len;
+                let (mut bytes, mut to) = (place + HEADER..place + HEADER + header.len, None);
+                if header.kind == Kind::Addressed {
+                    to = Some(RankSet(self.ring.segment.load(bytes.start)));
+                    bytes.start += ADDRESS;
+                }
                 // SAFETY: the record was taken, so its sender is done with it, and it isn't reused while the caller
                 // holds it: only this owner releases room, and it is borrowed.
                 let payload = unsafe { self.ring.segment.bytes(bytes) };
-                return Some(Own { kind: header.kind, end, payload });
+                return Some(Own { kind: header.kind, end, to, payload });
             }
             from = end;
         }

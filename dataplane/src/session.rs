@@ -36,7 +36,7 @@ use crate::fabric::Fabric;
 use crate::layout::{Layout, ROW_BYTES, pack_head, unpack_head};
 use crate::loan::Loans;
 use crate::memory::{Mirror, Segment, WORD};
-use crate::names::{NodeId, PeerSet, Position, Rank, Round, Seq, Slot};
+use crate::names::{NodeId, PeerSet, Position, Rank, RankSet, Round, Seq, Slot};
 use crate::plan::{PlanError, SessionPlan};
 use crate::record::Kind;
 use crate::ring::{RingOwner, RingSender, Ticket};
@@ -172,6 +172,19 @@ struct Held {
     loan: Option<u64>,
 }
 
+/// A message of this node that lies beyond the trim: nobody has delivered it ([`Session::resend`]).
+#[derive(Debug)]
+pub struct Beyond<'a> {
+    /// Which send it was.
+    pub ticket: Ticket,
+    /// What it is.
+    pub kind: Kind,
+    /// The members that it was for, if not for all (D12).
+    pub to: Option<RankSet>,
+    /// The message.
+    pub payload: &'a [u8],
+}
+
 /// The engine of one session. See the [module](self).
 pub struct Session {
     plan: SessionPlan,
@@ -228,6 +241,10 @@ pub enum Mutant {
     UnconfirmedPoint,
     /// A read point is due before what lay below its frontier is delivered.
     UndeliveredPoint,
+    /// D12: the payload of an addressed message is published to nobody.
+    PayloadToNone,
+    /// D12: an addressed message takes no place in the order at those whom it isn't for.
+    NoPlace,
 }
 
 impl Session {
@@ -436,9 +453,13 @@ impl Session {
                 fabric.flush();
             }
             // D2: the bytes first, then the head that covers them.
-            fabric.publish_ring(first, self.everyone);
-            if !second.is_empty() {
-                fabric.publish_ring(second, self.everyone);
+            if self.ring.private().is_empty() {
+                fabric.publish_ring(first, self.everyone);
+                if !second.is_empty() {
+                    fabric.publish_ring(second, self.everyone);
+                }
+            } else {
+                self.publish_addressed(from, fabric);
             }
             promise = Round(promise.0 + 1);
             let own = &mut self.streams[self.me];
@@ -466,6 +487,32 @@ impl Session {
         }
         let asked = self.look_for_reads(fabric)?;
         Ok(sent || received || raised || asked)
+    }
+
+    /// Publishes the ring from `from` on, the payload of what is addressed to those alone whom it is for (D12).
+    #[cold]
+    fn publish_addressed<F: Fabric + ?Sized>(&self, mut from: Position, fabric: &mut F) {
+        let mut publish = |from: Position, to: Position, peers: PeerSet| {
+            for range in self.ring.ranges_between(from, to) {
+                if !range.is_empty() && !peers.is_empty() {
+                    fabric.publish_ring(range, peers);
+                }
+            }
+        };
+        for private in self.ring.private() {
+            #[cfg(feature = "mutants")]
+            if self.mutant == Some(Mutant::PayloadToNone) {
+                publish(from, private.from, self.everyone);
+                from = private.end;
+                continue;
+            }
+            let addressed = |peer: &&Peer| private.to.contains(rank_at(peer.rank));
+            let peers = self.peers.iter().filter(addressed).filter_map(|peer| peer.slot).collect();
+            publish(from, private.from, self.everyone);
+            publish(private.from, private.end, peers);
+            from = private.end;
+        }
+        publish(from, self.ring.taken(), self.everyone);
     }
 
     /// Takes in what peer `at` published since the last look. Returns whether there were records.
@@ -593,13 +640,13 @@ impl Session {
     ///
     /// Returns false while threads still hold reservations that they made before the wedge: those messages
     /// come with a later call, so keep the session until it returns true.
-    pub fn resend(&mut self, trim: &[Position], mut send: impl FnMut(Ticket, Kind, &[u8])) -> bool {
+    pub fn resend(&mut self, trim: &[Position], mut send: impl FnMut(&Beyond<'_>)) -> bool {
         let Some(end) = self.wedged else { return false };
         // What was committed and never stamped, or not even committed at the wedge. It is not published any more.
         self.ring.take(0);
         self.resent = self.resent.max(trim[self.me]);
         while let Some(own) = self.ring.record(self.resent) {
-            send(Ticket(own.end), own.kind, own.payload);
+            send(&Beyond { ticket: Ticket(own.end), kind: own.kind, to: own.to, payload: own.payload });
             self.resent = own.end;
         }
         self.is_resent = self.ring.taken() == end;

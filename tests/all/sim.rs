@@ -26,7 +26,7 @@ fn sim_histories_hold() {
     }
     println!("{seeds} seeds hold: {all:?}");
     let Trouble { torn, full, crashed, paused, refused, lent, supplied, resent, reborn, delivered, .. } = all;
-    let Trouble { points, points_asked_again, misled, .. } = all;
+    let Trouble { points, points_asked_again, misled, passed_over, .. } = all;
     for (what, count) in [
         ("torn publishes", torn),
         ("full rings", full),
@@ -41,6 +41,7 @@ fn sim_histories_hold() {
         ("read points", points),
         ("read points asked for again in the next view", points_asked_again),
         ("read points of members that were left out", misled),
+        ("messages passed over", passed_over),
     ] {
         assert!(count > 0 || seeds < 100, "{what} never happened in {seeds} seeds");
     }
@@ -99,4 +100,14 @@ fn sim_catches_a_read_point_that_not_all_have_confirmed() {
 #[test]
 fn sim_catches_a_read_point_before_its_frontier_is_delivered() {
     is_caught(Mutant::UndeliveredPoint);
+}
+
+#[test]
+fn sim_catches_payloads_that_never_went_out() {
+    is_caught(Mutant::PayloadToNone); // D12
+}
+
+#[test]
+fn sim_catches_messages_without_a_place() {
+    is_caught(Mutant::NoPlace); // D12
 }

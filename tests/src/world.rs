@@ -10,6 +10,8 @@
 //! Members want read points now and then. Each must come after all that anyone had delivered when it was wanted; and one that is
 //! wanted by a member that the others have gone on without must not come at all, whoever is slow to learn of that.
 //!
+//! Some messages are for some of the members only (D12). The others must have their places in the order, and not their bytes.
+//!
 //! In half of these runs the survivors go on in a second session in the memory of the first (V10): they send again what the
 //! trim cut off (D13), then what they hadn't sent yet, and all of it must be delivered.
 
@@ -18,9 +20,10 @@ use std::time::Duration;
 
 use consort_dataplane::fabric::Fabric;
 use consort_dataplane::loan::Loan;
-use consort_dataplane::names::{NodeId, Position, Rank, Slot, Time, ViewId};
+use consort_dataplane::names::{NodeId, Position, Rank, RankSet, Slot, Time, ViewId};
 use consort_dataplane::plan::{Guarantee, Member, SessionPlan};
-use consort_dataplane::ring::{ReserveError, RingSender};
+use consort_dataplane::record::Kind;
+use consort_dataplane::ring::{Reservation, ReserveError, RingSender};
 use consort_dataplane::session::{Delivery, Mutant, Session, Verdict};
 use consort_dataplane::sim::{Choices, SimFabric, SimNetwork, SimOptions};
 
@@ -55,6 +58,8 @@ pub struct Trouble {
     pub points_asked_again: u64,
     /// Members that were left out and wanted a read point.
     pub misled: u64,
+    /// Messages passed over by members that they weren't for.
+    pub passed_over: u64,
 }
 
 impl Trouble {
@@ -73,6 +78,7 @@ impl Trouble {
         self.points += other.points;
         self.points_asked_again += other.points_asked_again;
         self.misled += other.misled;
+        self.passed_over += other.passed_over;
     }
 }
 
@@ -95,6 +101,8 @@ struct Plan {
     goes_on: bool,
     /// Members want read points.
     reads: bool,
+    /// In how many of 100 messages it is for some members only.
+    addressed: u64,
 }
 
 /// A read point that a member wants, and what any member had delivered by then, by sender.
@@ -135,6 +143,7 @@ impl Plan {
                 .then(|| (c.below(600), c.below((members as u64).div_ceil(2)) as usize)),
             goes_on: c.chance(50),
             reads: c.chance(50),
+            addressed: if guarantee.stable() && c.chance(50) { 40 } else { 0 },
         }
     }
 }
@@ -157,6 +166,10 @@ struct Run {
     ends: Vec<Vec<Position>>,
     /// What each member must send again before anything else.
     again: Vec<VecDeque<Vec<u8>>>,
+    /// Whom each message of each sender is for.
+    to: Vec<Vec<Option<Vec<usize>>>>,
+    /// How many messages each member had delivered when its session began.
+    before: Vec<usize>,
     loans: Vec<Vec<Loan>>,
     wanted: Vec<VecDeque<Wanted>>,
     points: u64,
@@ -205,6 +218,8 @@ impl Run {
             },
             ends: vec![Vec::new(); n],
             again: vec![VecDeque::new(); n],
+            to: vec![Vec::new(); n],
+            before: vec![0; n],
             loans: (0..n).map(|_| Vec::new()).collect(),
             wanted: (0..n).map(|_| VecDeque::new()).collect(),
             points: 0,
@@ -315,6 +330,7 @@ impl Run {
                 let region = base..base + SessionPlan::region_bytes(self.plan.ring_bytes);
                 self.fabrics[at].renew(region).map_err(|e| e.to_string())?;
                 (self.sessions[at], self.senders[at]) = self.start(SECOND, at);
+                self.before[at] = self.history.delivered[at].len();
                 self.trouble.reborn += 1;
             }
             return Ok(self.second);
@@ -374,12 +390,16 @@ impl Run {
     fn send(&mut self, at: usize) -> bool {
         if let Some(payload) = self.again[at].front() {
             // D13: before anything new.
-            let Ok(mut room) = self.senders[at].try_reserve(payload.len()) else {
+            let index = self.history.sent[at] - self.again[at].len();
+            let Ok(mut room) = reserve(
+                (&self.sessions[at], &self.senders[at]),
+                self.to[at][index].as_deref(),
+                payload.len(),
+            ) else {
                 self.trouble.full += 1;
                 return false;
             };
             room.copy_from_slice(payload);
-            let index = self.history.sent[at] - self.again[at].len();
             self.ends[at][index] = room.send().0;
             self.again[at].pop_front();
             self.trouble.resent += 1;
@@ -390,12 +410,18 @@ impl Run {
             return false;
         }
         let extra = self.choices.below(self.plan.longest) as usize;
-        match self.senders[at].try_reserve(8 + extra) {
+        let to = self
+            .choices
+            .chance(self.plan.addressed)
+            .then(|| (0..self.plan.members).filter(|_| self.choices.chance(50)).collect::<Vec<_>>());
+        match reserve((&self.sessions[at], &self.senders[at]), to.as_deref(), 8 + extra) {
             Ok(mut room) => {
                 room[..4].copy_from_slice(&(at as u32).to_le_bytes());
                 room[4..8].copy_from_slice(&(index as u32).to_le_bytes());
                 room[8..].fill(filling(at, index));
-                self.ends[at].push(room.send().0);
+                let end = room.send().0;
+                self.ends[at].push(end);
+                self.to[at].push(to);
                 self.history.sent[at] += 1;
                 true
             }
@@ -422,14 +448,28 @@ impl Run {
         let received: Vec<Vec<Position>> =
             self.sessions.iter().map(|session| received(session, view, self.plan.members)).collect();
         let mut wrong = None;
-        let Self { sessions, fabrics, history, choices, trouble, loans, ends, plan, delivered, .. } = self;
+        let Self {
+            sessions,
+            fabrics,
+            history,
+            choices,
+            trouble,
+            loans,
+            ends,
+            plan,
+            delivered,
+            to,
+            before,
+            ..
+        } = self;
         let mut sink = |delivery: &mut Delivery<'_>| {
             if plan.refuses && choices.chance(10) {
                 trouble.refused += 1;
                 return Verdict::Later;
             }
-            match check_payload(delivery.payload) {
+            match check(delivery, at, &history.delivered[at], before[at], to) {
                 Ok(one) if node(one.sender) == delivery.sender => {
+                    trouble.passed_over += u64::from(delivery.kind == Kind::Addressed);
                     // D7: at this moment every member must have it (a member's own ring it always has).
                     let lacks = |(member, has): (usize, &Vec<Position>)| {
                         (history.survived[member]
@@ -450,6 +490,7 @@ impl Run {
                 Err(error) => wrong = Some(error),
             }
             if plan.lends
+                && delivery.kind == Kind::Data
                 && loans[at].len() < 20
                 && choices.chance(20)
                 && let Some(loan) = delivery.lend()
@@ -571,7 +612,7 @@ impl Run {
 
     /// A survivor delivers to the trim (V4), and gets back what it sent beyond (D13).
     fn cut(&mut self, at: usize, trim: &[Position]) -> Result<(), String> {
-        let Self { sessions, history, choices, loans, plan, trouble, delivered, .. } = self;
+        let Self { sessions, history, choices, loans, plan, trouble, delivered, to, before, .. } = self;
         let log = &mut history.delivered[at];
         let mut wrong = None;
         for done in [false, true] {
@@ -580,14 +621,14 @@ impl Run {
                     trouble.refused += 1;
                     return Verdict::Later;
                 }
-                match check_payload(delivery.payload) {
+                match check(delivery, at, log, before[at], to) {
                     Ok(one) => {
                         delivered[one.sender] = delivered[one.sender].max(one.index + 1);
                         log.push(one);
                     }
                     Err(error) => wrong = Some(error),
                 }
-                if plan.lends && choices.chance(20) {
+                if plan.lends && delivery.kind == Kind::Data && choices.chance(20) {
                     loans[at].extend(delivery.lend());
                 }
                 Verdict::Taken
@@ -600,10 +641,13 @@ impl Run {
         // Delivered or handed back to be sent again, each message once.
         let mut own = log.iter().filter(|one| one.sender == at).count();
         let again = &mut self.again[at];
-        let drained = sessions[at].resend(trim, |_, _, payload| match check_payload(payload) {
-            Ok(one) if one == (Delivered { sender: at, index: own }) => {
+        let drained = sessions[at].resend(trim, |beyond| match check_payload(beyond.payload) {
+            Ok(one)
+                if one == (Delivered { sender: at, index: own })
+                    && beyond.to.map(|ranks| numbers(ranks, plan.members)) == to[at][own] =>
+            {
                 own += 1;
-                again.push_back(payload.to_vec());
+                again.push_back(beyond.payload.to_vec());
             }
             other => wrong = Some(format!("resend (D13): {at} got {other:?} back, {own} was next")),
         });
@@ -630,6 +674,57 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// The members of the first view that have these ranks.
+fn numbers(ranks: RankSet, members: usize) -> Vec<usize> {
+    (0..members).filter(|at| ranks.contains(Rank(*at as u8))).collect()
+}
+
+/// Which message a delivery is of, at `at`, which has delivered `log`, `before` of it in earlier sessions. What isn't for it must
+/// come without its bytes, in the place of the sender's next one, which must be one that isn't (D12).
+fn check(
+    delivery: &Delivery<'_>,
+    at: usize,
+    log: &[Delivered],
+    before: usize,
+    to: &[Vec<Option<Vec<usize>>>],
+) -> Result<Delivered, String> {
+    if delivery.seq.0 != (log.len() - before) as u64 {
+        return Err(format!("order (D12): {at} delivered {} as {}", log.len() - before, delivery.seq));
+    }
+    let is_for = |one: &Delivered| {
+        to[one.sender].get(one.index).is_none_or(|to| to.as_ref().is_none_or(|to| to.contains(&at)))
+    };
+    if delivery.kind == Kind::Addressed {
+        let sender = delivery.sender.0 as usize - 1;
+        let index = log.iter().filter(|one| one.sender == sender).count();
+        let one = Delivered { sender, index };
+        let is_silent = delivery.payload.is_empty() || sender == at;
+        return if is_for(&one) || !is_silent {
+            Err(format!("destinations (D12): {one:?} was passed over by {at}, for whom it is"))
+        } else {
+            Ok(one)
+        };
+    }
+    let one = check_payload(delivery.payload)?;
+    if is_for(&one) {
+        Ok(one)
+    } else {
+        Err(format!("destinations (D12): {at} got {one:?}, which isn't for it"))
+    }
+}
+
+/// Room for a message to some members, of whom a view has those who survived; or to all.
+fn reserve<'a>(
+    (session, sender): (&Session, &'a RingSender),
+    to: Option<&[usize]>,
+    len: usize,
+) -> Result<Reservation<&'a RingSender>, ReserveError> {
+    let Some(to) = to else { return sender.try_reserve(len) };
+    let members = session.plan().members.iter().zip(0u8..);
+    let ranks = members.filter(|(member, _)| to.iter().any(|it| node(*it) == member.node));
+    sender.try_reserve_to(ranks.map(|(_, rank)| Rank(rank)).collect(), len)
 }
 
 fn node(at: usize) -> NodeId {

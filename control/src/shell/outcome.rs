@@ -51,6 +51,9 @@ pub enum OutcomeError {
         "this node is no member of the shard any more, and nobody has delivered the message: send it from one that is"
     )]
     Moved,
+    /// It was for some members only, and none of them is a member any more.
+    #[error("none of the nodes that the message was for is a member any more, and nobody has delivered it")]
+    NoDestination,
 }
 
 /// What becomes of one send. Dropping it loses interest, not the message.

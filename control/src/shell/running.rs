@@ -18,7 +18,7 @@ use consort_dataplane::names::{NodeId, Position, Rank, Slot, ViewId};
 use consort_dataplane::plan::{PlanError, SessionPlan};
 use consort_dataplane::record::Kind;
 use consort_dataplane::ring::Ticket;
-use consort_dataplane::session::{Delivery, Fault, Needed, Session, Verdict};
+use consort_dataplane::session::{Beyond, Delivery, Fault, Needed, Session, Verdict};
 
 use super::event::Incoming;
 use super::outcome::{Delivered, Moved, OutcomeError, Pending};
@@ -56,6 +56,8 @@ pub(crate) struct Running {
 /// A message of this node that no view has delivered, on its way from one to another.
 pub(crate) struct Unsent {
     kind: Kind,
+    /// Whom it is for, if not for all (D12).
+    to: Option<Vec<NodeId>>,
     payload: Box<[u8]>,
     tracked: Option<Moved>,
 }
@@ -64,7 +66,7 @@ impl Unsent {
     /// The same once more, and nobody waits for it.
     #[cfg(test)]
     pub(super) fn copy(&self) -> Self {
-        Self { kind: self.kind, payload: self.payload.clone(), tracked: None }
+        Self { kind: self.kind, to: self.to.clone(), payload: self.payload.clone(), tracked: None }
     }
 
     /// It is not sent again.
@@ -108,13 +110,14 @@ impl Running {
         fabric: &mut dyn Fabric,
     ) -> Result<Self, PlanError> {
         let (session, ring) = Session::start(plan, fabric)?;
+        let open = Open::new(ring, base, session.plan());
         Ok(Self {
             session,
             shard: id,
             second: shard.second,
             view: view.clone(),
             slots,
-            open: Arc::new(Open::new(ring, base)),
+            open: Arc::new(open),
             pending: Pending::default(),
             again: BTreeMap::new(),
             frozen: None,
@@ -202,23 +205,37 @@ impl Running {
         let Self { session, open, pending, again, trim, is_resent, .. } = self;
         let Some(trim) = trim else { return false };
         *is_resent = *is_resent
-            || session.resend(trim, |Ticket(end), kind, payload| {
+            || session.resend(trim, |beyond| {
+                let &Beyond { ticket: Ticket(end), kind, to, payload } = beyond;
                 let ticket = again.remove(&end).unwrap_or_else(|| open.ticket(end));
                 let tracked = pending.take(&open.registry, payload.as_ptr());
-                unsent.insert(ticket, Unsent { kind, payload: payload.into(), tracked });
+                let to = to.map(|ranks| open.nodes(ranks));
+                unsent.insert(ticket, Unsent { kind, to, payload: payload.into(), tracked });
             });
         *is_resent
     }
 
     /// Sends again what had this ticket first.
     pub(crate) fn send_again(&mut self, ticket: Ticket, unsent: Unsent) {
-        let Unsent { kind, payload, tracked } = unsent;
-        if kind != Kind::Data {
+        let Unsent { kind, to, payload, tracked } = unsent;
+        if kind == Kind::End {
             let ended = self.open.ring().try_end();
             assert!(ended.is_ok(), "{FITS}");
             return;
         }
-        let Ok(mut room) = self.open.ring().try_reserve(payload.len()) else { unreachable!("{FITS}") };
+        let ring = self.open.ring();
+        let reserved = match to.map(|nodes| self.open.ranks(&nodes)) {
+            None => ring.try_reserve(payload.len()),
+            Some(ranks) if ranks.is_empty() => {
+                // D12: whom it was for is gone.
+                if let Some(tracked) = tracked {
+                    tracked.fail(&OutcomeError::NoDestination);
+                }
+                return;
+            }
+            Some(ranks) => ring.try_reserve_to(ranks, payload.len()),
+        };
+        let Ok(mut room) = reserved else { unreachable!("{FITS}") };
         room.copy_from_slice(&payload);
         if let Some(tracked) = tracked {
             self.pending.put(room.as_ptr(), tracked);
@@ -357,6 +374,16 @@ fn deliver(
                 }
             }
             verdict
+        }
+        Kind::Addressed => {
+            // D12: for others. If it is this node's own, it is delivered to them now.
+            if let Some(Ticket(end)) = delivery.ticket {
+                let outcome = Delivered { view: delivery.view, seq: delivery.seq };
+                count(&taker.channel.sent);
+                again.remove(&end);
+                pending.delivered(&open.registry, delivery.payload.as_ptr(), outcome);
+            }
+            Verdict::Taken
         }
         _ => end(delivery.sender, taker, view),
     };

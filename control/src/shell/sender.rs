@@ -23,7 +23,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use consort_dataplane::fabric::Doorbell;
-use consort_dataplane::names::Position;
+use consort_dataplane::names::{NodeId, Position, Rank, RankSet};
+use consort_dataplane::plan::{Guarantee, SessionPlan};
 use consort_dataplane::ring::{self, ReserveError, RingSender, Ticket};
 
 use super::gate::Gate;
@@ -73,6 +74,10 @@ pub(crate) struct Open {
     number: u64,
     /// Where this ring's tickets begin: behind all those of the rings before it.
     base: u64,
+    /// The members, by rank.
+    members: Box<[NodeId]>,
+    /// Messages to some members only are possible here.
+    addresses: bool,
     pub(crate) registry: Registry,
     /// What is sent from now on is lost, and why.
     over: OnceLock<OutcomeError>,
@@ -114,6 +119,17 @@ pub enum SendError {
         /// The longest that fits, in bytes.
         max: usize,
     },
+    /// A message is to be for a node that is no member.
+    #[error("{0} is no member of the shard in this view, so nothing can be sent to it")]
+    NoSuchMember(NodeId),
+    /// A message for nobody.
+    #[error("the list of destinations is empty: name those whom the message is for")]
+    NoDestination,
+    /// Where delivery doesn't wait until all have a message, what is for some can't be recovered from the others.
+    #[error(
+        "only groups with the guarantee `atomic` take messages for some of their members: send it to all"
+    )]
+    NotAddressable,
     /// [`Sender::end`] was called: the members were told that nothing more comes.
     #[error("this node has ended its sends; start another node to send more")]
     Ended,
@@ -151,7 +167,27 @@ impl Sender {
     /// # Errors
     /// The message is too long, the node has ended or stopped, or this thread would wait for itself.
     pub fn reserve(&self, len: usize) -> Result<Reservation<'_>, SendError> {
-        match self.try_reserve(len) {
+        self.blocking(|| self.try_reserve(len))
+    }
+
+    /// As [`Sender::reserve`], for a message that is delivered to the nodes in `to` alone (D12): at a place in the order that all members
+    /// agree on, in which the others see a gap. They are not sent its bytes; over shared memory, which is one for all, they leave them
+    /// unread. This node gets it only if it is in the list. The longest message is 8 bytes shorter than others.
+    ///
+    /// Its outcome tells that all of these who are members have it. Should the view change first, it goes to those that remain, in the next
+    /// one; if there are none, the outcome is [`OutcomeError::NoDestination`].
+    ///
+    /// # Errors
+    /// As there; and [`SendError::NoSuchMember`], [`SendError::NoDestination`] or [`SendError::NotAddressable`].
+    pub fn reserve_to(&self, to: &[NodeId], len: usize) -> Result<Reservation<'_>, SendError> {
+        self.blocking(|| self.try_reserve_to(to, len))
+    }
+
+    fn blocking<'a>(
+        &'a self,
+        mut reserve: impl FnMut() -> Result<Reservation<'a>, SendError>,
+    ) -> Result<Reservation<'a>, SendError> {
+        match reserve() {
             Err(error) if error.passes() => {}
             done => return done,
         }
@@ -161,12 +197,12 @@ impl Sender {
         let until = Instant::now() + YIELD;
         while Instant::now() < until {
             std::thread::yield_now();
-            match self.try_reserve(len) {
+            match reserve() {
                 Err(error) if error.passes() => {}
                 done => return done,
             }
         }
-        let reserved = self.outbox.gate.wait(None, || match self.try_reserve(len) {
+        let reserved = self.outbox.gate.wait(None, || match reserve() {
             Err(error) if error.passes() => None,
             done => Some(done),
         });
@@ -191,6 +227,52 @@ impl Sender {
                 Err(outbox.refused(error))
             }
         }
+    }
+
+    /// As [`Sender::reserve_to`], without ever blocking.
+    ///
+    /// # Errors
+    /// As there and at [`Sender::try_reserve`].
+    pub fn try_reserve_to(&self, to: &[NodeId], len: usize) -> Result<Reservation<'_>, SendError> {
+        let outbox = &*self.outbox;
+        if outbox.ended.load(Ordering::Relaxed) {
+            return Err(SendError::Ended);
+        }
+        let Some(lease) = outbox.lease() else { return Err(outbox.stop_or(SendError::NotStarted)) };
+        let ranks = match lease.0.addressed(to) {
+            Ok(ranks) => ranks,
+            Err(error) => {
+                lease.give_back();
+                return Err(error);
+            }
+        };
+        match ring::try_reserve_to(lease, ranks, len) {
+            Ok(room) => Ok(Reservation { room, outbox }),
+            Err((lease, error)) => {
+                lease.give_back();
+                Err(outbox.refused(error))
+            }
+        }
+    }
+
+    /// Multicasts a copy of `message` to the nodes in `to` alone; blocks like [`Sender::reserve_to`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send_to(&self, to: &[NodeId], message: &[u8]) -> Result<Ticket, SendError> {
+        let mut room = self.reserve_to(to, message.len())?;
+        room.copy_from_slice(message);
+        Ok(room.send())
+    }
+
+    /// As [`Sender::send_to`], and tells what becomes of it.
+    ///
+    /// # Errors
+    /// As [`Sender::reserve_to`].
+    pub fn send_to_tracked(&self, to: &[NodeId], message: &[u8]) -> Result<Outcome, SendError> {
+        let mut room = self.reserve_to(to, message.len())?;
+        room.copy_from_slice(message);
+        Ok(room.send_tracked())
     }
 
     /// Multicasts a copy of `message`; blocks like [`Sender::reserve`]. To write it in place instead, reserve.
@@ -322,10 +404,38 @@ impl DerefMut for Reservation<'_> {
 
 impl Open {
     /// The ring of a session whose tickets begin at `base`.
-    pub(crate) fn new(ring: RingSender, base: u64) -> Self {
+    pub(crate) fn new(ring: RingSender, base: u64, plan: &SessionPlan) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { ring, number, base, registry: Registry::default(), over: OnceLock::new() }
+        let members = plan.members.iter().map(|member| member.node).collect();
+        let addresses = plan.guarantee == Guarantee::Atomic;
+        Self { ring, number, base, members, addresses, registry: Registry::default(), over: OnceLock::new() }
+    }
+
+    /// The ranks of those whom a message is to be for (D12).
+    fn addressed(&self, to: &[NodeId]) -> Result<RankSet, SendError> {
+        if !self.addresses {
+            return Err(SendError::NotAddressable);
+        }
+        if to.is_empty() {
+            return Err(SendError::NoDestination);
+        }
+        match to.iter().find(|node| !self.members.contains(node)) {
+            Some(node) => Err(SendError::NoSuchMember(*node)),
+            None => Ok(self.ranks(to)),
+        }
+    }
+
+    /// The ranks of those of these nodes that are members.
+    pub(crate) fn ranks(&self, nodes: &[NodeId]) -> RankSet {
+        let ranks = self.members.iter().zip(0u8..).filter(|(member, _)| nodes.contains(member));
+        ranks.map(|(_, rank)| Rank(rank)).collect()
+    }
+
+    /// The members that have these ranks.
+    pub(crate) fn nodes(&self, ranks: RankSet) -> Vec<NodeId> {
+        let members = self.members.iter().zip(0u8..).filter(|(_, rank)| ranks.contains(Rank(*rank)));
+        members.map(|(node, _)| *node).collect()
     }
 
     /// The engine's way past the [`Outbox`]: for what is sent again.

@@ -12,9 +12,9 @@ use super::{Blame, Cold, Fault, Held, Session, rank_at};
 use crate::fabric::Fabric;
 use crate::layout::unwrap;
 use crate::loan::{Loan, Loans};
-use crate::names::{NodeId, Position, Rank, Round, Seq, ViewId};
+use crate::names::{NodeId, Position, Rank, RankSet, Round, Seq, ViewId};
 use crate::order::{Key, Least};
-use crate::record::{HEADER, Header, Kind};
+use crate::record::{ADDRESS, HEADER, Header, Kind};
 use crate::ring::Ticket;
 
 /// Where deliveries go.
@@ -51,8 +51,11 @@ pub struct Delivery<'a> {
     pub rank: Rank,
     /// The sender.
     pub sender: NodeId,
-    /// [`Kind::Data`] or [`Kind::End`].
+    /// [`Kind::Data`] or [`Kind::End`]; or [`Kind::Addressed`] for a message that is not for this member (D12): it has its place in the
+    /// order and no payload here.
     pub kind: Kind,
+    /// Those whom it is for, if not for all.
+    pub to: Option<RankSet>,
     /// Which of this node's sends it is; `None` for other senders'.
     pub ticket: Option<Ticket>,
     /// The message.
@@ -67,7 +70,19 @@ impl<'a> Delivery<'a> {
     /// What another member delivered, with a payload that lies wherever it lies; [`Delivery::lend`] copies it.
     pub fn of_another(view: ViewId, seq: Seq, (rank, sender): (Rank, NodeId), payload: &'a [u8]) -> Self {
         let (kind, range) = (Kind::Data, 0..payload.len());
-        Self { view, seq, rank, sender, kind, ticket: None, payload, range, loans: None, lent: None }
+        Self {
+            view,
+            seq,
+            rank,
+            sender,
+            kind,
+            to: None,
+            ticket: None,
+            payload,
+            range,
+            loans: None,
+            lent: None,
+        }
     }
 }
 
@@ -281,7 +296,19 @@ impl Session {
             }
             let stream = &mut self.streams[rank];
             let from = stream.ring + (stream.at.0 & mask) as usize + HEADER;
-            let range = from..from + next.len;
+            let mut range = from..from + next.len;
+            let (mut kind, mut to) = (next.kind, None);
+            if kind == Kind::Addressed {
+                // D12. Its header's check saw to it that there is such a word, which was published with the header to all.
+                let ranks = RankSet(stream.memory.load(from));
+                to = Some(ranks);
+                range.start += ADDRESS;
+                if ranks.contains(rank_at(self.me)) {
+                    kind = Kind::Data;
+                } else if !mine {
+                    range.end = range.start; // what lies there was never published to this member
+                }
+            }
             // SAFETY: `look` found the record below `received`, so a head that covers it was read (or this node
             // published it), and it isn't released: `at` hasn't passed it. A sound sender writes nothing there; `len`
             // was checked to stay within the ring.
@@ -291,7 +318,8 @@ impl Session {
                 seq: self.seq,
                 rank: rank_at(rank),
                 sender,
-                kind: next.kind,
+                kind,
+                to,
                 ticket: mine.then_some(Ticket(next.end)),
                 payload,
                 range,
@@ -308,7 +336,8 @@ impl Session {
                 ran.refused = true;
                 break;
             }
-            self.seq.0 += u64::from(next.kind == Kind::Data);
+            self.seq.0 += u64::from(self.has_place(kind));
+            let stream = &mut self.streams[rank];
             stream.at = next.end;
             stream.next = None;
             ran.any = true;
@@ -321,6 +350,16 @@ impl Session {
             self.pending &= !(1 << rank);
         }
         Ok(ran)
+    }
+
+    /// Whether what was delivered has a place in the order: so have all messages, whomever they are for (D12).
+    #[inline]
+    fn has_place(&self, kind: Kind) -> bool {
+        #[cfg(feature = "mutants")]
+        if self.mutant == Some(super::Mutant::NoPlace) {
+            return kind == Kind::Data;
+        }
+        kind != Kind::End
     }
 
     /// Remembers that what was delivered up to `end` can't be released before a loan, its own or an earlier one, is back.

@@ -7,9 +7,15 @@ use super::*;
 use crate::names::{Time, ViewId};
 use crate::plan::{Guarantee, Member};
 use crate::record::{Header, Kind};
+use crate::ring::ReserveError;
 use crate::sim::{SimFabric, SimNetwork, SimOptions};
 
 const RING: usize = 4096;
+
+/// The message; nothing if it is for others.
+fn seen(delivery: &Delivery<'_>) -> Vec<u8> {
+    if delivery.kind == Kind::Addressed { Vec::new() } else { delivery.payload.to_vec() }
+}
 
 /// Where the first view's session is.
 const BASE: usize = SessionPlan::base(ViewId(1), RING);
@@ -75,11 +81,11 @@ impl World {
         let trim: Vec<_> = self.sessions[at].wedge().senders.iter().map(|s| s.received).collect();
         let log = &mut self.delivered[at];
         let mut sink = |d: &mut Delivery<'_>| {
-            log.push((d.seq.0, d.rank.0, d.payload.to_vec()));
+            log.push((d.seq.0, d.rank.0, seen(d)));
             Verdict::Taken
         };
         assert!(self.sessions[at].cut(&trim, &mut sink).unwrap());
-        assert!(self.sessions[at].resend(&trim, |_, _, _| {}));
+        assert!(self.sessions[at].resend(&trim, |_| {}));
     }
 
     fn send(&self, at: usize, bytes: &[u8]) {
@@ -93,7 +99,7 @@ impl World {
         self.fabrics[at].poll(self.now);
         let log = &mut self.delivered[at];
         let stepped = self.sessions[at].step(&mut self.fabrics[at], &mut |d: &mut Delivery<'_>| {
-            log.push((d.seq.0, d.rank.0, d.payload.to_vec()));
+            log.push((d.seq.0, d.rank.0, seen(d)));
             Verdict::Taken
         });
         self.sessions[at].frontiers().validate().unwrap();
@@ -278,7 +284,7 @@ fn a_wedged_session_delivers_to_the_trim_and_no_further() {
     for at in [0, 1] {
         let log = &mut w.delivered[at];
         let mut sink = |d: &mut Delivery<'_>| {
-            log.push((d.seq.0, d.rank.0, d.payload.to_vec()));
+            log.push((d.seq.0, d.rank.0, seen(d)));
             Verdict::Taken
         };
         assert!(w.sessions[at].cut(&trim, &mut sink).unwrap());
@@ -301,9 +307,9 @@ fn messages_beyond_the_trim_are_handed_back_to_their_sender() {
     w.sessions[0].wedge();
     assert!(w.sessions[0].cut(&trim, &mut |_: &mut Delivery<'_>| Verdict::Taken).unwrap());
     let mut again = Vec::new();
-    let mut send = |_: Ticket, kind: Kind, payload: &[u8]| {
-        assert_eq!(kind, Kind::Data);
-        again.push(payload.to_vec());
+    let mut send = |beyond: &Beyond<'_>| {
+        assert_eq!((beyond.kind, beyond.to), (Kind::Data, None));
+        again.push(beyond.payload.to_vec());
     };
     assert!(!w.sessions[0].resend(&trim, &mut send), "a reservation is still out");
     held.copy_from_slice(b"held too");
@@ -311,6 +317,57 @@ fn messages_beyond_the_trim_are_handed_back_to_their_sender() {
     assert!(w.sessions[0].resend(&trim, &mut send));
     assert!(w.sessions[0].resend(&trim, &mut send));
     assert_eq!(again, [&b"published"[..], b"committed", b"held too"]);
+}
+
+// D12: who isn't addressed gets the place and whom it is for, and none of the bytes; overlapping lists stand in one order.
+#[test]
+fn an_addressed_message_has_its_place_everywhere_and_its_bytes_where_it_is_for() {
+    let mut w = World::new(3, Guarantee::Atomic);
+    let send = |w: &World, at: usize, to: &[u8], text: &[u8]| {
+        let to = to.iter().copied().map(Rank).collect();
+        let mut room = w.senders[at].try_reserve_to(to, text.len()).unwrap();
+        room.copy_from_slice(text);
+        room.send();
+    };
+    send(&w, 0, &[1], b"for k1 alone");
+    send(&w, 0, &[0, 2], b"k0 and k2");
+    w.send(0, b"for all");
+    send(&w, 1, &[1, 2], b"k1 and k2");
+    drop(w.senders[1].try_reserve_to(RankSet(1), 100).unwrap());
+    w.settle();
+    let of = |at: usize| -> Vec<(u64, String)> {
+        let log = w.delivered[at].iter().filter(|(_, _, text)| !text.is_empty());
+        log.map(|(seq, _, text)| (*seq, String::from_utf8_lossy(text).into_owned())).collect()
+    };
+    let own =
+        |list: &[(u64, &str)]| list.iter().map(|(at, text)| (*at, (*text).to_owned())).collect::<Vec<_>>();
+    assert_eq!(of(0), own(&[(1, "k0 and k2"), (2, "for all")]));
+    assert_eq!(of(1), own(&[(0, "for k1 alone"), (2, "for all"), (3, "k1 and k2")]));
+    assert_eq!(of(2), own(&[(1, "k0 and k2"), (2, "for all"), (3, "k1 and k2")]));
+    let has = |at: usize, text: &[u8]| {
+        let mirror = w.fabrics[at].mirror(Slot(0)).unwrap();
+        let mut bytes = Vec::new();
+        mirror.append_words(0..mirror.size(), &mut bytes);
+        bytes.windows(text.len()).any(|window| window == text)
+    };
+    assert!(has(1, b"for k1 alone") && !has(2, b"for k1 alone"));
+    assert!(has(2, b"k0 and k2") && !has(1, b"k0 and k2"));
+    assert!(has(1, b"for all") && has(2, b"for all"));
+}
+
+// S1: an addressed record has room for the word that says whom it is for.
+#[test]
+fn an_addressed_record_too_short_for_its_address_is_blamed() {
+    assert_eq!(Header::parse(Header { len: 0, kind: Kind::Addressed, round: 0 }.word()), None);
+    let mut w = World::new(2, Guarantee::Atomic);
+    assert!(matches!(
+        w.senders[0].try_reserve_to(RankSet(2), usize::MAX - 3),
+        Err(ReserveError::TooLong { .. })
+    ));
+    let max = w.senders[0].max_len();
+    assert!(w.senders[0].try_reserve_to(RankSet(2), max - 8).is_ok());
+    assert!(w.senders[0].try_reserve_to(RankSet(2), max - 7).is_err());
+    w.settle();
 }
 
 // V11: a stall says who, which counter and which rule.
@@ -430,10 +487,10 @@ fn a_session_is_free_when_nothing_of_it_is_needed() {
     let trim: Vec<_> = w.sessions[1].wedge().senders.iter().map(|s| s.received).collect();
     assert!(!w.sessions[1].cut(&trim, &mut sink).unwrap(), "refused once");
     assert!(w.sessions[1].cut(&trim, &mut sink).unwrap());
-    assert!(!w.sessions[1].resend(&trim, |_, _, _| {}), "a reservation is out");
+    assert!(!w.sessions[1].resend(&trim, |_| {}), "a reservation is out");
     assert!(!w.sessions[1].is_free());
     drop(held);
-    assert!(w.sessions[1].resend(&trim, |_, _, _| {}));
+    assert!(w.sessions[1].resend(&trim, |_| {}));
     assert!(!w.sessions[1].is_free(), "two loans are out");
     loans.remove(0);
     assert!(!w.sessions[1].is_free(), "one is");
@@ -459,7 +516,7 @@ fn one_lacks(guarantee: Guarantee, has: usize) -> (World, Vec<crate::loan::Loan>
         if usize::from(k) < has {
             let log = &mut w.delivered[1];
             let mut sink = |d: &mut Delivery<'_>| {
-                log.push((d.seq.0, d.rank.0, d.payload.to_vec()));
+                log.push((d.seq.0, d.rank.0, seen(d)));
                 if loans.is_empty() {
                     loans.extend(d.lend());
                 }
@@ -483,7 +540,7 @@ fn what_one_lacks_is_supplied() {
         let mut log = std::mem::take(&mut w.delivered[1]);
         let before = log.len();
         let mut sink = |d: &mut Delivery<'_>| {
-            log.push((d.seq.0, d.rank.0, d.payload.to_vec()));
+            log.push((d.seq.0, d.rank.0, seen(d)));
             loans.extend(d.lend());
             Verdict::Taken
         };
@@ -507,7 +564,7 @@ fn what_one_lacks_is_supplied() {
         let all = [1, 2].map(|at| w.sessions[at].read(Rank(0), oldest..received[1]).unwrap());
         assert!(all[0] == all[1], "a whole ring is kept");
         // The room is the sender's again when every loan is back, wherever it lies.
-        assert!(w.sessions[1].resend(&trim, |_, _, _| {}) && !w.sessions[1].is_free());
+        assert!(w.sessions[1].resend(&trim, |_| {}) && !w.sessions[1].is_free());
         loans.clear();
         assert!(w.sessions[1].is_free());
     }
