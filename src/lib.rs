@@ -103,6 +103,10 @@
 //! A snapshot is of the place in the order at which it is asked for; it is read later, on a thread of its own, in pieces with digests.
 //! A group that is founded anew, by its view 1, has no state but what its applications begin with. Nothing is persistent yet.
 //!
+//! # Messages for some
+//! [`Sender::send_to`] sends to some of the members alone. The message has a place in the same order as all others, which the others pass
+//! over; they are not sent its bytes.
+//!
 //! # Groups and shards
 //! All nodes are in the main group, which is the [`Node`] itself. Beside it there may be others ([`NodeBuilder::group`]), the same at all
 //! nodes: of all nodes or of some, each with its guarantee, ring and state; or split in shards with so many replicas each, which the

@@ -4,6 +4,7 @@
 mod sim;
 mod states;
 mod groups;
+mod destinations;
 mod objects;
 mod coordination;
 mod corruption;

@@ -278,7 +278,7 @@ fn a_wedged_session_delivers_to_the_trim_and_no_further() {
     w.send(1, b"only the sender has this");
     w.step(1).unwrap();
     let reports: Vec<_> = [0, 1].map(|at| w.sessions[at].wedge()).into();
-    assert_eq!(w.senders[1].try_reserve(1).unwrap_err(), crate::ring::ReserveError::Closed);
+    assert_eq!(w.senders[1].try_reserve(1).unwrap_err(), ReserveError::Closed);
     assert!(!w.step(0).unwrap(), "frozen");
     let trim: Vec<_> = (0..3).map(|s| reports.iter().map(|r| r.senders[s].received).min().unwrap()).collect();
     for at in [0, 1] {
