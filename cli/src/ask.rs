@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use comfy_table::Table;
+use consort::object::StateDigest;
 use consort::{AskError, Question};
 use serde_json::Value;
 
@@ -157,11 +158,28 @@ fn status_text(answer: &Value) -> String {
             shown.add_row(COUNTERS.map(|key| plain(&sender[key])));
         }
         let _ = writeln!(text, "{shown}");
+        if !list(&session["digests"]).is_empty() {
+            let mut shown = table(&["replica", "digest of its state", "number"]);
+            for digest in list(&session["digests"]) {
+                let [digest_of, number] = digest_cells(&digest["word"]);
+                shown.add_row([plain(&digest["node"]), digest_of, number]);
+            }
+            let _ = writeln!(text, "{shown}");
+        }
         if !session["blocked"].is_null() {
             let _ = writeln!(text, "waits: {}", plain(&session["blocked"]));
         }
     }
     text
+}
+
+/// A digest and its number: those of replicas with the same number must be the same. As it is, if no replica of ours published it.
+fn digest_cells(word: &Value) -> [String; 2] {
+    let hex = word.as_str().and_then(|word| word.strip_prefix("0x"));
+    match hex.and_then(|hex| u64::from_str_radix(hex, 16).ok()).and_then(StateDigest::from_word) {
+        Some(StateDigest { ordinal, digest }) => [format!("{digest:09x}"), ordinal.to_string()],
+        None => [plain(word), plain(&Value::Null)],
+    }
 }
 
 fn explain_text(answer: &Value) -> String {
@@ -206,6 +224,9 @@ mod tests {
             "lost": [{"node": 3, "incarnation": "5", "why": "it was killed", "ago_ms": 1500}],
             "sessions": [{"view": 7, "wedged": true, "delivered": 12, "blocked": "node 2 is slow", "senders": [
                 {"node": 2, "promise": 9, "received": 8, "stable": 7, "delivered": 6, "released": 5},
+            ], "digests": [
+                {"node": 1, "word": format!("{:#018x}", 1_u64 << 63 | 12 << 34 | 0xabc)},
+                {"node": 2, "word": "0x0000000000000007"},
             ]}],
         }));
         for words in [
@@ -214,6 +235,8 @@ mod tests {
             "lost: member 3, 1500 ms ago: it was killed",
             "12 delivered, wedged",
             "waits: node 2 is slow",
+            "000000abc           ┆ 12",
+            "0x0000000000000007  ┆ –",
         ] {
             assert!(text.contains(words), "{words:?} in {text}");
         }

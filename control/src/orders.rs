@@ -129,6 +129,8 @@ pub struct SessionState {
     pub frontiers: Frontiers,
     /// What keeps its next message from being delivered (V11).
     pub blocked: Option<Blocked>,
+    /// The words about the members' states that they have published, of those who have.
+    pub digests: Vec<(NodeId, u64)>,
 }
 
 /// Something that the driver tells. What is about a fabric or a link carries its number: news of an old one is thrown away.

@@ -23,6 +23,23 @@ use consort_dataplane::names::MAX_NODES;
 
 use crate::{NodeId, Seq, ViewId};
 
+/// A word that a replica has published about its state, as another program sees it ([`Event::Digest`](crate::Event::Digest), `consort status`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct StateDigest {
+    /// Which of its digests it is, counted modulo 2^22 from the founding of the group on. Only those with the same number compare.
+    pub ordinal: u64,
+    /// Of the state: the lower 34 bits of a hash.
+    pub digest: u64,
+}
+
+impl StateDigest {
+    /// Out of the word; `None` if no replica published it.
+    pub fn from_word(word: u64) -> Option<Self> {
+        let (ordinal, digest) = (word >> DIGEST_BITS & (ORDINALS - 1), word & DIGEST);
+        (word >> 63 == 1).then_some(Self { ordinal, digest })
+    }
+}
+
 const DIGEST_BITS: u32 = 34;
 const ORDINALS: u64 = 1 << 22;
 const DIGEST: u64 = (1 << DIGEST_BITS) - 1;

@@ -66,7 +66,7 @@ mod host;
 mod digests;
 mod replica;
 
-pub use digests::Divergence;
+pub use digests::{Divergence, StateDigest};
 pub use machine::{Context, Snapshot, StateMachine};
 pub use pending::Pending;
 pub use replica::{Halted, Options, QueryError, Replica, ReplicaError, UpdateError};

@@ -9,7 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use consort::object::{
-    Context, Halted, Options, QueryError, Replica, ReplicaError, Snapshot, StateMachine, UpdateError,
+    Context, Halted, Options, QueryError, Replica, ReplicaError, Snapshot, StateDigest, StateMachine,
+    UpdateError,
 };
 use consort::{
     Domain, FabricChoice, GroupConfig, Guarantee, Node, NodeBuilder, NodeId, ReadPointError, SendError,
@@ -85,7 +86,7 @@ fn counters(count: u32, fabric: FabricChoice) -> (Vec<Replica<Counter>>, Vec<Soc
 /// Every reply is the sum at one place in the order, and a query at another member has every update that was answered before.
 fn replies_and_queries_agree(fabric: FabricChoice) {
     const UPDATES: u64 = 200;
-    let (replicas, _) = counters(3, fabric);
+    let (replicas, addresses) = counters(3, fabric);
     let mut replies: Vec<u64> = thread::scope(|scope| {
         let member = |at: usize| {
             let (mine, other) = (&replicas[at], &replicas[(at + 1) % 3]);
@@ -107,6 +108,23 @@ fn replies_and_queries_agree(fabric: FabricChoice) {
     for replica in &replicas {
         assert_eq!(replica.query(|it| it.sum).unwrap(), 3 * UPDATES);
         assert_eq!((replica.applied(), replica.halted()), (3 * UPDATES, None));
+    }
+    // Who asks how a member stands is told the digests of all three, and of the last time they are the same.
+    let last = 3 * UPDATES / 16;
+    loop {
+        let answer = consort::ask(addresses[1], None, consort::Question::Status, LONG).unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        let word = |digest: &serde_json::Value| {
+            u64::from_str_radix(digest["word"].as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
+        };
+        let told = answer["sessions"][0]["digests"].as_array(); // none before its engine was heard
+        let digests: Vec<_> =
+            told.into_iter().flatten().filter_map(|it| StateDigest::from_word(word(it))).collect();
+        if digests.len() == 3 && digests.iter().all(|it| it.ordinal == last) {
+            assert_eq!((digests[0], digests[1]), (digests[1], digests[2]));
+            break;
+        }
+        thread::yield_now();
     }
     for replica in replicas {
         replica.close(LONG).unwrap();

@@ -212,6 +212,9 @@ fn session(shard: &str, session: &SessionState) -> Value {
         "ring_bytes": session.frontiers.ring_bytes,
         "senders": senders,
         "blocked": session.blocked.as_ref().map(ToString::to_string),
+        "digests": session.digests.iter().map(|(node, word)| {
+            json!({ "node": node.0, "word": format!("{word:#018x}") })
+        }).collect::<Vec<_>>(),
     })
 }
 

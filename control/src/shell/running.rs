@@ -306,6 +306,7 @@ impl Running {
             wedged: !self.is_live(),
             frontiers: self.session.frontiers(),
             blocked: self.session.blocked().filter(|_| self.is_live()),
+            digests: self.session.digests(),
         }
     }
 

@@ -104,6 +104,16 @@ impl Session {
         }
     }
 
+    /// The digests that the members have published, this one included, by rank; without those who have published none.
+    pub fn digests(&self) -> Vec<(NodeId, u64)> {
+        let theirs =
+            self.peers.iter().map(|peer| (peer.rank, peer.mirror.load(peer.base + self.layout.digest())));
+        let mut digests: Vec<_> = theirs.chain([(self.me, self.reads.digest)]).collect();
+        digests.sort_unstable();
+        let published = digests.into_iter().filter(|(_, digest)| *digest != 0);
+        published.map(|(rank, digest)| (self.plan.members[rank].node, digest)).collect()
+    }
+
     /// A member whose published digest changed since this was asked last, and what it is now. What it was in between is not told.
     pub fn poll_digest(&mut self) -> Option<(NodeId, u64)> {
         let at = self.reads.digests.trailing_zeros() as usize;
