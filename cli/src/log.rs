@@ -383,7 +383,7 @@ fn dump(args: &LogDumpArgs, follow: bool) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let mut left = args.limit.unwrap_or(u64::MAX);
     while left > 0 {
-        match reader.next().map_err(|error| unread(&error))? {
+        match reader.read().map_err(|error| unread(&error))? {
             Some((header, payload)) => {
                 left -= 1;
                 let line = if args.json { json_line(&header, payload) } else { text_line(&header, payload) };
