@@ -142,6 +142,12 @@ mod builder;
 pub mod object;
 pub mod coordination;
 
+/// The log of a durable group, to read and to repair: what [`NodeBuilder`] is given a data directory for, record by record.
+pub mod log {
+    pub use consort_dataplane::log::*;
+    pub use consort_hw::disk::Directory;
+}
+
 pub use builder::{FabricChoice, NodeBuilder, UnknownFabric};
 pub use consort_control::config;
 pub use consort_control::config::{

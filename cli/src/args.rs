@@ -22,6 +22,7 @@ Start here:
   consort status 127.0.0.1:7101         how that member and its group stand; `consort explain` says what it waits for
   consort bench latency                 microseconds from send to delivery, beside the machine's own floor
   consort kv --help                     a replicated, sharded key-value store: an application to use and to learn from
+  consort log verify DIR                whether a durable member's log is sound
   consort help demo                     all about one of them";
 
 /// `consort`.
@@ -52,6 +53,9 @@ pub(crate) enum Command {
     /// A replicated, sharded key-value store: serve it, use it, measure it
     #[command(subcommand)]
     Kv(KvCommand),
+    /// The logs of durable groups: verify, dump, count, follow, repair
+    #[command(subcommand)]
+    Log(LogCommand),
     /// A process that `demo` or `bench` started (it takes its orders from standard input)
     #[command(hide = true)]
     Member {
@@ -372,6 +376,76 @@ pub(crate) struct AskArgs {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub(crate) within: Duration,
     /// Print the member's answer as it is: one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const LOG_HELP: &str = "\
+What DIR is:
+  The data directory of a node (what its --data names), with a log for each durable shard in it; or one shard's directory.
+  verify, dump, stat and follow only read, and may be run while the node writes; repair wants the node stopped.
+
+Conditions:
+  sound     every record to the end has its sum, its place, and the chain of all before it
+  torn      behind the last sound record lies a write that was never flushed: nobody was told that it is durable, and the
+            next start of the node cuts it off (while a node writes, its last write may look so)
+  damaged   something that had been flushed is not as it was; nothing from there on is served. repair keeps what is before,
+            and notes that this log lacks something; the node gets the rest from the other members when it starts
+
+Examples:
+  consort log verify /var/lib/consort/1
+  consort log dump /var/lib/consort/1 --from 1000 --limit 20
+  consort log dump /var/lib/consort/1 --since 1765432100.5 --json
+  consort log follow /var/lib/consort/1 --shard 2";
+
+/// `consort log`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LogCommand {
+    /// Read everything and say whether it is sound (exit code 0 only then)
+    #[command(after_long_help = format!("{LOG_HELP}\n\n{EXIT_CODES}"))]
+    Verify(LogArgs),
+    /// Print records
+    #[command(after_long_help = format!("{LOG_HELP}\n\n{EXIT_CODES}"))]
+    Dump(LogDumpArgs),
+    /// Count records and bytes, by segment and by sender
+    #[command(after_long_help = format!("{LOG_HELP}\n\n{EXIT_CODES}"))]
+    Stat(LogArgs),
+    /// Print records as they are written, until interrupted
+    #[command(after_long_help = format!("{LOG_HELP}\n\n{EXIT_CODES}"))]
+    Follow(LogDumpArgs),
+    /// Keep what is sound, remove what is not
+    #[command(after_long_help = format!("{LOG_HELP}\n\n{EXIT_CODES}"))]
+    Repair(LogArgs),
+}
+
+/// Which logs.
+#[derive(Args, Debug)]
+pub(crate) struct LogArgs {
+    /// A node's data directory, or a shard's in it
+    pub(crate) dir: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which records.
+#[derive(Args, Debug)]
+pub(crate) struct LogDumpArgs {
+    /// A node's data directory, or a shard's in it
+    pub(crate) dir: PathBuf,
+    /// Which shard, if DIR has several
+    #[arg(long)]
+    pub(crate) shard: Option<u32>,
+    /// Begin with this record
+    #[arg(long, value_name = "INDEX", conflicts_with = "since")]
+    pub(crate) from: Option<u64>,
+    /// Begin with the first record that is not older: seconds since 1970
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) since: Option<f64>,
+    /// At most so many records
+    #[arg(long)]
+    pub(crate) limit: Option<u64>,
+    /// Print JSON, one object a record
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -11,6 +11,7 @@
 //! | 6 | the group went on without this member |
 //! | 7 | this member can't reach a majority |
 //! | 8 | the store's answer is no: the key isn't there, or has another version |
+//! | 9 | a log is torn or damaged |
 //!
 //! Every failure carries a remedy: the next thing to do.
 
@@ -29,7 +30,8 @@ Exit codes:
   5  the group ran and was stopped: nothing moved any more, or this member can't go on
   6  the group went on without this member, which was taken for gone
   7  this member can't reach a majority of its view
-  8  the store's answer is no: the key isn't there, or has another version";
+  8  the store's answer is no: the key isn't there, or has another version
+  9  a log is torn or damaged";
 
 /// Why the command failed. The number of the kind is the process's exit code.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +61,9 @@ pub(crate) enum Failure {
     /// The store has no such key, or another version of it than was expected.
     #[error("{message}")]
     NotSo { message: String, remedy: String },
+    /// A log is not as it was written, or not to its end.
+    #[error("{message}")]
+    Unsound { message: String, remedy: String },
 }
 
 impl Failure {
@@ -88,6 +93,10 @@ impl Failure {
 
     pub(crate) fn not_so(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::NotSo { message: message.into(), remedy: remedy.into() }
+    }
+
+    pub(crate) fn unsound(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Unsound { message: message.into(), remedy: remedy.into() }
     }
 
     /// A file that could not be opened, read or written; the remedy follows from the cause.
@@ -120,7 +129,8 @@ impl Failure {
             | Self::Lost { remedy, .. }
             | Self::Evicted { remedy, .. }
             | Self::NoQuorum { remedy, .. }
-            | Self::NotSo { remedy, .. } => remedy,
+            | Self::NotSo { remedy, .. }
+            | Self::Unsound { remedy, .. } => remedy,
         }
     }
 
@@ -135,6 +145,7 @@ impl Failure {
             Self::Evicted { .. } => 6,
             Self::NoQuorum { .. } => 7,
             Self::NotSo { .. } => 8,
+            Self::Unsound { .. } => 9,
         }
     }
 
@@ -148,6 +159,7 @@ impl Failure {
             6 => Self::Evicted { message, remedy },
             7 => Self::NoQuorum { message, remedy },
             8 => Self::NotSo { message, remedy },
+            9 => Self::Unsound { message, remedy },
             _ => Self::Lost { message, remedy },
         }
     }
@@ -174,6 +186,7 @@ mod tests {
             Failure::evicted("m", "r"),
             Failure::no_quorum("m", "r"),
             Failure::not_so("m", "r"),
+            Failure::unsound("m", "r"),
         ];
         for (index, failure) in all.iter().enumerate() {
             let code = u8::try_from(index).unwrap() + 1;

@@ -1,5 +1,6 @@
 //! The `consort` command: shows what the library does ([`demo`]), is one member of a group ([`node`]), asks one
-//! how it stands ([`ask`]), measures ([`mod@bench`]), and has an application to show and to use: a key-value store ([`kv`]).
+//! how it stands ([`ask`]), measures ([`mod@bench`]), reads and repairs the logs of durable groups ([`mod@log`]), and has an application to
+//! show and to use: a key-value store ([`kv`]).
 //!
 //! Everything that runs here is real: members are processes of their own, started from this same program through a hidden
 //! subcommand ([`member`]); the library is used through its public interface alone, as any application would.
@@ -22,6 +23,7 @@ mod gaps;
 mod demo;
 mod bench;
 mod kv;
+mod log;
 mod member;
 
 use std::io::Write as _;
@@ -30,7 +32,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{BenchCommand, Cli, Command, KvCommand};
+use crate::args::{BenchCommand, Cli, Command, KvCommand, LogCommand};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => (ask::explain(args), args.json),
         Command::Bench(command) => (bench::run(command, &cli.log), wants_json(command)),
         Command::Kv(command) => (kv::run(command), kv_wants_json(command)),
+        Command::Log(command) => (log::run(command), log_wants_json(command)),
         Command::Member { parent, .. } => return member::run(*parent),
     };
     match result {
@@ -60,6 +63,13 @@ fn wants_json(command: &BenchCommand) -> bool {
         BenchCommand::Idle(args) => args.group.json,
         BenchCommand::Failover(args) => args.json,
         BenchCommand::Join(args) => args.json,
+    }
+}
+
+fn log_wants_json(command: &LogCommand) -> bool {
+    match command {
+        LogCommand::Verify(args) | LogCommand::Stat(args) | LogCommand::Repair(args) => args.json,
+        LogCommand::Dump(args) | LogCommand::Follow(args) => args.json,
     }
 }
 

@@ -55,7 +55,8 @@
 //! | [`loan`] | zero-copy delivery past the callback |
 //! | `order` | the order as arithmetic |
 //! | [`session`] | the engine |
-//! | [`sim`] | a fabric for tests: seeded delays, tearing, cuts, nodes that come and go |
+//! | [`log`] | what a durable group's member writes down |
+//! | [`sim`] | a fabric and a disk for tests: seeded delays, tearing, cuts, nodes that come and go, writes that are lost |
 //!
 //! # Trust
 //! What a peer can write is read once, into a local, and checked before use (S1): a bad word makes the step fail with a
@@ -73,5 +74,7 @@ pub mod ring;
 pub mod loan;
 mod order;
 pub mod session;
+#[cfg(not(loom))]
+pub mod log;
 #[cfg(not(loom))]
 pub mod sim;

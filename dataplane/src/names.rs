@@ -7,7 +7,7 @@ use std::time::Duration;
 pub const MAX_NODES: usize = 64;
 
 /// A node's name within its cluster, chosen by the user; 0 is no node.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct NodeId(pub u32);
 
 /// A member's place in its view, from 0. The rank breaks ties in the order (D6).

@@ -21,6 +21,8 @@
 //! | [`SimNetwork::cut_one_way`] | nothing, until [`SimNetwork::heal`] |
 //! | not polling an end | nothing: a pause is made by leaving it alone |
 
+pub mod disk;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

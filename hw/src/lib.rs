@@ -1,10 +1,12 @@
-//! Fabrics on real machines: how one node's memory reaches another's (DESIGN.md §3), in reading order.
+//! Fabrics on real machines, how one node's memory reaches another's (DESIGN.md §3), and what a durable group's log is kept on, in
+//! reading order.
 //!
-//! Each implements [`consort_dataplane::fabric::Fabric`] and keeps its contract, F1 to F6; one suite of tests
+//! Each fabric implements [`consort_dataplane::fabric::Fabric`] and keeps its contract, F1 to F6; one suite of tests
 //! holds them all to it (`tests/all/conformance`). Nothing here knows what a message, a round or a view is.
 
 mod signals;
 pub mod shm;
 pub mod tcp;
+pub mod disk;
 #[cfg(feature = "verbs")]
 pub mod verbs;

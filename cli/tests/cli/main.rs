@@ -11,6 +11,7 @@ mod views;
 mod bench;
 mod kv;
 mod kv_histories;
+mod log;
 
 #[path = "../../examples/exchange_day.rs"]
 #[allow(unreachable_pub)]

@@ -26,6 +26,7 @@ fn help_teaches() {
         (&["bench", "throughput", "--help"], &["GB/s", "The floor:"]),
         (&["kv", "--help"], &["serve", "bench", "Versions:", "Exit codes:"]),
         (&["kv", "put", "--help"], &["--if-version", "--server", "Examples", "Exit codes:"]),
+        (&["log", "verify", "--help"], &["torn", "damaged", "Examples:", "Exit codes:"]),
         (&["bench", "failover", "--help"], &["outage", "--silent", "Exit codes:"]),
         (&["bench", "join", "--help"], &["longest gap", "bare TCP", "--state", "Exit codes:"]),
     ] {

@@ -1,0 +1,546 @@
+//! The log against a disk that fails: every byte flipped, every length, and crashes by seed.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should say where")]
+
+use super::disk::{Disk, DiskTrouble};
+use super::meta::Mark;
+use super::*;
+use crate::memory::Segment;
+use crate::names::{NodeId, Seq, ViewId};
+use crate::sim::Choices;
+use crate::sim::disk::{DiskFaults, SimDisk};
+
+const SMALL: LogOptions = LogOptions { shard: 3, segment_bytes: 1024, lying_from: 64, most_waiting: 1 << 20 };
+
+/// What a record is to a test.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Kept {
+    index: Index,
+    view: ViewId,
+    seq: Seq,
+    stamp: Stamp,
+    sender: NodeId,
+    payload: Vec<u8>,
+}
+
+impl Kept {
+    fn of(header: &RecordHeader, payload: &[u8]) -> Self {
+        let RecordHeader { index, view, seq, stamp, sender, .. } = *header;
+        Self { index, view, seq, stamp, sender, payload: payload.to_vec() }
+    }
+}
+
+fn entry(view: u64, seq: u64, payload: &[u8]) -> Entry<'_> {
+    let (sent, sender) = (1000 * seq, NodeId(seq as u32 % 3 + 1));
+    let (view, seq) = (ViewId(view), Seq(seq));
+    Entry { kind: LogKind::Message, view, seq, sent, sender, payload: Payload::Copied(payload) }
+}
+
+fn payload(seq: u64, len: usize) -> Vec<u8> {
+    (0..len).map(|at| (seq as usize * 31 + at * 7 + 1) as u8).collect()
+}
+
+/// Appends, and says what is to be found again.
+fn append(log: &mut Log, view: u64, seq: u64, bytes: &[u8]) -> Kept {
+    let entry = entry(view, seq, bytes);
+    let tip = log.append(&entry).unwrap();
+    let Entry { view, seq, sender, .. } = entry;
+    Kept { index: tip.index, view, seq, stamp: tip.stamp, sender, payload: bytes.to_vec() }
+}
+
+fn flush(log: &mut Log) {
+    while log.turn().unwrap() || !log.is_idle() {}
+}
+
+/// A log of some segments, flushed in batches of different lengths.
+fn written() -> (SimDisk, Vec<Kept>) {
+    let disk = SimDisk::new(1, DiskFaults::default());
+    let (mut log, scan) = Log::open(Box::new(disk.clone()), SMALL, Index(0)).unwrap();
+    assert_eq!((scan.condition, scan.tip), (Condition::Sound, Tip::default()));
+    let mut all = Vec::new();
+    for seq in 0..30 {
+        all.push(append(&mut log, 1, seq, &payload(seq, seq as usize * 5 % 83)));
+        if seq % 4 == 3 {
+            flush(&mut log);
+        }
+    }
+    flush(&mut log);
+    assert_eq!(log.durable(), Index(30));
+    assert!(log.segments().len() >= 3, "{:?}", log.segments());
+    (disk, all)
+}
+
+fn read_all(disk: &SimDisk) -> (Vec<Kept>, Scan) {
+    let mut all = Vec::new();
+    let scan =
+        scan_each(&mut disk.clone(), &mut |header, payload| all.push(Kept::of(header, payload))).unwrap();
+    (all, scan)
+}
+
+/// Whatever was done to it, a log serves what was written, or less; says so if it is less and was flushed; and can be made sound.
+/// Returns how many records were served.
+fn serves_no_more_than(disk: &SimDisk, all: &[Kept], what: &str) -> usize {
+    let (read, scan) = read_all(disk);
+    assert!(read.len() <= all.len() && read[..] == all[..read.len()], "{what}: served {read:?}");
+    let known = super::scan(&mut disk.clone(), Index(30), Tip::default()).unwrap();
+    assert_eq!(
+        read.len() == all.len(),
+        !matches!(known.condition, Condition::Damaged(_)),
+        "{what}: {known:?}"
+    );
+    match Log::open(Box::new(disk.clone()), SMALL, Index(0)) {
+        Ok((log, _)) => assert_eq!(log.durable().0 as usize, read.len(), "{what}"),
+        Err(OpenError::Damaged { spot, sound }) => {
+            assert_eq!((sound as usize, spot.index.0 as usize), (read.len(), read.len() + 1), "{what}");
+            assert!(matches!(scan.condition, Condition::Damaged(_)), "{what}");
+            assert_eq!(read_all(disk).1, scan, "{what}: a log that is refused is left as it is");
+            let _ = repair(&mut disk.clone(), Index(0)).unwrap();
+        }
+        Err(error) => panic!("{what}: {error}"),
+    }
+    // Sound now, and goes on.
+    let (mut log, scan) = Log::open(Box::new(disk.clone()), SMALL, Index(0)).unwrap();
+    assert_eq!((&scan.condition, scan.tip.index.0 as usize), (&Condition::Sound, read.len()), "{what}");
+    let more: Vec<_> = (0..9).map(|seq| append(&mut log, 9, seq, &payload(seq, 70))).collect();
+    flush(&mut log);
+    drop(log);
+    let (again, scan) = read_all(disk);
+    assert_eq!(scan.condition, Condition::Sound, "{what}");
+    let mut expected = read.clone();
+    for (kept, index) in more.into_iter().zip(read.len() as u64 + 1..) {
+        expected.push(Kept { index: Index(index), stamp: again[index as usize - 1].stamp, ..kept });
+    }
+    assert_eq!(again, expected, "{what}");
+    read.len()
+}
+
+fn files(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
+    let names = disk.clone().list().unwrap();
+    names.into_iter().map(|(name, _)| (name.clone(), disk.content(&name))).collect()
+}
+
+fn spoiled(files: &[(String, Vec<u8>)]) -> SimDisk {
+    let disk = SimDisk::new(2, DiskFaults::default());
+    files.iter().for_each(|(name, content)| disk.spoil(name, content));
+    disk
+}
+
+// P4
+#[test]
+fn every_byte_that_is_not_as_it_was_is_found_or_does_not_matter() {
+    let (disk, all) = written();
+    let sound = files(&disk);
+    let (mut whole, mut less) = (0, 0);
+    for at in 0..sound.len() {
+        for byte in 0..sound[at].1.len() {
+            let mut files = sound.clone();
+            files[at].1[byte] ^= 1 << (byte % 8);
+            let what = format!("byte {byte} of {}", files[at].0);
+            let served = serves_no_more_than(&spoiled(&files), &all, &what);
+            *(if served == all.len() { &mut whole } else { &mut less }) += 1;
+        }
+    }
+    assert!(
+        whole > 0 && less > 1000,
+        "padding behind the last record of a segment, and everything else: {whole}, {less}"
+    );
+}
+
+// P4
+#[test]
+fn every_length_that_a_file_can_have_is_lived_with() {
+    let (disk, all) = written();
+    let sound = files(&disk);
+    for at in 0..sound.len() {
+        for len in 0..sound[at].1.len() {
+            let mut files = sound.clone();
+            files[at].1.truncate(len);
+            serves_no_more_than(&spoiled(&files), &all, &format!("{} at {len} bytes", files[at].0));
+        }
+        let mut files = sound.clone();
+        let (name, _) = files.remove(at);
+        if at > 0 {
+            serves_no_more_than(&spoiled(&files), &all, &format!("without {name}"));
+        }
+    }
+}
+
+#[test]
+fn what_is_in_the_middle_is_damage_and_what_is_at_the_end_is_torn() {
+    let (disk, _) = written();
+    let sound = files(&disk);
+    let (_, scan) = read_all(&disk);
+    let last = scan.segments.last().unwrap();
+    let condition = |name: &str, at: usize| {
+        let mut files = sound.clone();
+        let file = files.iter_mut().find(|(it, _)| it == name).unwrap();
+        file.1[at] ^= 4;
+        read_all(&spoiled(&files)).1.condition
+    };
+    assert!(matches!(condition(&scan.segments[0].name, 70), Condition::Damaged(_)));
+    assert!(
+        matches!(condition(&last.name, last.end as usize - 9), Condition::Torn(_)),
+        "nothing says that it was flushed"
+    );
+    assert!(matches!(condition(&last.name, last.end as usize + 3), Condition::Torn(_)), "nobody wrote that");
+}
+
+#[test]
+fn long_payloads_are_written_from_where_they_lie() {
+    let memory = Segment::private(4096);
+    memory.store_words(0, &payload(5, 1600));
+    let disk = SimDisk::new(1, DiskFaults::default());
+    let (mut log, _) = Log::open(Box::new(disk.clone()), SMALL, Index(0)).unwrap();
+    let ranges = [0..1500, 8..71, 16..79 + 64, 0..3, 0..1];
+    for (seq, range) in ranges.iter().enumerate() {
+        let bytes = &payload(5, 1600)[range.clone()];
+        let lying = Payload::Lying(bytes, &memory.mirror(), range.clone());
+        log.append(&Entry { payload: lying, ..entry(1, seq as u64, &[]) }).unwrap();
+    }
+    flush(&mut log);
+    let (read, scan) = read_all(&disk.crash());
+    assert_eq!(scan.condition, Condition::Sound);
+    let expected: Vec<_> = ranges.iter().map(|range| payload(5, 1600)[range.clone()].to_vec()).collect();
+    assert_eq!(read.into_iter().map(|kept| kept.payload).collect::<Vec<_>>(), expected);
+}
+
+/// Lives of a log on a disk that crashes: what was durable is there, what is there is what was appended, in every life. Returns what
+/// was broken, if something was.
+fn lives(seed: u64, mutant: Option<u8>) -> Result<(), String> {
+    let mut choices = Choices::new(seed);
+    // A random half of the faults, each.
+    let mut fault = |percent| if choices.chance(50) { percent } else { 0 };
+    let faults = DiskFaults { flush_fails: fault(4), write_lost: 0, room: fault(40_000), slow: fault(60) };
+    let mut disk = SimDisk::new(seed, faults);
+    let mut kept: Vec<Kept> = Vec::new();
+    let (mut durable, mut view) = (0, 0);
+    for _ in 0..6 {
+        disk.set_faults(DiskFaults { flush_fails: 0, room: 0, ..faults });
+        let opened = match mutant {
+            None => Log::open(Box::new(disk.clone()), SMALL, Index(durable as u64)),
+            #[cfg(feature = "mutants")]
+            Some(0) => Log::open_mutant(Box::new(disk.clone()), SMALL, Mutant::RetryFlush),
+            #[cfg(feature = "mutants")]
+            Some(1) => Log::open_mutant(Box::new(disk.clone()), SMALL, Mutant::NoWait),
+            Some(_) => return Ok(()),
+        };
+        let (mut log, _) = opened.map_err(|error| format!("not opened: {error}"))?;
+        let (read, scan) = read_all(&disk);
+        if read.len() < durable {
+            return Err(format!(
+                "{durable} records were durable, {} are left: {:?}",
+                read.len(),
+                scan.condition
+            ));
+        }
+        if read.len() > kept.len() || read[..] != kept[..read.len()] {
+            return Err(format!("record {} is another", read.len()));
+        }
+        kept.truncate(read.len());
+        durable = read.len();
+        disk.set_faults(faults);
+        view += 1;
+        let mut seq = 0;
+        for _ in 0..choices.below(80) {
+            match choices.below(10) {
+                0..6 => {
+                    let bytes = payload(choices.any() % 1000, choices.below(150) as usize);
+                    let entry = entry(view, seq, &bytes);
+                    let Ok(tip) = log.append(&entry) else { break };
+                    let Entry { view, seq: at, sender, .. } = entry;
+                    kept.push(Kept {
+                        index: tip.index,
+                        view,
+                        seq: at,
+                        stamp: tip.stamp,
+                        sender,
+                        payload: bytes,
+                    });
+                    seq += 1;
+                }
+                6 if log.is_idle() && choices.chance(20) && kept.len() > 3 => {
+                    let less = kept.len() - 1 - choices.below(3) as usize;
+                    log.truncate_after(Index(less as u64)).map_err(|error| error.to_string())?;
+                    kept.truncate(less);
+                    seq = 0;
+                    view += 1;
+                }
+                _ => {
+                    if log.turn().is_err() {
+                        break;
+                    }
+                }
+            }
+            durable = log.durable().0 as usize;
+        }
+        drop(log);
+        disk = if choices.chance(70) { disk.crash() } else { disk.kill() };
+    }
+    Ok(())
+}
+
+/// More of them with CONSORT_LOG_SEEDS.
+fn seeds(usual: u64) -> u64 {
+    option_env!("CONSORT_LOG_SEEDS").and_then(|seeds| seeds.parse().ok()).unwrap_or(usual)
+}
+
+// P1, P2, P4
+#[test]
+fn what_was_durable_is_there_after_any_crash() {
+    for seed in 0..seeds(1000) {
+        if let Err(why) = lives(seed, None) {
+            panic!("seed {seed}: {why}");
+        }
+    }
+}
+
+// P2
+#[cfg(feature = "mutants")]
+#[test]
+fn a_flush_that_is_tried_again_is_noticed() {
+    assert!(
+        (0..3000).any(|seed| lives(seed, Some(0)).is_err()),
+        "no seed notices that a failed flush was tried again"
+    );
+    assert!(
+        (0..3000).any(|seed| lives(seed, Some(1)).is_err()),
+        "no seed notices that a write didn't wait for the flush before"
+    );
+}
+
+#[test]
+fn a_flush_that_fails_ends_the_log() {
+    let disk = SimDisk::new(7, DiskFaults::default());
+    let (mut log, _) = Log::open(Box::new(disk.clone()), SMALL, Index(0)).unwrap();
+    append(&mut log, 1, 0, b"before");
+    flush(&mut log);
+    disk.set_faults(DiskFaults { flush_fails: 100, ..DiskFaults::default() });
+    append(&mut log, 1, 1, b"never");
+    let error = loop {
+        if let Err(error) = log.turn() {
+            break error;
+        }
+    };
+    assert_eq!(error.trouble, DiskTrouble::Failed);
+    disk.set_faults(DiskFaults::default());
+    assert_eq!(log.turn(), Err(error.clone()), "the disk would flush again; nobody asks it to");
+    assert_eq!(log.append(&entry(1, 2, b"after")), Err(AppendError::Broken(error)));
+    assert_eq!((log.durable(), disk.counts().flushes_failed), (Index(1), 1));
+}
+
+#[test]
+fn a_full_disk_is_said_and_the_log_goes_on_when_there_is_room() {
+    let disk = SimDisk::new(7, DiskFaults { room: 2500, ..DiskFaults::default() });
+    let (mut log, _) = Log::open(Box::new(disk.clone()), SMALL, Index(0)).unwrap();
+    let mut seq = 0;
+    let error = loop {
+        append(&mut log, 1, seq, &[7; 100]);
+        seq += 1;
+        if let Err(error) = log.turn() {
+            break error;
+        }
+    };
+    assert_eq!(error.trouble, DiskTrouble::Full);
+    let durable = log.durable();
+    assert!(durable.0 > 4);
+    let disk = disk.crash();
+    disk.set_faults(DiskFaults::default());
+    let (mut log, scan) = Log::open(Box::new(disk.clone()), SMALL, durable).unwrap();
+    assert!(scan.tip.index >= durable);
+    (0..20).for_each(|seq| drop(append(&mut log, 2, seq, &[8; 100])));
+    flush(&mut log);
+    assert_eq!(read_all(&disk).1.condition, Condition::Sound);
+}
+
+#[test]
+fn a_disk_that_is_behind_is_waited_for() {
+    let disk = SimDisk::new(7, DiskFaults::default());
+    let options = LogOptions { most_waiting: 1000, ..SMALL };
+    let (mut log, _) = Log::open(Box::new(disk), options, Index(0)).unwrap();
+    let mut seq = 0;
+    let refused = loop {
+        match log.append(&entry(1, seq, &[1; 100])) {
+            Ok(_) => seq += 1,
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!((refused, seq), (AppendError::Behind(160 * 6), 6));
+    flush(&mut log);
+    assert!(log.append(&entry(1, seq, &[1; 100])).is_ok() && log.waiting() == 160);
+}
+
+/// Two logs that went different ways, and one that has a record of the other in its midst, as after a write that a disk lost.
+fn with_a_stale_record() -> (SimDisk, Vec<Kept>) {
+    let options = LogOptions { segment_bytes: 8192, ..SMALL };
+    let run = |second: &[u8]| {
+        let disk = SimDisk::new(1, DiskFaults::default());
+        let (mut log, _) = Log::open(Box::new(disk.clone()), options, Index(0)).unwrap();
+        let mut all = vec![append(&mut log, 1, 0, b"the same")];
+        flush(&mut log);
+        all.push(append(&mut log, 1, 1, second));
+        flush(&mut log);
+        for seq in 2..6 {
+            all.push(append(&mut log, 1, seq, &payload(seq, 40)));
+            flush(&mut log);
+        }
+        (disk, all, log.segments()[0].name.clone())
+    };
+    let (mine, all, name) = run(b"one way");
+    let (other, ..) = run(b"another");
+    // Records 1 and 2 are 64 bytes each; 3 to 6 are 96.
+    let (mut content, stale) = (mine.content(&name), other.content(&name));
+    content[192..288].copy_from_slice(&stale[192..288]);
+    mine.spoil(&name, &content);
+    (mine, all)
+}
+
+#[test]
+fn a_record_that_did_not_follow_is_seen_though_its_sum_is_right() {
+    let (disk, all) = with_a_stale_record();
+    let (read, scan) = read_all(&disk);
+    assert_eq!(read[..], all[..2]);
+    let Condition::Damaged(spot) = scan.condition else { panic!("{scan:?}") };
+    assert!(spot.why.contains("the chain is broken") && spot.index == Index(3), "{spot}");
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn a_log_without_its_chain_or_its_sums_serves_what_was_never_written() {
+    let (disk, _) = with_a_stale_record();
+    let options = LogOptions { segment_bytes: 8192, ..SMALL };
+    assert!(Log::open(Box::new(disk.clone()), options, Index(0)).is_err());
+    let (_, scan) = Log::open_mutant(Box::new(disk), options, Mutant::NoChain).unwrap();
+    assert_eq!((scan.condition, scan.tip.index), (Condition::Sound, Index(6)), "the test above would fail");
+
+    let (disk, _) = written();
+    let (_, scan) = read_all(&disk);
+    let last = scan.segments.last().unwrap();
+    let mut content = disk.content(&last.name);
+    content[last.end as usize - 12] ^= 1;
+    disk.spoil(&last.name, &content);
+    assert_eq!(read_all(&disk).1.tip.index, Index(29));
+    let (_, scan) = Log::open_mutant(Box::new(disk), SMALL, Mutant::NoSum).unwrap();
+    assert_eq!(scan.tip.index, Index(30), "a record with a flipped bit is served");
+}
+
+#[test]
+fn a_log_is_read_from_a_place_or_a_time_and_followed() {
+    let (disk, all) = written();
+    for (at, kept) in all.iter().enumerate() {
+        for from in [From::Index(kept.index), From::Time(kept.stamp)] {
+            let mut reader = Reader::open(Box::new(disk.clone()), from).unwrap();
+            let mut read = Vec::new();
+            while let Some((header, payload)) = reader.read().unwrap() {
+                read.push(Kept::of(&header, payload));
+            }
+            assert_eq!((&read[..], reader.stopped()), (&all[at..], None));
+        }
+    }
+    let mut reader = Reader::open(Box::new(disk.clone()), From::Index(Index(31))).unwrap();
+    assert!(reader.read().unwrap().is_none());
+    let (mut log, _) = Log::open(Box::new(disk), SMALL, Index(30)).unwrap();
+    for seq in 0..20 {
+        let kept = append(&mut log, 2, seq, &payload(seq, 60));
+        flush(&mut log);
+        let (header, payload) = reader.read().unwrap().unwrap();
+        assert_eq!(Kept::of(&header, payload), kept);
+        assert!(reader.read().unwrap().is_none());
+    }
+}
+
+#[test]
+fn snapshots_bound_the_log() {
+    let (disk, all) = written();
+    let (mut log, scan) = Log::open(Box::new(disk.clone()), SMALL, Index(30)).unwrap();
+    let state: Vec<u8> = payload(3, 5000);
+    let mut parts = state.chunks(999).map(<[u8]>::to_vec).collect::<std::collections::VecDeque<_>>();
+    let mut next = |part: &mut Vec<u8>| {
+        part.extend(parts.pop_front().unwrap_or_default());
+        Ok(())
+    };
+    snapshot::write(log.disk(), &scan.tip, &mut next).unwrap();
+    let before = log.segments().len();
+    log.drop_before(scan.tip.index);
+    append(&mut log, 2, 0, b"after");
+    flush(&mut log);
+    assert!(log.segments().len() < before && log.first() > Index(1));
+    let disk = disk.crash();
+    let gone = Reader::open(Box::new(disk.clone()), From::Index(Index(1))).err();
+    assert_eq!(gone, Some(ReadError::Gone(Index(1), log.first())));
+    let mut read = Vec::new();
+    let tip = snapshot::read(&mut disk.clone(), Index(30), &mut |part| read.extend_from_slice(part)).unwrap();
+    assert_eq!((read, tip), (state, scan.tip));
+    let (log, scan) = Log::open(Box::new(disk.clone()), SMALL, Index(31)).unwrap();
+    assert_eq!((scan.tip.index, log.first().0 > 1), (Index(31), true));
+    let (left, _) = read_all(&disk);
+    assert_eq!(left[0], all[log.first().0 as usize - 1]);
+
+    // Every bit of it counts.
+    let name = snapshot::name(Index(30));
+    let content = disk.content(&name);
+    for at in 0..content.len() {
+        let mut other = content.clone();
+        other[at] ^= 1 << (at % 8);
+        disk.spoil(&name, &other);
+        if (52..60).contains(&at) {
+            assert!(
+                snapshot::read(&mut disk.clone(), Index(30), &mut |_| {}).is_err(),
+                "byte {at}: in the header's sum"
+            );
+        }
+        assert_eq!(snapshot::newest(&mut disk.clone()).unwrap(), (None, 1), "byte {at}");
+        disk.spoil(&name, &content[..at]);
+        assert_eq!(snapshot::newest(&mut disk.clone()).unwrap(), (None, 1), "{at} bytes");
+    }
+}
+
+#[test]
+fn a_log_begins_behind_another_s_snapshot() {
+    let (disk, _) = written();
+    let (mut log, scan) = Log::open(Box::new(disk.clone()), SMALL, Index(0)).unwrap();
+    let tip = Tip { index: Index(500), stamp: Stamp(1 << 40), chain: 77, ..scan.tip };
+    snapshot::write(log.disk(), &tip, &mut |_| Ok(())).unwrap();
+    log.restart_behind(tip).unwrap();
+    let first = append(&mut log, 2, 0, b"the first of its own");
+    assert_eq!((first.index, first.stamp), (Index(501), Stamp((1 << 40) + 1)));
+    flush(&mut log);
+    let (_, scan) = Log::open(Box::new(disk.crash()), SMALL, Index(501)).unwrap();
+    assert_eq!((scan.tip.index, scan.segments[0].first), (Index(501), Index(501)));
+}
+
+#[test]
+fn a_log_is_cut_where_it_is_told() {
+    for keep in 0..=30 {
+        let (disk, all) = written();
+        let (mut log, _) = Log::open(Box::new(disk.clone()), SMALL, Index(0)).unwrap();
+        log.truncate_after(Index(keep)).unwrap();
+        let (read, scan) = read_all(&disk.crash());
+        assert_eq!((&read[..], scan.condition), (&all[..keep as usize], Condition::Sound), "{keep}");
+        assert_eq!(log.tip(), &Tip { ..scan.tip });
+    }
+}
+
+#[test]
+fn a_meta_reads_as_written_or_not_at_all() {
+    let meta = Meta {
+        cluster: "north".to_owned(),
+        node: NodeId(7),
+        incarnation: 99,
+        view: ViewId(12),
+        members: vec![1, 2, 3],
+        mark: Mark::Left,
+    };
+    let mut disk = SimDisk::new(1, DiskFaults::default());
+    assert_eq!(Meta::read(&mut disk).unwrap(), None);
+    meta.write(&mut disk).unwrap();
+    assert_eq!(Meta::read(&mut disk.crash()).unwrap(), Some(meta.clone()));
+    let bytes = meta.encode();
+    for at in 0..bytes.len() {
+        let mut other = bytes.clone();
+        other[at] ^= 0x10;
+        assert_eq!(Meta::parse(&other), None, "byte {at}");
+        assert_eq!(Meta::parse(&bytes[..at]), None, "{at} bytes");
+    }
+    disk.spoil(meta::NAME, &bytes[1..]);
+    assert!(Meta::read(&mut disk).unwrap_err().to_string().contains("the file meta is damaged"));
+}

@@ -1,0 +1,166 @@
+//! The log on a real directory, and what a real directory can refuse.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should say where")]
+
+use consort_dataplane::log::{
+    Condition, DiskTrouble, Entry, Index, Log, LogKind, LogOptions, OpenError, Payload, scan_each,
+};
+use consort_dataplane::memory::Segment;
+use consort_dataplane::names::{NodeId, Seq, ViewId};
+
+use super::*;
+
+const SMALL: LogOptions =
+    LogOptions { shard: 0, segment_bytes: 1 << 16, lying_from: 512, most_waiting: 1 << 20 };
+
+/// A directory that is gone at the end.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("consort-disk-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        Self(path)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn entry(seq: u64, payload: Payload<'_>) -> Entry<'_> {
+    Entry { kind: LogKind::Message, view: ViewId(1), seq: Seq(seq), sent: seq, sender: NodeId(1), payload }
+}
+
+fn flush(log: &mut Log) {
+    while log.turn().unwrap() || !log.is_idle() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_log_is_there_again_with_every_byte() {
+    let place = Temporary::new("again");
+    let memory = Segment::private(1 << 16);
+    for word in 0..(1 << 13) {
+        memory.store(word * 8, (word as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    }
+    let mirror = memory.mirror();
+    let mut bytes = Vec::new();
+    mirror.append_words(0..1 << 16, &mut bytes);
+    let range = |seq: usize| seq * 8..seq * 8 + seq * 97 % 6000;
+    {
+        let (mut log, _) = Log::open(Box::new(Directory::open(&place.0).unwrap()), SMALL, Index(0)).unwrap();
+        assert!(Directory::is_in_use(&place.0));
+        let second = Directory::open(&place.0).map(drop);
+        assert_eq!(second.unwrap_err().trouble, DiskTrouble::InUse);
+        for seq in 0..500 {
+            let lying = Payload::Lying(&bytes[range(seq)], &mirror, range(seq));
+            while log.append(&entry(seq as u64, lying.clone())).is_err() {
+                flush(&mut log); // the disk was behind
+            }
+            if seq % 7 == 0 {
+                log.turn().unwrap();
+            }
+        }
+        flush(&mut log);
+        assert_eq!(log.durable(), Index(500));
+        assert!(log.segments().len() > 10, "many segments: {}", log.segments().len());
+        log.drop_before(Index(100));
+        log.append(&entry(500, Payload::Copied(b"the last"))).unwrap();
+        flush(&mut log);
+    }
+    assert!(!Directory::is_in_use(&place.0));
+    let mut read = 0;
+    let scan = scan_each(&mut Directory::look(&place.0).unwrap(), &mut |header, payload| {
+        let seq = header.seq.0 as usize;
+        assert_eq!(payload, if seq == 500 { b"the last" } else { &bytes[range(seq)] });
+        read += 1;
+    });
+    let scan = scan.unwrap();
+    assert_eq!((scan.condition, scan.tip.index), (Condition::Sound, Index(501)));
+    assert!((402..501).contains(&read), "old segments are gone: {read}");
+    let (mut log, _) = Log::open(Box::new(Directory::open(&place.0).unwrap()), SMALL, Index(501)).unwrap();
+    log.truncate_after(Index(450)).unwrap();
+    log.append(&entry(450, Payload::Copied(b"another"))).unwrap();
+    flush(&mut log);
+    drop(log);
+    let (log, _) = Log::open(Box::new(Directory::open(&place.0).unwrap()), SMALL, Index(451)).unwrap();
+    assert_eq!(log.tip().index, Index(451));
+}
+
+#[test]
+fn a_plain_writer_writes_the_same() {
+    let place = Temporary::new("plain");
+    let mut here = Directory::open(&place.0).unwrap();
+    let mut written = Vec::new();
+    for (name, ring) in [("one", true), ("other", false)] {
+        here.create(name, 8192).unwrap();
+        let file = OpenOptions::new().write(true).open(here.named(name)).unwrap();
+        let memory = Segment::private(4096);
+        memory.store_words(0, &[7; 512]);
+        let pieces = vec![
+            consort_dataplane::log::disk::Piece::Staged(0..5),
+            consort_dataplane::log::disk::Piece::Lying(memory.mirror(), 3..400),
+            consort_dataplane::log::disk::Piece::Staged(5..9),
+        ];
+        let mut batch = consort_dataplane::log::disk::Batch {
+            name: name.to_owned(),
+            at: 100,
+            staged: b"abcdefghi".to_vec(),
+            pieces,
+        };
+        Writer::with_ring(ring).write(&file, &mut batch).unwrap();
+        written.push(fs::read(here.named(name)).unwrap());
+    }
+    assert_eq!(written[0], written[1]);
+    assert_eq!((&written[0][100..106], &written[0][500..508]), (&b"abcde\x07"[..], &b"\x07\x07fghi\0\0"[..]));
+}
+
+#[test]
+fn a_directory_that_is_not_there_or_not_ours_is_named() {
+    let place = Temporary::new("named");
+    let error = Directory::look(&place.0).map(drop).unwrap_err();
+    assert_eq!(error.trouble, DiskTrouble::Missing);
+    assert!(error.to_string().contains("check the path"), "{error}");
+    fs::write(&place.0, b"a file").unwrap();
+    assert!(Directory::open(&place.0).is_err());
+    fs::remove_file(&place.0).unwrap();
+}
+
+#[test]
+fn a_write_that_fails_ends_the_log() {
+    let place = Temporary::new("fails");
+    let (mut log, _) = Log::open(Box::new(Directory::open(&place.0).unwrap()), SMALL, Index(0)).unwrap();
+    // The segment goes away before it is opened for writing: any failure of the system will do.
+    let name = log.segments()[0].name.clone();
+    fs::remove_file(place.0.join(name)).unwrap();
+    log.append(&entry(0, Payload::Copied(b"lost"))).unwrap();
+    let error = loop {
+        match log.turn() {
+            Ok(_) => std::thread::yield_now(),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((error.trouble, log.durable()), (DiskTrouble::Missing, Index(0)));
+}
+
+#[test]
+fn what_was_not_finished_is_cleared_away() {
+    let place = Temporary::new("unfinished");
+    let mut here = Directory::open(&place.0).unwrap();
+    here.replace("meta", b"old").unwrap();
+    fs::write(place.0.join("meta.tmp"), b"half").unwrap();
+    drop(here);
+    let mut here = Directory::open(&place.0).unwrap();
+    let mut names: Vec<_> = here.list().unwrap().into_iter().map(|(name, _)| name).collect();
+    names.sort();
+    assert_eq!(names, ["lock", "meta"]);
+    here.replace("meta", b"new").unwrap();
+    let mut content = [0; 8];
+    assert_eq!((here.read("meta", 1, &mut content), &content[..2]), (Ok(2), &b"ew"[..]));
+    let opened = Log::open(Box::new(here), SMALL, Index(9));
+    assert!(matches!(opened, Err(OpenError::Damaged { .. })), "nine records were flushed, none is there");
+}

@@ -1,0 +1,169 @@
+//! Writing a batch and flushing it: in one call of io_uring, or in two plain ones.
+//!
+//! `unsafe` is allowed here (S2) for handing the kernel addresses: of a batch's own bytes and of ring memory that its pieces keep mapped. They
+//! are good until both operations are over, and this waits for that, or never lets the batch go.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use consort_dataplane::log::disk::{Batch, Piece};
+use io_uring::types::{Fd, FsyncFlags};
+use io_uring::{IoUring, opcode, squeue};
+
+/// Entries of a ring that has two operations at once.
+const ENTRIES: u32 = 4;
+
+const WRITE: u64 = 1;
+const FLUSH: u64 = 2;
+
+/// Writes batches.
+pub(super) struct Writer {
+    /// None where it is denied.
+    ring: Option<IoUring>,
+    /// Memory to use again.
+    parts: Vec<libc::iovec>,
+}
+
+impl Writer {
+    pub(super) fn new() -> Self {
+        let ring = IoUring::builder().setup_single_issuer().build(ENTRIES);
+        let ring = ring.or_else(|_| IoUring::new(ENTRIES)); // a kernel that doesn't know single issuers
+        let ring = ring
+            .inspect_err(|cause| tracing::warn!(%cause, "logs are written without io_uring: it is denied"))
+            .ok();
+        Self { ring, parts: Vec::new() }
+    }
+
+    /// With io_uring or without.
+    #[cfg(test)]
+    pub(super) fn with_ring(ring: bool) -> Self {
+        Self { ring: ring.then(|| IoUring::new(ENTRIES).expect("io_uring")), parts: Vec::new() }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        if self.ring.is_some() { "io_uring" } else { "plain" }
+    }
+
+    /// Writes a batch and flushes it. After an error nobody knows what is there.
+    pub(super) fn write(&mut self, file: &File, batch: &mut Batch) -> io::Result<()> {
+        self.parts.clear();
+        for piece in &batch.pieces {
+            let (base, range) = match piece {
+                Piece::Staged(range) => {
+                    let bytes = batch.staged.get(range.clone()).ok_or(io::ErrorKind::InvalidInput)?;
+                    (bytes.as_ptr(), 0..bytes.len())
+                }
+                Piece::Lying(memory, range) => {
+                    if range.start > range.end || range.end > memory.size() {
+                        return Err(io::ErrorKind::InvalidInput.into());
+                    }
+                    (memory.as_ptr(), range.clone())
+                }
+            };
+            let iov_base = base.wrapping_add(range.start).cast_mut().cast();
+            self.parts.push(libc::iovec { iov_base, iov_len: range.len() });
+        }
+        let written = match &mut self.ring {
+            Some(ring) => match write_linked(ring, file, &self.parts, batch.at) {
+                Ok(result) => result?,
+                Err(cause) => {
+                    // The kernel may have the operations still: what they name is never freed, nor the ring used again.
+                    std::mem::forget((
+                        std::mem::take(batch),
+                        std::mem::take(&mut self.parts),
+                        self.ring.take(),
+                    ));
+                    return Err(cause);
+                }
+            },
+            None => Written { bytes: 0, is_flushed: false },
+        };
+        if written.is_flushed {
+            return Ok(());
+        }
+        // The rest, if the kernel took a part, and all of it where there is no ring.
+        write_all(file, &mut self.parts, batch.at, written.bytes)?;
+        file.sync_data()
+    }
+}
+
+/// What a linked write and flush came to.
+struct Written {
+    bytes: usize,
+    is_flushed: bool,
+}
+
+/// Submits both and waits for both. The outer error is one of the ring: the operations may be under way.
+fn write_linked(
+    ring: &mut IoUring,
+    file: &File,
+    parts: &[libc::iovec],
+    at: u64,
+) -> io::Result<io::Result<Written>> {
+    let (descriptor, count) = (Fd(file.as_raw_fd()), u32::try_from(parts.len()).unwrap_or(u32::MAX));
+    let write = opcode::Writev::new(descriptor, parts.as_ptr(), count).offset(at).build();
+    let flush = opcode::Fsync::new(descriptor).flags(FsyncFlags::DATASYNC).build().user_data(FLUSH);
+    let both = [write.user_data(WRITE).flags(squeue::Flags::IO_LINK), flush];
+    // SAFETY: the file is open and the parts, and what they name, are readable until both are over: the caller holds the batch, and
+    // frees nothing of it before this has returned well.
+    unsafe { ring.submission().push_multiple(&both) }.map_err(io::Error::other)?;
+    let (mut wrote, mut flushed) = (None, None);
+    while wrote.is_none() || flushed.is_none() {
+        match ring.submit_and_wait(1) {
+            Ok(_) => {}
+            Err(cause) if matches!(cause.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
+            Err(cause) => return Err(cause),
+        }
+        for completion in ring.completion() {
+            let place = if completion.user_data() == WRITE { &mut wrote } else { &mut flushed };
+            *place = Some(completion.result());
+        }
+    }
+    let failed = |result: i32| io::Error::from_raw_os_error(-result);
+    let (wrote, flushed) = (wrote.unwrap_or(-libc::EIO), flushed.unwrap_or(-libc::EIO));
+    let Ok(bytes) = usize::try_from(wrote) else { return Ok(Err(failed(wrote))) };
+    let is_all = bytes == parts.iter().map(|part| part.iov_len).sum::<usize>();
+    Ok(match flushed {
+        0 => Ok(Written { bytes, is_flushed: is_all }),
+        // The write took only a part, so the flush didn't begin.
+        canceled if canceled == -libc::ECANCELED && !is_all => Ok(Written { bytes, is_flushed: false }),
+        other => Err(failed(other)),
+    })
+}
+
+/// Writes what is left of the parts behind `done` bytes.
+fn write_all(file: &File, parts: &mut [libc::iovec], at: u64, mut done: usize) -> io::Result<()> {
+    let all: usize = parts.iter().map(|part| part.iov_len).sum();
+    let (mut first, mut skip) = (0, done);
+    while done < all {
+        while parts.get(first).is_some_and(|part| part.iov_len <= skip) {
+            skip -= parts[first].iov_len;
+            first += 1;
+        }
+        let Some(part) = parts.get_mut(first) else { return Err(io::ErrorKind::WriteZero.into()) };
+        part.iov_base = part.iov_base.wrapping_byte_add(skip);
+        part.iov_len -= skip;
+        let rest = &parts[first..];
+        let count = i32::try_from(rest.len().min(1024)).unwrap_or(1024);
+        let offset = i64::try_from(at + done as u64).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: the parts name memory that the caller's batch keeps readable; the call keeps no address.
+        let wrote = unsafe { libc::pwritev(file.as_raw_fd(), rest.as_ptr(), count, offset) };
+        match usize::try_from(wrote) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(more) => (done, skip) = (done + more, more),
+            Err(_) => {
+                let cause = io::Error::last_os_error();
+                if cause.kind() != io::ErrorKind::Interrupted {
+                    return Err(cause);
+                }
+                skip = 0;
+            }
+        }
+    }
+    Ok(())
+}
+
+// SAFETY: the addresses in `parts` are looked at only in `write`, which sets them first.
+unsafe impl Send for Writer {}
