@@ -123,7 +123,7 @@ impl<T> Out<T> {
     }
 
     /// Whether the caller wants it: where it may be left out.
-    pub(crate) fn is_wanted(self) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         !self.0.is_null()
     }
 

@@ -73,7 +73,7 @@ impl<T: Send> Lent<T> {
         place.word.compare_exchange(word, free, Ordering::Acquire, Ordering::Relaxed).ok()?;
         // SAFETY: the word was odd, so a loan lies there, and this thread alone made it even; nobody puts another before the place is
         // on a list again.
-        let loan = unsafe { (*place.loan.get()).assume_init_read() };
+        let loan = unsafe { place.loan.get().cast::<T>().read() };
         self.give_back(at);
         Some(loan)
     }
@@ -85,7 +85,7 @@ impl<T: Send> Lent<T> {
         let busy = (word + 1) & u64::MAX >> PLACE_BITS;
         place.word.compare_exchange(word, busy, Ordering::Acquire, Ordering::Relaxed).ok()?;
         // SAFETY: as in `take`: this thread alone made the word even, so nobody else takes; and the place is on no list, so nobody puts.
-        let loan = unsafe { (*place.loan.get()).assume_init_mut() };
+        let loan = unsafe { &mut *place.loan.get().cast::<T>() };
         let back = Back { word: &place.word, value: word };
         let result = body(loan);
         drop(back);
@@ -172,7 +172,7 @@ impl<T: Send> Vacant<T> {
         let word = place.word.load(Ordering::Relaxed) + 1;
         // SAFETY: this thread popped the place from a list of free ones, where each is once, so nobody else puts; and as its word is even
         // nobody takes. What lay there was moved out.
-        unsafe { (*place.loan.get()).write(loan) };
+        unsafe { place.loan.get().cast::<T>().write(loan) };
         place.word.store(word, Ordering::Release); // pairs with the Acquire in `take`
         word << PLACE_BITS | u64::from(at)
     }

@@ -45,7 +45,7 @@ pub(crate) struct Shape {
 /// Who drives it. `None`: it is no more.
 pub(crate) enum Engine {
     Own(RwLock<Option<Arc<Node>>>),
-    Driven(Mutex<Option<DrivenNode>>),
+    Driven(Mutex<Option<Box<DrivenNode>>>),
 }
 
 /// The threads that call the program with events of this node.
@@ -141,7 +141,7 @@ impl Running {
                 ));
             }
         };
-        node.as_mut().map(body).ok_or_else(over)
+        node.as_deref_mut().map(body).ok_or_else(over)
     }
 
     fn stats(&self) -> Result<NodeStats, Error> {
@@ -275,7 +275,7 @@ export! {
         let node = node.check("node")?;
         let (builder, _) = builder(options)?;
         let (id, shapes) = (builder.config().id.0, shapes(&builder));
-        let started = builder.driven()?;
+        let started = Box::new(builder.driven()?);
         node.set(NODES.put(Running::new(id, shapes, Engine::Driven(Mutex::new(Some(started)))))?);
         Ok(())
     }

@@ -86,10 +86,11 @@ export! {
 
     fn consort_replica_on(node: Handle, group: Handle, digest_every: u64, machine: In<Machine>, replica: Out<Handle>) {
         let replica = replica.check("replica")?;
+        let of = node.token();
         NODES.with(node, |running| running.own(|node| {
             stream::with(group, |it| {
                 let Some(group) = &it.group else { return Err(over()) };
-                if !node.group(group.name()).and_then(|it| it.shard(group.index())).is_some_and(|it| it.id() == group.id()) {
+                if it.node.token() != of {
                     return Err(Error::invalid("the group is not this node's: get it from consort_node_group with the same node"));
                 }
                 let options = Options::default().digest_every(digest_every);
