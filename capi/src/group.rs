@@ -99,13 +99,13 @@ export! {
 
     fn consort_group_info_of(group: Handle, info: Out<GroupInfo>) {
         let known = info.check("info")?;
-        let size = In::<usize>::at(known.cast()).value("info").copied()?;
-        if size < size_of::<usize>() || size > size_of::<GroupInfo>() {
-            return Err(Error::invalid(format_args!(
-                "struct_size in `info` is {size}: set it to sizeof (consort_group_info), and install the library that your consort.h came with"
-            )));
-        }
         with(group, |lease| {
+            let size = In::<usize>::at(known.cast()).value("info").copied()?;
+            if size < size_of::<usize>() || size > size_of::<GroupInfo>() {
+                return Err(Error::invalid(format_args!(
+                    "struct_size in `info` is {size}: set it to sizeof (consort_group_info), and install the library that your consort.h came with"
+                )));
+            }
             let shape = &lease.shape;
             known.cast::<usize>().set_sized(size, GroupInfo {
                 struct_size: size,

@@ -332,13 +332,13 @@ export! {
 
     fn consort_node_stats(node: Handle, stats: Out<Stats>) {
         let known = stats.check("stats")?;
-        let size = In::<usize>::at(known.cast()).value("stats").copied()?;
-        if size < size_of::<usize>() || size > size_of::<Stats>() {
-            return Err(Error::invalid(format_args!(
-                "struct_size in `stats` is {size}: set it to sizeof (consort_stats), and install the library that your consort.h came with"
-            )));
-        }
         NODES.with(node, |running| {
+            let size = In::<usize>::at(known.cast()).value("stats").copied()?;
+            if size < size_of::<usize>() || size > size_of::<Stats>() {
+                return Err(Error::invalid(format_args!(
+                    "struct_size in `stats` is {size}: set it to sizeof (consort_stats), and install the library that your consort.h came with"
+                )));
+            }
             let it = running.stats()?;
             let value = Stats {
                 struct_size: size,

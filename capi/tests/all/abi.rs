@@ -101,7 +101,8 @@ fn a_c_compiler_finds_every_size_offset_and_constant_where_the_library_has_it() 
     }
     source += "    return 0;\n}\n";
     for (file, of) in [("layout.c", Build::Plain), ("layout.cpp", Build::Plain)] {
-        let output = Command::new(compile(&written(file, &source), of)).output().unwrap();
+        let program = compile(&written(file, &source), of);
+        let output = Command::new(program).env_remove("LD_LIBRARY_PATH").output().unwrap();
         let output = String::from_utf8(output.stdout).unwrap();
         let seen = output.lines().map(|line| {
             let (name, value) = line.split_once('=').unwrap();

@@ -25,7 +25,8 @@ pub(crate) fn library() -> &'static Path {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     MADE.get_or_init(|| {
         let exe = std::env::current_exe().unwrap();
-        let built = exe.parent().and_then(Path::parent).unwrap();
+        // Beside the test itself: what lies one above is of the last `cargo build`.
+        let built = exe.parent().unwrap();
         let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("libconsort");
         std::fs::create_dir_all(&made).unwrap();
         for (name, of) in [
@@ -131,6 +132,8 @@ pub(crate) fn run(mut command: Command, socket: Option<&Socket>) -> Process {
         fcntl_setfd(&socket.listener, FdFlags::empty()).unwrap();
         command.args(["--listen-fd", &socket.listener.as_raw_fd().to_string()]);
     }
+    // Cargo sets it, and it would come before where the program was told to look.
+    command.env_remove("LD_LIBRARY_PATH");
     let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
     if let Some(socket) = socket {
         fcntl_setfd(&socket.listener, FdFlags::CLOEXEC).unwrap();
