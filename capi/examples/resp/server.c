@@ -9,7 +9,10 @@
  * One thread serves all clients, in epoll. What the replica's thread has to say it puts into a list, and raises an eventfd.
  *
  *   client ─► parse ─► writes: consort_replica_submit_then ─► group ─► apply ─► on_reply ─► list ─┐
- *                └──► reads: when all before it is answered, consort_replica_query ──────────────►└─► the client's answers, in order
+ *                └──► reads: consort_replica_query ──────────────────────────────────────────────►└─► the client's answers, in order
+ *
+ * A client's own commands take effect one after the other, also if it sends many at once: a read behind writes that aren't answered yet is
+ * ordered through the group like these, and a write behind reads that aren't waits for them.
  */
 #include "../arguments.h"
 #include "store.h"
@@ -90,7 +93,8 @@ typedef struct answer {
     client *client;       /* NULL: it is gone */
     struct answer *after; /* the client's next */
     struct answer *done;  /* in the list of those that are told */
-    int is_read;          /* to be done when it is the client's first */
+    int is_a_read;        /* it waits until the state here is new enough */
+    int is_read;          /* ... and is then to be done */
     int waits;            /* for the replica */
     buffer bytes;         /* what to say; or of a read, the command */
 } answer;
@@ -100,6 +104,8 @@ struct client {
     buffer in, out;
     size_t sent;
     answer *first, *last;
+    size_t writes, reads; /* of these, that aren't answered yet */
+    int is_held;          /* a write waits for reads */
     int is_over, wants_out, is_dirty;
     client *dirty, *next, *before;
 };
@@ -236,36 +242,52 @@ static int asks(client *from, const command *it, buffer *reply)
     return 1;
 }
 
-static void serve(client *from, const command *it, slice raw)
+/* Has the group do a command. */
+static void order(client *from, slice raw)
+{
+    answer *it = expect(from);
+    it->waits = 1;
+    from->writes++;
+    if (consort_replica_submit_then(replica, raw.data, raw.len, on_reply, it) != CONSORT_OK) {
+        it->waits = 0;
+        from->writes--;
+        fail(&it->bytes);
+    }
+}
+
+/* Does a read when it is known that the state here is as new as any. */
+static void read_fresh(client *from, slice raw)
+{
+    answer *it = expect(from);
+    it->is_a_read = it->is_read = it->waits = 1;
+    from->reads++;
+    append(&it->bytes, raw.data, raw.len);
+    if (consort_replica_fresh_then(replica, on_fresh, it) != CONSORT_OK) {
+        it->is_read = it->waits = 0;
+        from->reads--;
+        it->bytes.len = 0;
+        fail(&it->bytes);
+    }
+}
+
+/* Does a command, or has it done. Returns 0 if it must wait. */
+static int serve(client *from, const command *it, slice raw)
 {
     enum effect effect = effect_of(it);
-    if (effect == WRITES) {
-        answer *waits = expect(from);
-        waits->waits = 1;
-        if (consort_replica_submit_then(replica, raw.data, raw.len, on_reply, waits) != CONSORT_OK) {
-            waits->waits = 0;
-            fail(&waits->bytes);
-        }
-    } else if (effect == READS && (reads_linearizable || from->first != NULL)) {
-        answer *waits = expect(from);
-        waits->is_read = 1;
-        append(&waits->bytes, raw.data, raw.len);
-        if (reads_linearizable) {
-            waits->waits = 1;
-            if (consort_replica_fresh_then(replica, on_fresh, waits) != CONSORT_OK) {
-                waits->waits = waits->is_read = 0;
-                waits->bytes.len = 0;
-                fail(&waits->bytes);
-            }
-        }
+    if (effect == WRITES && from->reads > 0)
+        return 0;
+    if (effect == WRITES || (effect == READS && from->writes > 0)) {
+        order(from, raw);
+    } else if (effect == READS && reads_linearizable) {
+        read_fresh(from, raw);
     } else {
         buffer *reply = from->first == NULL ? &from->out : &expect(from)->bytes;
         if (effect == READS)
             read_now(it, reply);
-        else if (!asks(from, it, reply)) {
+        else if (!asks(from, it, reply))
             append_text(reply, "-ERR unknown command, or wrong arguments\r\n");
-        }
     }
+    return 1;
 }
 
 /* -------------------------------------------------------------------------------------------------------- clients */
@@ -335,20 +357,12 @@ static int flush(client *to)
     return 1;
 }
 
-static void read_client(client *from)
+/* Serves what has come in, as far as it can be. */
+static void serve_all(client *from)
 {
     static command command;
-    static char piece[65536];
     size_t at = 0;
-    ssize_t got = recv(from->socket, piece, sizeof piece, 0);
-    if (got < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
-    if (got <= 0) {
-        from->is_over = 2;
-    } else {
-        append(&from->in, piece, (size_t)got);
-    }
-    while (from->is_over == 0) {
+    while (from->is_over == 0 && !from->is_held) {
         slice rest;
         size_t used;
         rest.data = from->in.data + at;
@@ -361,14 +375,27 @@ static void read_client(client *from)
         if (parsed != WHOLE)
             break;
         rest.len = used;
-        if (command.count > 0)
-            serve(from, &command, rest);
-        at += used;
+        from->is_held = command.count > 0 && !serve(from, &command, rest);
+        if (!from->is_held)
+            at += used;
     }
     from->in.len -= at;
     if (from->in.len > 0)
         memmove(from->in.data, from->in.data + at, from->in.len);
     flush(from);
+}
+
+static void read_client(client *from)
+{
+    static char piece[65536];
+    ssize_t got = recv(from->socket, piece, sizeof piece, 0);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (got > 0)
+        append(&from->in, piece, (size_t)got);
+    else
+        from->is_over = 2;
+    serve_all(from);
 }
 
 static void accept_clients(int door)
@@ -405,14 +432,22 @@ static void hear(void)
     pthread_mutex_unlock(&told_lock);
     while (it != NULL) {
         answer *next = it->done;
+        client *of = it->client;
         it->waits = 0;
         it->done = NULL;
-        if (it->client == NULL) {
+        if (of == NULL) {
             answer_free(it);
-        } else if (!it->client->is_dirty) {
-            it->client->is_dirty = 1;
-            it->client->dirty = dirty;
-            dirty = it->client;
+            it = next;
+            continue;
+        }
+        if (it->is_a_read)
+            of->reads--;
+        else
+            of->writes--;
+        if (!of->is_dirty) {
+            of->is_dirty = 1;
+            of->dirty = dirty;
+            dirty = of;
         }
         it = next;
     }
@@ -420,7 +455,10 @@ static void hear(void)
         client *to = dirty;
         dirty = to->dirty;
         to->is_dirty = 0;
-        flush(to);
+        if (flush(to) && to->is_held && to->reads == 0) {
+            to->is_held = 0;
+            serve_all(to);
+        }
     }
 }
 

@@ -60,7 +60,7 @@ pub(crate) enum Build {
     Sanitized,
 }
 
-/// Compiles one source file with every warning an error.
+/// Compiles a source file, or all C files of a directory, with every warning an error.
 pub(crate) fn compile(source: &Path, build: Build) -> PathBuf {
     let name = source.file_stem().and_then(OsStr::to_str).unwrap();
     let is_cpp = source.extension().is_some_and(|it| it == "cpp");
@@ -77,14 +77,14 @@ pub(crate) fn compile(source: &Path, build: Build) -> PathBuf {
             "-fno-omit-frame-pointer",
         ]);
     }
-    compiler
-        .arg("-I")
-        .arg(here().join("include"))
-        .arg("-I")
-        .arg(here().join("examples"))
-        .arg(source)
-        .arg("-o")
-        .arg(&to);
+    compiler.arg("-I").arg(here().join("include")).arg("-I").arg(here().join("examples"));
+    if source.is_dir() {
+        let files = std::fs::read_dir(source).unwrap().map(|file| file.unwrap().path());
+        compiler.args(files.filter(|file| file.extension().is_some_and(|it| it == "c")));
+    } else {
+        compiler.arg(source);
+    }
+    compiler.arg("-o").arg(&to);
     compiler.arg("-L").arg(library()).args(["-lconsort", "-pthread"]);
     compiler.arg(format!("-Wl,-rpath,{}", library().display()));
     let output = compiler.output().unwrap();
@@ -204,6 +204,12 @@ impl Process {
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// As `kill` does: asks it to end.
+    pub(crate) fn terminate(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
     /// Waits for its end, and gives the rest of its lines but those that begin with `#`.

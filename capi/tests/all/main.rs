@@ -5,4 +5,5 @@ mod kit;
 mod header;
 mod abi;
 mod examples;
+mod resp;
 mod misuse;
