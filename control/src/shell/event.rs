@@ -158,6 +158,8 @@ pub(crate) struct Inbox {
     stopped: OnceLock<Stopped>,
     /// Where the application waits for events.
     gate: Gate,
+    /// Called where the gate is opened, for an application that waits elsewhere.
+    waker: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// The engine found the queue full, and is to be told when it no longer is.
     full: AtomicBool,
     /// Rouses the engine.
@@ -174,6 +176,7 @@ impl Inbox {
             queue: ArrayQueue::new(EVENTS),
             stopped: OnceLock::new(),
             gate: Gate::default(),
+            waker: OnceLock::new(),
             full: AtomicBool::new(false),
             bell,
             discards: AtomicBool::new(false),
@@ -249,6 +252,14 @@ impl Inbox {
     /// Wakes the application if it waits. Once after a number of pushes.
     pub(crate) fn tell(&self) {
         self.gate.open();
+        if let Some(waker) = self.waker.get() {
+            waker();
+        }
+    }
+
+    /// Has `waker` called where [`Inbox::tell`] or [`Inbox::stop`] is from now on. False: there is one already.
+    pub(crate) fn set_waker(&self, waker: Box<dyn Fn() + Send + Sync>) -> bool {
+        self.waker.set(waker).is_ok()
     }
 
     /// Whether the engine must wait for the application before it can push.
@@ -259,7 +270,7 @@ impl Inbox {
     /// Nothing more will come.
     pub(crate) fn stop(&self, reason: &Stopped) {
         let _ = self.stopped.set(reason.clone());
-        self.gate.open();
+        self.tell();
     }
 
     /// The next event, if there is one.

@@ -144,6 +144,13 @@ impl Group {
     pub fn recv_timeout(&self, within: Duration) -> Result<Option<Event>, Stopped> {
         self.inbox().take(Some(within))
     }
+
+    /// Has `wake` called, on the engine's thread, whenever events of this shard have come, and when no more will: for an application that
+    /// waits for more than these, in a loop of its own. Look for events once after this call. `wake` must neither block nor call the node.
+    /// False: the shard has such a call already, and keeps that one.
+    pub fn set_waker(&self, wake: impl Fn() + Send + Sync + 'static) -> bool {
+        self.inbox().set_waker(Box::new(wake))
+    }
 }
 
 impl std::fmt::Debug for Group {

@@ -16,6 +16,13 @@ use crate::membership::Stopped;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ReadPoint(pub(crate) u64);
 
+impl ReadPoint {
+    /// Its number: that of a later point is greater.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// There will be no such point.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -1,0 +1,65 @@
+//! Nodes that the program drives, on a thread of its own.
+
+use consort::{Event as Told, Incoming, ShardId};
+
+use crate::border::{Context, Handle, Out, export};
+use crate::callback::{Answer, Ask, inside, on_stage, within};
+use crate::error::Error;
+use crate::event::{lend, passing, take_back, vacant};
+use crate::layout::{Event, OnEvent};
+use crate::node::{NODES, would_deadlock};
+
+type Call = extern "C" fn(Context, *const Event);
+
+/// Tells the program of something.
+fn tell(call: Call, context: Context, shard: ShardId, incoming: Incoming<'_, '_>) {
+    let told = match incoming {
+        Incoming::Message(delivery) => {
+            let event = passing(shard, delivery);
+            let mut actor = |ask: Ask<'_>| match ask {
+                Ask::Keep(data) if data == delivery.payload.as_ptr() => Answer::Loan(delivery.lend()),
+                _ => Answer::Nothing,
+            };
+            return on_stage(&mut actor, || within(|| call(context, &raw const event)));
+        }
+        Incoming::Waiting(absent) => Told::Waiting { for_whom: absent.to_vec() },
+        Incoming::Evicted(reason) => Told::Evicted { reason: reason.clone() },
+        Incoming::View(view) => Told::View(view.clone()),
+        Incoming::Snapshot(request) => Told::Snapshot(request.clone()),
+        Incoming::Restore(restore) => match restore.take() {
+            Some(restore) => Told::Restore(restore),
+            None => return,
+        },
+        Incoming::Ended(node) => Told::Ended { node },
+        Incoming::ReadPoint(point) => Told::ReadPoint(point),
+        Incoming::Digest(node, digest) => Told::Digest { node, digest },
+        _ => return,
+    };
+    // A million are lent: this one is dropped unread, and what hangs on it is refused; the next call of the program says so.
+    let Ok(vacant) = vacant() else { return };
+    let event = lend(vacant, shard, told);
+    within(|| call(context, &raw const event));
+    take_back(&event);
+}
+
+export! {
+    fn consort_poll(node: Handle, on_event: OnEvent, context: Context, worked: Out<u32>) {
+        let call = on_event.ok_or_else(|| Error::invalid("`on_event` is NULL: pass the function to be called"))?;
+        NODES.with(node, |running| {
+            let polled = running.driven(|node| {
+                node.poll_groups(&mut |shard, incoming| tell(call, context, shard, incoming))
+            })?;
+            worked.set(u32::from(polled?));
+            Ok(())
+        })
+    }
+
+    fn consort_wait(node: Handle) {
+        NODES.with(node, |running| {
+            if inside() {
+                return Err(would_deadlock());
+            }
+            running.driven(|node| node.wait())
+        })
+    }
+}

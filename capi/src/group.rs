@@ -1,0 +1,235 @@
+//! Groups: found by name, sent to.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+
+use consort::SendError;
+
+use crate::border::{Handle, In, InOut, Out, Text, export};
+use crate::callback::inside;
+use crate::error::{Error, Status};
+use crate::fd::Bell;
+use crate::layout::{GroupInfo, Room};
+use crate::node::{Engine, NODES, lock, would_deadlock};
+use crate::options::number_of;
+use crate::outcome;
+use crate::room;
+use crate::stream::{GROUPS, Lease, Stream, forget, with};
+
+/// What blocks elsewhere only tries in a callback.
+#[inline]
+fn reserve(lease: &Lease, len: usize, block: bool) -> Result<consort::Reservation<'_>, Error> {
+    if !block {
+        return Ok(lease.sender.try_reserve(len)?);
+    }
+    if !inside() {
+        return Ok(lease.sender.reserve(len)?);
+    }
+    lease.sender.try_reserve(len).map_err(|error| match error {
+        SendError::Full | SendError::Changing | SendError::NotStarted => would_deadlock(),
+        error => error.into(),
+    })
+}
+
+#[inline]
+fn lend(group: Handle, len: usize, room: Out<Room>, block: bool) -> Result<(), Error> {
+    let room = room.check("room")?;
+    let lease = Lease::of(group)?;
+    room.set(room::lend(lease, |lease| reserve(lease, len, block))?);
+    Ok(())
+}
+
+#[inline]
+fn multicast(group: Handle, data: In<u8>, len: usize, ticket: Out<u64>, block: bool) -> Result<(), Error> {
+    let data = data.slice(len, "data")?;
+    with(group, |lease| {
+        let mut room = reserve(lease, len, block)?;
+        room.copy_from_slice(data);
+        ticket.set(room.send().0.0);
+        Ok(())
+    })
+}
+
+export! {
+    fn consort_node_group(node: Handle, name: Text, shard: u32, group: Out<Handle>) {
+        let group = group.check("group")?;
+        let name = name.optional("name")?.unwrap_or(consort::config::MAIN);
+        NODES.with(node, |running| {
+            let Some(shape) = running.shapes.iter().find(|shape| shape.name == name) else {
+                let names: Vec<_> = running.shapes.iter().map(|shape| &*shape.name).collect();
+                return Err(Error::invalid(format_args!(
+                    "this node has no group {name:?}: it has {}; others are set in its options",
+                    names.join(", ")
+                )));
+            };
+            let index = shard as usize;
+            if index >= shape.shards {
+                return Err(Error::invalid(format_args!("group {name} has no shard {shard}: it has {}, from 0", shape.shards)));
+            }
+            let (found, id, sender) = match &running.engine {
+                Engine::Own(_) => running.own(|node| {
+                    let found = node.group(name).and_then(|group| group.shard(index));
+                    found.map(|group| (Some(group.clone()), group.id(), group.sender()))
+                })?,
+                Engine::Driven(_) => running
+                    .driven(|node| node.sender_of(name, index))?
+                    .map(|(id, sender)| (None, id, sender)),
+            }
+            .ok_or_else(|| Error::invalid(format_args!("this node has no shard {shard} of group {name:?}")))?;
+            group.set(GROUPS.put(Stream {
+                shard: id,
+                index: shard,
+                shape: shape.clone(),
+                sender,
+                group: found,
+                node,
+                bell: OnceLock::new(),
+                threads: running.threads.clone(),
+                is_listening: AtomicBool::new(false),
+            })?);
+            Ok(())
+        })
+    }
+
+    fn consort_group_free(group: Handle) {
+        GROUPS.take(group)?;
+        forget();
+        Ok(())
+    }
+
+    fn consort_group_info_of(group: Handle, info: Out<GroupInfo>) {
+        let known = info.check("info")?;
+        with(group, |lease| {
+            let size = In::<usize>::at(known.cast()).value("info").copied()?;
+            if size < size_of::<usize>() || size > size_of::<GroupInfo>() {
+                return Err(Error::invalid(format_args!(
+                    "struct_size in `info` is {size}: set it to sizeof (consort_group_info), and install the library that your consort.h came with"
+                )));
+            }
+            let shape = &lease.shape;
+            known.cast::<usize>().set_sized(size, GroupInfo {
+                struct_size: size,
+                ring_bytes: shape.ring_bytes as u64,
+                shard: lease.shard.0,
+                index: lease.index,
+                shards: shape.shards as u32,
+                guarantee: number_of(shape.guarantee),
+                state: u32::from(shape.state),
+                reserved: 0,
+            });
+            Ok(())
+        })
+    }
+
+    fn consort_group_max_len(group: Handle, max_len: Out<usize>) {
+        let max_len = max_len.check("max_len")?;
+        with(group, |lease| {
+            max_len.set(lease.sender.max_len().ok_or(SendError::NotStarted)?);
+            Ok(())
+        })
+    }
+
+    fn consort_group_fd(group: Handle, fd: Out<i32>) {
+        let fd = fd.check("fd")?;
+        with(group, |lease| {
+            let Some(it) = &lease.group else {
+                return Err(Error::fixed(
+                    Status::Refused,
+                    c"a node that the caller drives has no descriptor: call consort_poll, and consort_wait when there was nothing to do",
+                ));
+            };
+            if lease.bell.get().is_none() {
+                NODES.with(lease.node, |running| {
+                    let mut bells = lock(&running.bells);
+                    let bell = match bells.get(&lease.shard.0) {
+                        Some(bell) => bell.clone(),
+                        None => {
+                            let bell = Arc::new(Bell::new()?);
+                            let raised = bell.clone();
+                            it.set_waker(move || raised.raise());
+                            bells.insert(lease.shard.0, bell.clone());
+                            bell
+                        }
+                    };
+                    bell.raise(); // there may be something already
+                    let _ = lease.bell.set(bell);
+                    Ok(())
+                })?;
+            }
+            fd.set(lease.bell.get().map_or(-1, |bell| bell.number()));
+            Ok(())
+        })
+    }
+
+    fn consort_reserve(group: Handle, len: usize, room: Out<Room>) {
+        lend(group, len, room, true)
+    }
+
+    fn consort_try_reserve(group: Handle, len: usize, room: Out<Room>) {
+        lend(group, len, room, false)
+    }
+
+    fn consort_send(room: InOut<Room>, ticket: Out<u64>) {
+        let mut room = room;
+        ticket.set(room::take(room.value("room")?)?.send());
+        Ok(())
+    }
+
+    fn consort_send_tracked(room: InOut<Room>, outcome: Out<Handle>) {
+        let mut room = room;
+        let outcome = outcome.check("outcome")?;
+        let place = outcome::place()?;
+        outcome.set(place.fill(room::take(room.value("room")?)?.send_tracked()));
+        Ok(())
+    }
+
+    fn consort_cancel(room: InOut<Room>) {
+        let mut room = room;
+        drop(room::take(room.value("room")?)?);
+        Ok(())
+    }
+
+    fn consort_multicast(group: Handle, data: In<u8>, len: usize, ticket: Out<u64>) {
+        multicast(group, data, len, ticket, true)
+    }
+
+    fn consort_try_multicast(group: Handle, data: In<u8>, len: usize, ticket: Out<u64>) {
+        multicast(group, data, len, ticket, false)
+    }
+
+    fn consort_multicast_tracked(group: Handle, data: In<u8>, len: usize, outcome: Out<Handle>) {
+        let outcome = outcome.check("outcome")?;
+        let data = data.slice(len, "data")?;
+        let place = outcome::place()?;
+        with(group, |lease| {
+            let mut room = reserve(lease, len, true)?;
+            room.copy_from_slice(data);
+            outcome.set(place.fill(room.send_tracked()));
+            Ok(())
+        })
+    }
+
+    fn consort_end(group: Handle) {
+        with(group, |lease| {
+            if inside() {
+                return Err(would_deadlock());
+            }
+            Ok(lease.sender.end()?)
+        })
+    }
+
+    fn consort_read_point(group: Handle, point: Out<u64>) {
+        let point = point.check("point")?;
+        with(group, |lease| {
+            point.set(lease.sender.read_point()?.number());
+            Ok(())
+        })
+    }
+
+    fn consort_publish_digest(group: Handle, digest: u64) {
+        with(group, |lease| {
+            lease.sender.publish_digest(digest);
+            Ok(())
+        })
+    }
+}

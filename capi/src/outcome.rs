@@ -1,0 +1,119 @@
+//! Outcomes: waited for, polled, or told to a callback.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context as Task, Poll, Wake, Waker};
+use std::time::Duration;
+
+use consort::Outcome;
+
+use crate::border::{Context, Handle, Out, export};
+use crate::callback::{inside, within};
+use crate::error::{Error, Status, TIMED_OUT};
+use crate::handles::{Kind, Registry};
+use crate::layout::{Delivered, OnOutcome};
+use crate::node::{lock, timeout, would_deadlock};
+
+/// Behind a lock, since a callback takes it out.
+static OUTCOMES: Registry<Mutex<Option<Outcome>>> = Registry::new(Kind::Outcome);
+
+/// A handle without an outcome yet: to be had before the message is sent, which can't be undone.
+pub(crate) struct Empty(Option<Handle>);
+
+pub(crate) fn place() -> Result<Empty, Error> {
+    Ok(Empty(Some(OUTCOMES.put(Mutex::new(None))?)))
+}
+
+impl Empty {
+    pub(crate) fn fill(mut self, outcome: Outcome) -> Handle {
+        let handle = self.0.take().unwrap_or(Handle::of(0)); // it is there: this is called once
+        if let Ok(empty) = OUTCOMES.find(handle) {
+            *lock(&empty) = Some(outcome);
+        }
+        handle
+    }
+}
+
+impl Drop for Empty {
+    fn drop(&mut self) {
+        if let Some(handle) = self.0.take() {
+            drop(OUTCOMES.take(handle));
+        }
+    }
+}
+
+fn delivered(outcome: consort::Delivered) -> Delivered {
+    Delivered { view: outcome.view.0, seq: outcome.seq.0 }
+}
+
+/// Something that a callback is to be told, once, by whoever wakes it.
+pub(crate) struct Then<F: Future + Unpin + Send, D: FnOnce(F::Output) + Send> {
+    waits: Mutex<Option<(F, D)>>,
+}
+
+impl<F: Future + Unpin + Send + 'static, D: FnOnce(F::Output) + Send + 'static> Then<F, D> {
+    /// Calls `done` with what comes of `future`: at once, on this thread, if it is there; or else on the thread that brings it.
+    pub(crate) fn start(future: F, done: D) {
+        let then = Arc::new(Self { waits: Mutex::new(Some((future, done))) });
+        then.look();
+    }
+
+    fn look(self: &Arc<Self>) {
+        let waker = Waker::from(self.clone());
+        let mut waits = lock(&self.waits);
+        let Some((mut future, done)) = waits.take() else { return };
+        match Pin::new(&mut future).poll(&mut Task::from_waker(&waker)) {
+            Poll::Pending => *waits = Some((future, done)),
+            Poll::Ready(value) => {
+                drop(waits);
+                within(|| done(value));
+            }
+        }
+    }
+}
+
+impl<F: Future + Unpin + Send + 'static, D: FnOnce(F::Output) + Send + 'static> Wake for Then<F, D> {
+    fn wake(self: Arc<Self>) {
+        self.look();
+    }
+}
+
+export! {
+    fn consort_outcome_wait(outcome: Handle, timeout_ms: i64, where_: Out<Delivered>) {
+        let within = timeout(timeout_ms)?;
+        OUTCOMES.with(outcome, |slot| {
+            let waits = |limit| {
+                let outcome = lock(slot);
+                let Some(outcome) = &*outcome else {
+                    return Err(Error::fixed(Status::BadHandle, c"this outcome is told to a callback already: wait there"));
+                };
+                Ok(outcome.wait_timeout(limit))
+            };
+            let result = match waits(Duration::ZERO)? {
+                Some(result) => Some(result),
+                None if inside() && timeout_ms != 0 => return Err(would_deadlock()),
+                None => waits(within.unwrap_or(Duration::MAX))?,
+            };
+            where_.set(delivered(result.ok_or(TIMED_OUT)??));
+            Ok(())
+        })
+    }
+
+    fn consort_outcome_then(outcome: Handle, on_outcome: OnOutcome, context: Context) {
+        let on_outcome = on_outcome.ok_or_else(|| Error::invalid("`on_outcome` is NULL: pass the function to be called"))?;
+        let slot = OUTCOMES.take(outcome)?;
+        let Some(outcome) = lock(&slot).take() else {
+            return Err(Error::fixed(Status::BadHandle, c"this outcome is told to a callback already"));
+        };
+        Then::start(outcome, move |result| match result {
+            Ok(it) => on_outcome(context, Status::Ok as i32, &raw const *Box::new(delivered(it))),
+            Err(error) => on_outcome(context, Error::from(error).tell() as i32, &raw const *Box::new(Delivered::default())),
+        });
+        Ok(())
+    }
+
+    fn consort_outcome_free(outcome: Handle) {
+        OUTCOMES.take(outcome).map(drop)
+    }
+}

@@ -1,0 +1,99 @@
+//! Events: taken, or told to a callback.
+
+use std::sync::atomic::Ordering;
+
+use consort::{Event as Told, Stopped};
+
+use crate::border::{Context, Handle, Out, export};
+use crate::callback::{inside, within};
+use crate::error::{Error, Status, TIMED_OUT};
+use crate::event::{lend, stopped, take_back, vacant};
+use crate::layout::{Event, OnEvent};
+use crate::node::{timeout, would_deadlock};
+use crate::stream::{Stream, with};
+
+#[cold]
+fn not_here() -> Error {
+    Error::fixed(
+        Status::Refused,
+        c"this group's node is driven by consort_poll, which gives its events: take them there",
+    )
+}
+
+/// What is there just now. Lowers the descriptor where nothing is.
+#[inline]
+fn look(stream: &Stream) -> Result<Option<Told>, Error> {
+    let group = stream.group.as_ref().ok_or_else(not_here)?;
+    match group.try_recv()? {
+        Some(event) => Ok(Some(event)),
+        None => {
+            let Some(bell) = stream.bell.get() else { return Ok(None) };
+            bell.lower();
+            let event = group.try_recv();
+            if !matches!(event, Ok(None)) {
+                bell.raise(); // there may be more
+            }
+            Ok(event?)
+        }
+    }
+}
+
+fn wait(stream: &Stream, timeout_ms: i64) -> Result<Option<Told>, Error> {
+    let group = stream.group.as_ref().ok_or_else(not_here)?;
+    match timeout(timeout_ms)? {
+        Some(within) if within.is_zero() => Ok(None),
+        _ if inside() => Err(would_deadlock()),
+        Some(within) => Ok(group.recv_timeout(within)?),
+        None => Ok(Some(group.recv()?)),
+    }
+}
+
+export! {
+    fn consort_next(group: Handle, timeout_ms: i64, event: Out<Event>) {
+        let event = event.check("event")?;
+        with(group, |stream| {
+            let vacant = vacant()?;
+            let told = match look(stream)? {
+                Some(told) => told,
+                None => wait(stream, timeout_ms)?.ok_or(TIMED_OUT)?,
+            };
+            event.set(lend(vacant, stream.shard, told));
+            Ok(())
+        })
+    }
+
+    fn consort_listen(group: Handle, on_event: OnEvent, context: Context) {
+        let on_event = on_event.ok_or_else(|| Error::invalid("`on_event` is NULL: pass the function to be called"))?;
+        with(group, |stream| {
+            let it = stream.group.clone().ok_or_else(not_here)?;
+            if stream.is_listening.swap(true, Ordering::Relaxed) {
+                return Err(Error::fixed(Status::Busy, c"this group's events go to a callback already"));
+            }
+            let shard = stream.shard;
+            let tell = move |event: &Event| {
+                within(|| on_event(context, &raw const *event));
+                take_back(event);
+            };
+            let body = move || loop {
+                // A million are lent: the program has to give some back.
+                let Ok(room) = vacant() else {
+                    std::thread::yield_now();
+                    continue;
+                };
+                match it.recv() {
+                    Ok(told) => tell(&lend(room, shard, told)),
+                    Err(reason) => {
+                        let reason: Stopped = reason;
+                        return tell(&stopped(room, shard, reason));
+                    }
+                }
+            };
+            let thread = std::thread::Builder::new().name(format!("consort-c-{shard}")).spawn(body).map_err(|cause| {
+                stream.is_listening.store(false, Ordering::Relaxed);
+                Error::new(Status::Machine, format_args!("can't get a thread to call you from: {cause}; raise the limit of threads"))
+            })?;
+            stream.threads.add(thread);
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,235 @@
+//! Replicas of the program's state machines.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use consort::object::{Options, Pending, QueryError, Replica, UpdateError};
+
+use crate::border::{Context, Handle, In, Out, export, watch_forks};
+use crate::bytes;
+use crate::callback::{inside, within};
+use crate::error::{Error, Status, TIMED_OUT};
+use crate::handles::{Kind, Registry};
+use crate::layout::{Bytes, LINEARIZABLE, LOCAL, Look, Machine, NodeOptions, OnFresh, OnReply};
+use crate::machine::Foreign;
+use crate::node::{NODES, bound, lock, over, timeout, would_deadlock};
+use crate::options::builder;
+use crate::outcome::Then;
+use crate::stream;
+
+/// `None`: it has left.
+static REPLICAS: Registry<RwLock<Option<Arc<Replica<Foreign>>>>> = Registry::new(Kind::Replica);
+
+type Reply = Pending<Result<Vec<u8>, UpdateError>>;
+
+/// `None`: it was given out.
+static PENDINGS: Registry<Mutex<Option<Reply>>> = Registry::new(Kind::Pending);
+
+/// A call on a replica. It holds the replica by its own, so that what ends it waits for nobody's wait.
+fn with(handle: Handle, body: impl FnOnce(&Replica<Foreign>) -> Result<(), Error>) -> Result<(), Error> {
+    REPLICAS.with(handle, |slot| {
+        let replica = slot.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(over)?;
+        body(&replica)
+    })
+}
+
+fn submit(replica: &Replica<Foreign>, update: &[u8]) -> Result<Reply, Error> {
+    if inside() {
+        // It may have to wait for room, or for the group to start.
+        return Err(would_deadlock());
+    }
+    Ok(replica.submit(&consort::object::Bytes(update.to_vec()))?)
+}
+
+/// Ends it: nobody's call is in it when this returns, and its machine is freed.
+fn end(handle: Handle, how: impl FnOnce(Replica<Foreign>) -> Result<(), Error>) -> Result<(), Error> {
+    if inside() {
+        return Err(would_deadlock());
+    }
+    REPLICAS.with(handle, |slot| {
+        let replica = slot.write().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(over)?;
+        match Arc::try_unwrap(replica) {
+            Ok(replica) => how(replica),
+            Err(replica) => {
+                *slot.write().unwrap_or_else(PoisonError::into_inner) = Some(replica);
+                Err(Error::fixed(
+                    Status::Busy,
+                    c"another thread is in a call on this replica: stop it with consort_replica_stop, which lets such calls go, and try again when they are back",
+                ))
+            }
+        }
+    })
+}
+
+/// A machine is taken over with the replica, or not at all.
+fn make(
+    machine: In<Machine>,
+    start: impl FnOnce(Foreign) -> Result<Replica<Foreign>, Error>,
+    out: Out<Handle>,
+) -> Result<(), Error> {
+    let machine = Foreign::new(machine)?;
+    let is_taken = machine.is_taken();
+    let handle = REPLICAS.put(RwLock::new(Some(Arc::new(start(machine)?))))?;
+    is_taken.store(true, Ordering::Release);
+    out.set(handle);
+    Ok(())
+}
+
+export! {
+    fn consort_replica_new(options: In<NodeOptions>, machine: In<Machine>, replica: Out<Handle>) {
+        watch_forks();
+        let replica = replica.check("replica")?;
+        let (builder, every) = builder(options)?;
+        let start = |machine| Ok(Replica::start_with(builder, machine, Options::default().digest_every(every))?);
+        make(machine, start, replica)
+    }
+
+    fn consort_replica_on(node: Handle, group: Handle, digest_every: u64, machine: In<Machine>, replica: Out<Handle>) {
+        let replica = replica.check("replica")?;
+        let of = node.token();
+        NODES.with(node, |running| running.own(|node| {
+            stream::with(group, |it| {
+                let Some(group) = &it.group else { return Err(over()) };
+                if it.node.token() != of {
+                    return Err(Error::invalid("the group is not this node's: get it from consort_node_group with the same node"));
+                }
+                let options = Options::default().digest_every(digest_every);
+                make(machine, |machine| Ok(Replica::on(node, group, machine, options)?), replica)
+            })
+        })?)
+    }
+
+    fn consort_replica_update(replica: Handle, update: In<u8>, len: usize, reply: Out<Bytes>) {
+        let update = update.slice(len, "update")?;
+        with(replica, |it| {
+            let answer = submit(it, update)?.wait()?;
+            if reply.is_wanted() {
+                reply.set(bytes::lend(answer)?);
+            }
+            Ok(())
+        })
+    }
+
+    fn consort_replica_submit(replica: Handle, update: In<u8>, len: usize, pending: Out<Handle>) {
+        let pending = pending.check("pending")?;
+        let update = update.slice(len, "update")?;
+        with(replica, |it| {
+            let handle = PENDINGS.put(Mutex::new(None))?;
+            match submit(it, update) {
+                Ok(reply) => {
+                    let slot = PENDINGS.find(handle)?;
+                    *lock(&slot) = Some(reply);
+                    pending.set(handle);
+                    Ok(())
+                }
+                Err(error) => {
+                    PENDINGS.take(handle)?;
+                    Err(error)
+                }
+            }
+        })
+    }
+
+    fn consort_replica_submit_then(replica: Handle, update: In<u8>, len: usize, on_reply: OnReply, context: Context) {
+        let call = on_reply.ok_or_else(|| Error::invalid("`on_reply` is NULL: pass the function to be called"))?;
+        let update = update.slice(len, "update")?;
+        with(replica, |it| {
+            Then::start(submit(it, update)?, move |result: Result<Vec<u8>, UpdateError>| match result {
+                Ok(reply) => call(context, Status::Ok as i32, reply.as_ptr().cast(), reply.len()),
+                Err(error) => call(context, Error::from(error).tell() as i32, std::ptr::null(), 0),
+            });
+            Ok(())
+        })
+    }
+
+    fn consort_pending_wait(pending: Handle, timeout_ms: i64, reply: Out<Bytes>) {
+        let limit = timeout(timeout_ms)?;
+        PENDINGS.with(pending, |slot| {
+            let mut slot = lock(slot);
+            let Some(it) = slot.take() else {
+                return Err(Error::fixed(Status::BadHandle, c"this reply was given out already: free what waited for it"));
+            };
+            let now = if inside() { Some(std::time::Duration::ZERO) } else { limit };
+            let result = match now {
+                None => it.wait(),
+                Some(limit) => match it.wait_timeout(limit) {
+                    Ok(result) => result,
+                    Err(it) => {
+                        *slot = Some(it);
+                        return Err(if inside() && timeout_ms != 0 { would_deadlock() } else { TIMED_OUT });
+                    }
+                },
+            };
+            let answer = result?;
+            if reply.is_wanted() {
+                reply.set(bytes::lend(answer)?);
+            }
+            Ok(())
+        })
+    }
+
+    fn consort_pending_free(pending: Handle) {
+        PENDINGS.take(pending).map(drop)
+    }
+
+    fn consort_replica_query(replica: Handle, how: u32, look: Look, context: Context) {
+        let look = look.ok_or_else(|| Error::invalid("`look` is NULL: pass the function that reads the state"))?;
+        with(replica, |it| {
+            let read = |machine: &Foreign| within(|| look(context, machine.context()));
+            match how {
+                LOCAL => Ok(it.query_local(read)?),
+                LINEARIZABLE if inside() => Err(would_deadlock()),
+                LINEARIZABLE => Ok(it.query(read)?),
+                other => Err(Error::invalid(format_args!("`how` is {other}: take CONSORT_LOCAL or CONSORT_LINEARIZABLE"))),
+            }
+        })
+    }
+
+    fn consort_replica_fresh_then(replica: Handle, on_fresh: OnFresh, context: Context) {
+        let call = on_fresh.ok_or_else(|| Error::invalid("`on_fresh` is NULL: pass the function to be called"))?;
+        with(replica, |it| {
+            Then::start(it.fresh()?, move |result: Result<(), QueryError>| match result {
+                Ok(()) => call(context, Status::Ok as i32),
+                Err(error) => call(context, Error::from(error).tell() as i32),
+            });
+            Ok(())
+        })
+    }
+
+    fn consort_replica_applied(replica: Handle, applied: Out<u64>) {
+        let applied = applied.check("applied")?;
+        with(replica, |it| {
+            applied.set(it.applied());
+            Ok(())
+        })
+    }
+
+    fn consort_replica_check(replica: Handle) {
+        with(replica, |it| match it.halted() {
+            Some(why) => Err(UpdateError::Stopped(why).into()),
+            None => Ok(()),
+        })
+    }
+
+    fn consort_replica_leave(replica: Handle, timeout_ms: i64) {
+        let within = bound(timeout_ms)?;
+        end(replica, |it| Ok(it.close(within)?))
+    }
+
+    fn consort_replica_stop(replica: Handle) {
+        with(replica, |it| {
+            it.stop();
+            Ok(())
+        })
+    }
+
+    fn consort_replica_free(replica: Handle) {
+        match end(replica, |it| {
+            drop(it);
+            Ok(())
+        }) {
+            Err(error) if !matches!(error.status, Status::Stopped | Status::Panicked) => Err(error),
+            _ => REPLICAS.take(replica).map(drop),
+        }
+    }
+}
