@@ -443,7 +443,7 @@ impl Told {
 
 /// An address that is the crew's: bound and not listening, so that a node that names it can have it, and nobody else gets
 /// it by chance.
-fn reserve() -> (OwnedFd, SocketAddr) {
+pub(super) fn reserve() -> (OwnedFd, SocketAddr) {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC).unwrap();
     sockopt::set_socket_reuseaddr(&socket, true).unwrap();

@@ -8,6 +8,7 @@ mod crew;
 mod member;
 mod network;
 mod campaign;
+mod objects;
 
 use std::io::Write as _;
 use std::time::Duration;
