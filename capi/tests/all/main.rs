@@ -7,3 +7,4 @@ mod abi;
 mod examples;
 mod resp;
 mod misuse;
+mod install;
