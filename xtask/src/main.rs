@@ -98,6 +98,8 @@ enum Command {
     },
     /// Each benchmark once, as a test, so that none rots
     BenchTest,
+    /// The C library's misuse tests under valgrind
+    Valgrind,
     /// Everything that CI does, in order
     Ci,
     /// Builds libconsort, the C library, and installs it with its header and what pkg-config and CMake ask for
@@ -129,6 +131,7 @@ fn main() -> ExitCode {
         Command::Miri => one(Step::Miri),
         Command::Fuzz { seconds, target } => one(Step::Fuzz { seconds, target }),
         Command::BenchTest => one(Step::BenchTest),
+        Command::Valgrind => one(Step::Valgrind),
         Command::Ci => ci::run(&workspace, &ci::ALL),
         Command::Install { prefix, profile } => match install::install(&workspace, &prefix, &profile) {
             Ok(()) => ExitCode::SUCCESS,

@@ -8,3 +8,4 @@ mod examples;
 mod resp;
 mod misuse;
 mod install;
+mod python;
