@@ -14,13 +14,11 @@
 )]
 
 use std::net::TcpListener;
-use std::os::fd::{AsRawFd, FromRawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use consort::{DrivenNode, Incoming, NodeBuilder, SendError};
-use rustix::io::{FdFlags, fcntl_setfd};
 
 /// What a run is told: messages, and how many may be under way.
 #[derive(Clone, Copy)]
@@ -45,9 +43,9 @@ fn main() {
     if let Some(id) = value("--id") {
         let number = |name: &str| value(name).and_then(|it| it.parse().ok());
         let load = Load { count: number("--count").unwrap_or(0), window: number("--window").unwrap_or(1) };
-        let listener = listener_of(number("--listen-fd").unwrap());
+        let listen = value("--listen").unwrap().parse().unwrap();
         let (peer, address) = value("--peer").unwrap().split_once('=').unwrap();
-        let builder = NodeBuilder::new(id.parse().unwrap()).listener(listener);
+        let builder = NodeBuilder::new(id.parse().unwrap()).listen(listen);
         return member(builder.peer(peer.parse().unwrap(), address.parse().unwrap()).driven().unwrap(), load);
     }
     // `cargo bench -- --test` and `cargo test --benches` only see that it works.
@@ -116,17 +114,17 @@ impl Drop for Running {
 
 /// One exchange between two new processes.
 fn run(program: &Path, load: Load) -> Figures {
+    // Ports that were free a moment ago.
     let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let addresses = sockets.map(|socket| socket.local_addr().unwrap());
     let start = |at: usize| {
-        fcntl_setfd(&sockets[at], FdFlags::empty()).unwrap();
         let mut command = Command::new(program);
-        command.args(["--id", &(at + 1).to_string(), "--listen-fd", &sockets[at].as_raw_fd().to_string()]);
-        command.args(["--peer", &format!("{}={}", 2 - at, sockets[1 - at].local_addr().unwrap())]);
+        command.args(["--id", &(at + 1).to_string(), "--listen", &addresses[at].to_string()]);
+        command.args(["--peer", &format!("{}={}", 2 - at, addresses[1 - at])]);
         if at == 0 {
             command.args(["--count", &load.count.to_string(), "--window", &load.window.to_string()]);
         }
         let child = command.env_remove("LD_LIBRARY_PATH").stdout(Stdio::piped()).spawn().unwrap();
-        fcntl_setfd(&sockets[at], FdFlags::CLOEXEC).unwrap();
         Running(child)
     };
     let (pinger, other) = (start(0), start(1));
@@ -142,12 +140,6 @@ fn run(program: &Path, load: Load) -> Figures {
     let after =
         |mark: &str| line.split_once(mark).unwrap().1.split_whitespace().next().unwrap().parse().unwrap();
     Figures { rate: after("bytes: "), median: after("median ") }
-}
-
-#[allow(unsafe_code)]
-fn listener_of(descriptor: i32) -> TcpListener {
-    // SAFETY: the parent handed it down for this process alone.
-    unsafe { TcpListener::from_raw_fd(descriptor) }
 }
 
 /// `main` of ping.c, line by line.
