@@ -221,7 +221,16 @@ impl Step {
             Self::Valgrind => valgrind(workspace, limit),
             Self::BenchTest => {
                 let mut command = workspace.cargo();
-                command.args(["bench", "-p", "consort-benches", "--benches", "--", "--test"]);
+                command.args([
+                    "bench",
+                    "-p",
+                    "consort-benches",
+                    "-p",
+                    "consort-capi",
+                    "--benches",
+                    "--",
+                    "--test",
+                ]);
                 counted(run(command, limit))
             }
         }

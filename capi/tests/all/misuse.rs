@@ -20,6 +20,11 @@ fn calls_from_within_callbacks_and_loans_given_back_twice() {
 }
 
 #[test]
+fn groups_shards_states_and_questions() {
+    runs("whole.c", "all is there");
+}
+
+#[test]
 fn threads_that_send_while_another_closes() {
     runs("closing.c", "all ended");
 }
