@@ -52,12 +52,18 @@ fn main() {
     let tiny = !arguments.iter().any(|it| it == "--bench") || arguments.iter().any(|it| it == "--test");
     let rounds = value("--rounds").and_then(|it| it.parse().ok()).unwrap_or(if tiny { 1 } else { 10 });
     let scale = if tiny { 1 } else { 100 };
+    if tiny {
+        println!("Testing border");
+    }
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("border");
     let (c, rust) = (compile(&directory), std::env::current_exe().unwrap());
     compare("latency", &c, &rust, Load { count: 1_000 * scale, window: 1 }, rounds, |it| it.median);
     compare("throughput", &c, &rust, Load { count: 10_000 * scale, window: 2_000 }, rounds, |it| {
         1e9 / it.rate
     });
+    if tiny {
+        println!("Success"); // as Criterion says it, for who counts
+    }
 }
 
 /// Runs both by turns, and prints the costs of a message in nanoseconds.
