@@ -47,8 +47,8 @@
  * Times are in milliseconds, 64 bits. A timeout_ms of -1 waits for ever, 0 doesn't wait. Sizes are in bytes.
  *
  * Callbacks are called on the thread that each says. In a callback nothing blocks: a call that would have to wait there
- *   returns CONSORT_WOULD_DEADLOCK, and so do those that would end the node or the replica whose callback it is. A callback must
- *   return: no longjmp, no C++ exception may leave it.
+ *   returns CONSORT_WOULD_DEADLOCK, and so do consort_end and those that end a node or a replica. A callback must return: no longjmp,
+ *   no C++ exception may leave it.
  *
  * Structs that begin with struct_size may grow. Set them up with their _init function (or set struct_size to their sizeof,
  *   where there is none): a program goes on to work with a newer library. Fields called reserved are 0.

@@ -5,16 +5,18 @@
 //!
 //! Modules in reading order, each leaning only on those above it: [`shell`] runs commands and reads what tests say,
 //! [`tools`] finds or installs what a step needs, [`source`] reads the modules of a crate, [`layers`] judges who imports
-//! whom, [`steps`] are the steps themselves, [`ci`] is their sequence.
+//! whom, [`install`] installs the C library, [`steps`] are the steps themselves, [`ci`] is their sequence.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to whoever sits at the terminal")]
 
 mod shell;
 mod tools;
 mod source;
 mod layers;
+mod install;
 mod steps;
 mod ci;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -96,8 +98,19 @@ enum Command {
     },
     /// Each benchmark once, as a test, so that none rots
     BenchTest,
+    /// The C library's misuse tests under valgrind
+    Valgrind,
     /// Everything that CI does, in order
     Ci,
+    /// Builds libconsort, the C library, and installs it with its header and what pkg-config and CMake ask for
+    Install {
+        /// Where: to PREFIX/lib and PREFIX/include
+        #[arg(long, default_value = "/usr/local")]
+        prefix: PathBuf,
+        /// Cargo's profile
+        #[arg(long, default_value = "release")]
+        profile: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -118,6 +131,14 @@ fn main() -> ExitCode {
         Command::Miri => one(Step::Miri),
         Command::Fuzz { seconds, target } => one(Step::Fuzz { seconds, target }),
         Command::BenchTest => one(Step::BenchTest),
+        Command::Valgrind => one(Step::Valgrind),
         Command::Ci => ci::run(&workspace, &ci::ALL),
+        Command::Install { prefix, profile } => match install::install(&workspace, &prefix, &profile) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(trouble) => {
+                eprintln!("{trouble}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::layers;
-use crate::shell::{Tally, Trouble, Workspace, quiet, run};
+use crate::shell::{Tally, Trouble, Workspace, quiet, run, succeeds};
 use crate::tools;
 
 /// Simulated runs in CI, of sessions alone.
@@ -40,6 +40,7 @@ pub(crate) enum Step {
     Miri,
     Fuzz { seconds: u64, target: Option<String> },
     BenchTest,
+    Valgrind,
 }
 
 /// Which simulated runs.
@@ -79,6 +80,7 @@ impl Step {
             Self::Miri => "miri",
             Self::Fuzz { .. } => "fuzz",
             Self::BenchTest => "bench-test",
+            Self::Valgrind => "valgrind",
         }
     }
 
@@ -216,9 +218,19 @@ impl Step {
             }
             Self::Miri => miri(workspace, limit),
             Self::Fuzz { seconds, target } => fuzz(workspace, limit, *seconds, target.as_deref()),
+            Self::Valgrind => valgrind(workspace, limit),
             Self::BenchTest => {
                 let mut command = workspace.cargo();
-                command.args(["bench", "-p", "consort-benches", "--benches", "--", "--test"]);
+                command.args([
+                    "bench",
+                    "-p",
+                    "consort-benches",
+                    "-p",
+                    "consort-capi",
+                    "--benches",
+                    "--",
+                    "--test",
+                ]);
                 counted(run(command, limit))
             }
         }
@@ -250,6 +262,26 @@ fn miri(workspace: &Workspace, limit: Option<Duration>) -> Outcome {
     command.env("MIRIFLAGS", "-Zmiri-disable-isolation").env("PROPTEST_CASES", "8");
     // An interpreter: hundreds of times slower than what it runs, so it gets more time before it counts as hanging.
     counted(run(command, limit.map(|limit| limit * 2)))
+}
+
+/// The C library under valgrind, which hides the kernel's own page from a process: so in a build that makes its system calls through libc.
+fn valgrind(workspace: &Workspace, limit: Option<Duration>) -> Outcome {
+    let mut version = workspace.command("valgrind");
+    version.arg("--version");
+    if !succeeds(version) {
+        return (Tally::default(), Ok(Done::Skipped("no valgrind; apt-get install valgrind".to_owned())));
+    }
+    let target = workspace.target.join("valgrind");
+    let mut build = workspace.cargo();
+    build.args(["build", "--quiet", "-p", "consort-capi", "--target-dir"]).arg(&target);
+    build.env("RUSTFLAGS", "--cfg rustix_use_libc");
+    if let Err(trouble) = quiet(build) {
+        return (Tally::default(), Err(trouble));
+    }
+    let mut command = workspace.cargo();
+    command.args(["test", "-p", "consort-capi", "--test", "all", "valgrind"]);
+    command.env("CONSORT_VALGRIND_LIBRARY", target.join("debug/libconsort_c.so"));
+    counted(run(command, limit))
 }
 
 fn fuzz(workspace: &Workspace, limit: Option<Duration>, seconds: u64, only: Option<&str>) -> Outcome {

@@ -13,7 +13,7 @@ use crate::header;
 use crate::kit::{Build, compile, has, here, library};
 
 /// The sizes and offsets that the library has.
-fn implemented() -> BTreeMap<String, usize> {
+pub(crate) fn implemented() -> BTreeMap<String, usize> {
     let mut all = BTreeMap::new();
     macro_rules! layout_of {
         ($($name:literal: $type:ident { $($field:ident),* })*) => {$(

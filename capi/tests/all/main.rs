@@ -7,3 +7,5 @@ mod abi;
 mod examples;
 mod resp;
 mod misuse;
+mod install;
+mod python;

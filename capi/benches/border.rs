@@ -1,0 +1,216 @@
+//! What the border costs: the same exchange in C (`examples/ping.c`) and in Rust, by turns, between two processes each.
+//!
+//! ```text
+//! cargo bench -p consort-capi -- --rounds 20
+//! ```
+//! Latency is of one 64-byte message after the other; throughput of as many at once as a window lets. Both drive their nodes
+//! themselves. What the machine does meanwhile falls on both, so each round's figures are compared with each other, and the median of the
+//! rounds' ratios counts.
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a benchmark: it tells, and what goes wrong ends it"
+)]
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use consort::{DrivenNode, Incoming, NodeBuilder, SendError};
+
+/// What a run is told: messages, and how many may be under way.
+#[derive(Clone, Copy)]
+struct Load {
+    count: u64,
+    window: u64,
+}
+
+/// Messages a second, and the median latency in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+struct Figures {
+    rate: f64,
+    median: f64,
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let value = |name: &str| {
+        let at = arguments.iter().position(|it| it == name)?;
+        arguments.get(at + 1)
+    };
+    if let Some(id) = value("--id") {
+        let number = |name: &str| value(name).and_then(|it| it.parse().ok());
+        let load = Load { count: number("--count").unwrap_or(0), window: number("--window").unwrap_or(1) };
+        let listen = value("--listen").unwrap().parse().unwrap();
+        let (peer, address) = value("--peer").unwrap().split_once('=').unwrap();
+        let builder = NodeBuilder::new(id.parse().unwrap()).listen(listen);
+        return member(builder.peer(peer.parse().unwrap(), address.parse().unwrap()).driven().unwrap(), load);
+    }
+    // `cargo bench -- --test` and `cargo test --benches` only see that it works.
+    let tiny = !arguments.iter().any(|it| it == "--bench") || arguments.iter().any(|it| it == "--test");
+    let rounds = value("--rounds").and_then(|it| it.parse().ok()).unwrap_or(if tiny { 1 } else { 10 });
+    let scale = if tiny { 1 } else { 100 };
+    if tiny {
+        println!("Testing border");
+    }
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("border");
+    let (c, rust) = (compile(&directory), std::env::current_exe().unwrap());
+    compare("latency", &c, &rust, Load { count: 1_000 * scale, window: 1 }, rounds, |it| it.median);
+    compare("throughput", &c, &rust, Load { count: 10_000 * scale, window: 2_000 }, rounds, |it| {
+        1e9 / it.rate
+    });
+    if tiny {
+        println!("Success"); // as Criterion says it, for who counts
+    }
+}
+
+/// Runs both by turns, and prints the costs of a message in nanoseconds.
+fn compare(what: &str, c: &Path, rust: &Path, load: Load, rounds: usize, cost: fn(Figures) -> f64) {
+    let mut ratios = Vec::new();
+    for round in 0..rounds {
+        // Who goes first has it warmer, or colder.
+        let (in_c, in_rust) = if round % 2 == 0 {
+            let first = run(c, load);
+            (first, run(rust, load))
+        } else {
+            let first = run(rust, load);
+            (run(c, load), first)
+        };
+        let (in_c, in_rust) = (cost(in_c), cost(in_rust));
+        println!("{what}: {in_c:.0} ns a message in C, {in_rust:.0} in Rust");
+        ratios.push(in_c / in_rust);
+    }
+    ratios.sort_by(f64::total_cmp);
+    let (least, most) = (ratios[0], ratios[ratios.len() - 1]);
+    println!(
+        "{what}: in C {:.3} times what it costs in Rust (median of {rounds}; {least:.3} to {most:.3})",
+        ratios[ratios.len() / 2]
+    );
+}
+
+fn compile(directory: &Path) -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let exe = std::env::current_exe().unwrap();
+    std::fs::create_dir_all(directory).unwrap();
+    for name in ["libconsort.so", "libconsort.so.0"] {
+        let _ = std::fs::remove_file(directory.join(name));
+        std::os::unix::fs::symlink(exe.parent().unwrap().join("libconsort_c.so"), directory.join(name))
+            .unwrap();
+    }
+    let program = directory.join("ping");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-std=c99", "-D_GNU_SOURCE", "-O2", "-I"]).arg(here.join("include"));
+    compiler.arg(here.join("examples/ping.c")).arg("-o").arg(&program).arg("-L").arg(directory);
+    compiler.args(["-lconsort", "-pthread"]).arg(format!("-Wl,-rpath,{}", directory.display()));
+    assert!(compiler.status().unwrap().success(), "{compiler:?}");
+    program
+}
+
+/// A process that ends with the benchmark.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One exchange between two new processes.
+fn run(program: &Path, load: Load) -> Figures {
+    // Ports that were free a moment ago.
+    let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let addresses = sockets.map(|socket| socket.local_addr().unwrap());
+    let start = |at: usize| {
+        let mut command = Command::new(program);
+        command.args(["--id", &(at + 1).to_string(), "--listen", &addresses[at].to_string()]);
+        command.args(["--peer", &format!("{}={}", 2 - at, addresses[1 - at])]);
+        if at == 0 {
+            command.args(["--count", &load.count.to_string(), "--window", &load.window.to_string()]);
+        }
+        let child = command.env_remove("LD_LIBRARY_PATH").stdout(Stdio::piped()).spawn().unwrap();
+        Running(child)
+    };
+    let (pinger, other) = (start(0), start(1));
+    let said = |mut it: Running| {
+        let mut said = String::new();
+        std::io::Read::read_to_string(&mut it.0.stdout.take().unwrap(), &mut said).unwrap();
+        assert!(it.0.wait().unwrap().success(), "{said}");
+        said
+    };
+    let line = said(pinger);
+    said(other);
+    // 1000 messages of 64 bytes: 123456 a second, median 1234 ns, p99 2345 ns
+    let after =
+        |mark: &str| line.split_once(mark).unwrap().1.split_whitespace().next().unwrap().parse().unwrap();
+    Figures { rate: after("bytes: "), median: after("median ") }
+}
+
+/// `main` of ping.c, line by line.
+fn member(mut node: DrivenNode, load: Load) {
+    let sender = node.sender();
+    let me = if load.count > 0 { 1 } else { 2 };
+    let (mut has_view, mut has_ended, mut delivered) = (false, false, 0);
+    let mut turn = |delivered: &mut u64, has_view: &mut bool, has_ended: &mut bool| {
+        let worked = node.poll(&mut |incoming| match incoming {
+            Incoming::View(_) => *has_view = true,
+            Incoming::Message(message) if message.sender.0 == me => *delivered += 1,
+            Incoming::Ended(_) => *has_ended = true,
+            _ => {}
+        });
+        if !worked.unwrap() {
+            node.wait();
+        }
+    };
+    while !has_view {
+        turn(&mut delivered, &mut has_view, &mut has_ended);
+    }
+    if load.count > 0 {
+        let (warm, mut sent) = (load.count / 10, 0);
+        let mut began = Instant::now();
+        let mut took = vec![0; load.count as usize];
+        let clock = Instant::now();
+        let now = || clock.elapsed().as_nanos() as u64;
+        while delivered < warm + load.count {
+            if sent < warm + load.count && sent - delivered < load.window {
+                match sender.try_reserve(64) {
+                    Ok(mut room) => {
+                        if sent == warm {
+                            began = Instant::now();
+                        }
+                        room.fill(sent as u8);
+                        if sent >= warm {
+                            took[(sent - warm) as usize] = now();
+                        }
+                        room.send();
+                        sent += 1;
+                        if load.window > 1 && !sent.is_multiple_of(64) {
+                            continue;
+                        }
+                    }
+                    Err(SendError::Full | SendError::Changing) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            let before = delivered;
+            turn(&mut delivered, &mut has_view, &mut has_ended);
+            let there = now();
+            for at in before.max(warm)..delivered {
+                took[(at - warm) as usize] = there - took[(at - warm) as usize];
+            }
+        }
+        let rate = load.count as f64 / began.elapsed().as_secs_f64();
+        took.sort_unstable();
+        let (median, p99) = (took[took.len() / 2], took[took.len() / 100 * 99]);
+        println!("{} messages of 64 bytes: {rate:.0} a second, median {median} ns, p99 {p99} ns", load.count);
+        while sender.end() == Err(SendError::WouldDeadlock) {
+            turn(&mut delivered, &mut has_view, &mut has_ended);
+        }
+    }
+    while !has_ended {
+        turn(&mut delivered, &mut has_view, &mut has_ended);
+    }
+    node.close(std::time::Duration::from_secs(10), &mut |_| {}).unwrap();
+}

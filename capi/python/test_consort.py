@@ -1,0 +1,180 @@
+"""What the module does, in one process. `python3 -m unittest` here, with CONSORT_LIBRARY set or libconsort installed."""
+
+import selectors
+import socket
+import threading
+import unittest
+
+import consort
+
+
+def sockets(count):
+    """So many sockets that listen, and what each node is to be told of them."""
+    all = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    addresses = ["%s:%d" % it.getsockname() for it in all]
+    for at, it in enumerate(all):
+        peers = {peer + 1: address for peer, address in enumerate(addresses) if peer != at}
+        yield dict(id=at + 1, listen_fd=it.detach(), peers=peers)
+
+
+def until(group, kind):
+    while True:
+        event = group.next(60)
+        if event.kind == kind:
+            return event
+        event.release()
+
+
+class Words:
+    def __init__(self):
+        self.words = []
+
+    def apply(self, update):
+        if bytes(update.data) == b"fail":
+            raise ValueError("as it was told to")
+        self.words.append(bytes(update.data))
+        return b"%d" % len(self.words)
+
+    def snapshot(self):
+        return b" ".join(self.words)
+
+    def restore(self, state):
+        self.words = state.split()
+
+
+class Test(unittest.TestCase):
+    def test_all_see_the_same(self):
+        nodes = [consort.Node(**options) for options in sockets(3)]
+        groups = [node.group() for node in nodes]
+        for number, group in enumerate(groups):
+            for line in range(100):
+                with group.reserve(8) as room:
+                    room.data[:] = b"%02d-%05d" % (number, line)
+            group.end()
+        orders = []
+        for group in groups:
+            order, ended = [], 0
+            while ended < 3:
+                with group.next(60) as event:
+                    ended += event.kind == consort.ENDED
+                    if event.kind == consort.MESSAGE:
+                        order.append(bytes(event.data))
+            orders.append(order)
+        self.assertEqual(len(orders[0]), 300)
+        self.assertTrue(all(order == orders[0] for order in orders))
+        self.assertIn("view: 1 of nodes 1, 2, 3", nodes[0].status())
+        self.assertEqual(nodes[0].stats()["delivered"], 300)
+        # One is lost, and the others go on.
+        nodes[2].stop()
+        event = until(groups[0], consort.VIEW)
+        self.assertEqual([member.node for member in event.members.members], [1, 2])
+        for node in nodes:
+            node.close()
+        with self.assertRaises(consort.Stopped):
+            while True:
+                groups[0].next().release()
+
+    def test_a_view_of_a_message_dies_with_the_event(self):
+        with consort.Node(1) as node, node.group() as group:
+            outcome = group.multicast_tracked(b"hello")
+            self.assertGreater(outcome.wait(60).view, 0)
+            event = until(group, consort.MESSAGE)
+            data = event.data
+            self.assertEqual(bytes(data), b"hello")
+            event.release()
+            with self.assertRaises(ValueError):
+                bytes(data)
+            with self.assertRaises(consort.TimedOut):
+                group.next(0)
+            room = group.reserve(3)
+            room.cancel()
+            with self.assertRaises(consort.Error) as caught:
+                room.send()
+            self.assertEqual(caught.exception.name, "CONSORT_BAD_HANDLE")
+
+    def test_callbacks_and_kept_events(self):
+        kept, told = [], threading.Event()
+
+        def tell(event):
+            if event.kind == consort.MESSAGE:
+                kept.append(event.keep())
+                told.set()
+
+        with consort.Node(1) as node, node.group() as group:
+            group.listen(tell)
+            group.multicast(b"kept")
+            self.assertTrue(told.wait(60))
+            self.assertEqual(bytes(kept[0].data), b"kept")
+            kept[0].release()
+
+    def test_a_loop_of_ones_own(self):
+        with consort.Node(1) as node, node.group() as group, selectors.DefaultSelector() as selector:
+            selector.register(group, selectors.EVENT_READ)
+            group.multicast(b"x")
+            seen = False
+            while not seen:
+                self.assertTrue(selector.select(60))
+                try:
+                    while True:
+                        with group.next(0) as event:
+                            seen |= event.kind == consort.MESSAGE
+                except consort.TimedOut:
+                    pass
+            selector.unregister(group)
+
+    def test_replicas_answer_and_give_their_state_to_who_joins(self):
+        options = list(sockets(2))
+        with consort.Replica(Words(), **options[0]) as first, consort.Replica(Words(), **options[1]) as second:
+            self.assertEqual(first.update(b"one"), b"1")
+            self.assertEqual(second.submit(b"two").wait(60), b"2")
+            self.assertEqual(first.query(lambda it: it.words), [b"one", b"two"])
+            with consort.Replica(Words(), 3, join=[options[0]["peers"][2]]) as third:
+                self.assertEqual(third.update(b"three"), b"3")
+                self.assertEqual(third.query(lambda it: list(it.words), linearizable=False), [b"one", b"two", b"three"])
+                third.leave()
+            second.leave()
+            first.leave()
+
+    def test_a_machine_that_fails_stops_its_replica(self):
+        import contextlib
+        import io
+        with consort.Replica(Words(), 1) as replica:
+            with contextlib.redirect_stderr(io.StringIO()), self.assertRaises(consort.Unknown):
+                replica.update(b"fail")
+            with self.assertRaises(consort.Error) as caught:
+                replica.update(b"more")
+            self.assertEqual(caught.exception.name, "CONSORT_HALTED")
+
+    def test_a_node_that_is_driven(self):
+        with consort.DrivenNode(1) as node, node.group() as group:
+            seen = []
+
+            def tell(event):
+                if event.kind == consort.MESSAGE:
+                    seen.append(bytes(event.data))
+                    raise KeyError("it comes out of poll")
+
+            sent = False
+            with self.assertRaises(KeyError):
+                while True:
+                    node.poll(tell)
+                    try:
+                        sent = sent or group.multicast(b"driven", block=False) > 0
+                    except consort.Full:
+                        pass
+            self.assertEqual(seen, [b"driven"])
+
+    def test_options_that_cant_be(self):
+        with self.assertRaises(consort.Error) as caught:
+            consort.Node(0)
+        self.assertEqual(caught.exception.name, "CONSORT_CONFIG")
+        with self.assertRaises(consort.Error):
+            consort.Node(1, ring_bytes=3)
+        with consort.Node(1, groups=[dict(name="orders", shards=2, replicas=1)]) as node:
+            node.group("orders", 1).close()
+            with self.assertRaises(consort.Error):
+                node.group("nobody")
+
+
+if __name__ == "__main__":
+    unittest.main()
