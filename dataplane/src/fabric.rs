@@ -125,7 +125,8 @@ pub trait Fabric {
     /// the range may be lent, queued or unreleased. New memory is not touched; see [`Segment::prefault`].
     ///
     /// Does nothing by default, which is right for every fabric in which a mirror is a copy: a peer that was fenced is sent
-    /// nothing.
+    /// nothing. Where relays are [carried](Relaying::Carried) nothing changes at the peers: what is written anew may reach them by way of
+    /// another, and so before anything that this node publishes straight to them.
     ///
     /// Panics if `range` is not whole pages of the segment behind the [`FABRIC_PAGE`].
     ///

@@ -10,7 +10,8 @@
 //! is another end under the same name, and its offer says which. Links are made by both ends' `connect`, in slots that
 //! each chooses for itself, and come up at different times at the two of them. A slot that was fenced is free, and nothing
 //! of the old link is seen in it again. Every link has a mirror of its own, zero at first. What need not be kept of a mirror
-//! is zero after a fence, and memory that is renewed is zero or not, as it happens.
+//! is zero after a fence, and memory that is renewed is zero or not, as it happens; at the
+//! peers too, where nothing is relayed.
 //!
 //! # Trouble
 //! | what | what the others learn |
@@ -71,6 +72,8 @@ pub struct SimOptions {
     pub tearing: u64,
     /// Bytes of every node's segment.
     pub segment_bytes: usize,
+    /// Bytes can be relayed (F6). A renewal changes nothing at the peers then.
+    pub relays: bool,
 }
 
 /// Words by their offsets, with their values.
@@ -721,7 +724,9 @@ impl Fabric for SimFabric {
                 self.segment.store(word, 0);
             }
             // The peers see it some time later, and not after what is written there anew (F1).
-            self.publish_words(range, PeerSet(u64::MAX));
+            if self.relaying() != Relaying::Carried {
+                self.publish_words(range, PeerSet(u64::MAX));
+            }
         }
         Ok(())
     }
@@ -738,11 +743,13 @@ impl Fabric for SimFabric {
     }
 
     fn relaying(&self) -> Relaying {
-        Relaying::Carried
+        if self.lock().options.relays { Relaying::Carried } else { Relaying::Unsupported }
     }
 
     fn relay(&mut self, origin: Slot, range: Range<usize>, peers: PeerSet) -> bool {
-        let Some(mirror) = self.mirror(origin) else { return false };
+        let Some(mirror) = self.mirror(origin).filter(|_| self.relaying() == Relaying::Carried) else {
+            return false;
+        };
         relayable(&range, mirror.size());
         let words = range.step_by(WORD).map(|at| (at, mirror.load(at))).collect();
         let hold = self.lock().ends[self.me].holds[usize::from(origin.0)].as_ref().map(|hold| hold.peer);

@@ -26,7 +26,7 @@ fn sim_histories_hold() {
     }
     println!("{seeds} seeds hold: {all:?}");
     let Trouble { torn, full, crashed, paused, refused, lent, supplied, resent, reborn, delivered, .. } = all;
-    let Trouble { points, points_asked_again, misled, .. } = all;
+    let Trouble { points, points_asked_again, misled, chained, lost, .. } = all;
     for (what, count) in [
         ("torn publishes", torn),
         ("full rings", full),
@@ -41,6 +41,8 @@ fn sim_histories_hold() {
         ("read points", points),
         ("read points asked for again in the next view", points_asked_again),
         ("read points of members that were left out", misled),
+        ("chains", chained),
+        ("members fenced in a running session", lost),
     ] {
         assert!(count > 0 || seeds < 100, "{what} never happened in {seeds} seeds");
     }
@@ -99,4 +101,24 @@ fn sim_catches_a_read_point_that_not_all_have_confirmed() {
 #[test]
 fn sim_catches_a_read_point_before_its_frontier_is_delivered() {
     is_caught(Mutant::UndeliveredPoint);
+}
+
+#[test]
+fn sim_catches_a_promise_ahead_of_what_a_chain_carries() {
+    is_caught(Mutant::PromiseAhead); // D6
+}
+
+#[test]
+fn sim_catches_a_head_that_vouches_for_what_a_chain_carries() {
+    is_caught(Mutant::HeadVouches); // D2
+}
+
+#[test]
+fn sim_catches_an_acknowledgement_before_what_it_passes_on() {
+    is_caught(Mutant::AcknowledgedFirst); // F6
+}
+
+#[test]
+fn sim_catches_relayed_bytes_that_count_though_their_origin_is_fenced() {
+    is_caught(Mutant::LostCounts); // F4
 }
