@@ -164,7 +164,7 @@ pub use consort_control::view::{Domain, Incarnation, Member, Role, Shard, ShardI
 pub use consort_dataplane::fabric::FabricStats;
 pub use consort_dataplane::loan::Loan;
 pub use consort_dataplane::names::{NodeId, Rank, Seq, Time, ViewId};
-pub use consort_dataplane::plan::Guarantee;
+pub use consort_dataplane::plan::{Guarantee, Topology};
 pub use consort_dataplane::ring::Ticket;
 pub use consort_dataplane::session::{Blocked, Delivery, Frontiers};
 

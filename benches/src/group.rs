@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use consort_dataplane::fabric::{FABRIC_PAGE, Fabric, LinkEvent};
 use consort_dataplane::names::{NodeId, PeerSet, Rank, Slot, Time, ViewId};
-use consort_dataplane::plan::{Guarantee, Member, SessionPlan};
+use consort_dataplane::plan::{Guarantee, Member, SessionPlan, Topology};
 use consort_dataplane::ring::{ReserveError, RingSender};
 use consort_dataplane::session::{Delivery, Session, Verdict};
 
@@ -69,7 +69,14 @@ impl<F: Fabric> Group<F> {
                 base: FABRIC_PAGE,
             };
             let members = slots.iter().zip(&nodes).map(member).collect();
-            let plan = SessionPlan { view: ViewId(1), members, me, ring_bytes: RING, guarantee };
+            let plan = SessionPlan {
+                view: ViewId(1),
+                members,
+                me,
+                ring_bytes: RING,
+                guarantee,
+                topology: Topology::Direct,
+            };
             let (session, sender) =
                 Session::start(plan, &mut fabric).unwrap_or_else(|e| panic!("the session can't start: {e}"));
             One { fabric, session, sender, delivered: 0, sum: 0 }

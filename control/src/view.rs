@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use consort_dataplane::names::{NodeId, Rank, Slot, ViewId};
-use consort_dataplane::plan::{self, Guarantee, SessionPlan};
+use consort_dataplane::plan::{self, Guarantee, SessionPlan, Topology};
 use serde::{Deserialize, Serialize};
 
 /// One start of a node. A node that comes back after a crash is another incarnation: it shares nothing with the old
@@ -249,6 +249,7 @@ impl View {
             me: shard.rank_of(me)?,
             ring_bytes: shape.ring_bytes,
             guarantee: shape.guarantee,
+            topology: shape.topology,
         })
     }
 }
@@ -283,6 +284,8 @@ pub struct ShardShape {
     pub ring_bytes: usize,
     /// What delivery promises.
     pub guarantee: Guarantee,
+    /// Which way the rings' bytes go.
+    pub topology: Topology,
     /// Its application has a state, which who comes has to get first (V7).
     pub state: bool,
     /// Who is to have it.
@@ -377,6 +380,7 @@ mod tests {
             at: 8192,
             ring_bytes: 1 << 16,
             guarantee: Guarantee::Atomic,
+            topology: Topology::Direct,
             state: false,
             spread: Spread::All,
         };

@@ -13,7 +13,15 @@
 //! - **F3** [`Fabric::poll`] drives I/O; [`Fabric::wait`] sleeps until something may have changed.
 //! - **F4** After [`Fabric::fence`] returns, no byte from that peer changes this node's memory any more, and its slot is free.
 //! - **F5** A link that the machine knows to be dead is reported at once ([`LinkEvent::Down`]).
-//! - **F6** [`Fabric::relay`] passes on bytes of a peer's mirror.
+//! - **F6** [`Fabric::relay`] passes on ring bytes of a peer's mirror, in order with everything else that this node publishes to
+//!   the one that gets them. They land only where [`Fabric::allow_relay`] was told to expect them.
+//!
+//! # What a fence means where bytes are relayed
+//! Bytes of one peer may come over the link to another. F4 is about whose bytes they are as well as about whose link they come over:
+//! after [`Fabric::fence`] of their origin none of them lands in its mirror, over whatever link, and after the fence of the one that
+//! relays none comes over its link. What is dropped so is dropped without a word, while words that were published behind it over a
+//! link that is still there do come. So nobody may take such a word as a proof that relayed bytes have arrived once their origin is
+//! fenced.
 //!
 //! # Memory that is used again
 //!
@@ -117,7 +125,8 @@ pub trait Fabric {
     /// the range may be lent, queued or unreleased. New memory is not touched; see [`Segment::prefault`].
     ///
     /// Does nothing by default, which is right for every fabric in which a mirror is a copy: a peer that was fenced is sent
-    /// nothing.
+    /// nothing. Where relays are [carried](Relaying::Carried) nothing changes at the peers: what is written anew may reach them by way of
+    /// another, and so before anything that this node publishes straight to them.
     ///
     /// Panics if `range` is not whole pages of the segment behind the [`FABRIC_PAGE`].
     ///
@@ -132,11 +141,36 @@ pub trait Fabric {
     /// most `within`.
     fn close(&mut self, within: Duration);
 
-    /// Passes on bytes of the mirror of `origin` to `peers`, into *their* mirrors of `origin` (F6). Returns false where the
-    /// fabric or a link can't (the origin then sends to each itself).
+    /// What [`Fabric::relay`] does here; the same for as long as the fabric lives.
+    fn relaying(&self) -> Relaying {
+        Relaying::Unsupported
+    }
+
+    /// Passes on *ring bytes* of the mirror of `origin` to `peers`, into *their* mirrors of `origin` (F6): they become visible there
+    /// no later than anything that this node publishes or relays to the same peer afterwards. Queued until [`Fabric::flush`].
+    ///
+    /// The bytes must be here, and must not change until every one of `peers` has released them or was fenced: the fabric may send them
+    /// from where they are. The origin may be fenced meanwhile; what was relayed before that still goes out.
+    ///
+    /// Returns false, and does nothing, where this can't be done: the fabric has no relays, or there is no mirror of `origin`.
+    ///
+    /// Panics if `range` is not whole words of the mirror behind the [`FABRIC_PAGE`].
     fn relay(&mut self, origin: Slot, range: Range<usize>, peers: PeerSet) -> bool {
         let _ = (origin, range, peers);
         false
+    }
+
+    /// From now on bytes in `range` of the segment of `origin` may come by relay over the link `by`, and over no other; with `None`
+    /// over none. Replaces what was said before of any part of `range`. Where nothing was said nothing lands: a peer may say what it
+    /// likes, it can't write to another's mirror unless it was asked to (S1, S3).
+    ///
+    /// Relayed bytes that come before this are lost, so whoever relays must know that it was said. A fence of either ends it.
+    ///
+    /// Does nothing where nothing is [carried](Relaying::Carried).
+    ///
+    /// Panics if `range` is not whole words of the mirror behind the [`FABRIC_PAGE`].
+    fn allow_relay(&mut self, origin: Slot, range: Range<usize>, by: Option<Slot>) {
+        let _ = (origin, range, by);
     }
 
     /// What happened to links since the last call, oldest first.
@@ -144,6 +178,18 @@ pub trait Fabric {
 
     /// Counts since the start.
     fn stats(&self) -> FabricStats;
+}
+
+/// What a relay is on a fabric (F6).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Relaying {
+    /// There are none: over RDMA a peer's region is writable over the link to that peer alone, so that no other can write there.
+    Unsupported,
+    /// There is nothing to carry: every peer sees the origin's memory itself, all of it at the same time. Relays do nothing and cost
+    /// nothing, and whoever the origin publishes to, all have the bytes.
+    Needless,
+    /// The bytes are sent on.
+    Carried,
 }
 
 /// Something happened to a link.

@@ -57,6 +57,38 @@ impl FromStr for Guarantee {
     }
 }
 
+/// Which way the bytes of a ring go (D14). Rows go from each to all either way.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Topology {
+    /// From their origin to every member: one hop, and the origin's link carries each byte once for every member. The default.
+    #[default]
+    Direct,
+    /// From member to member, in rank order from their origin on: every link carries each byte about once, and the last
+    /// member has it after as many hops as there are others. The fabric must be one that [relays](crate::fabric::Fabric::relay).
+    Chain,
+}
+
+impl fmt::Display for Topology {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct",
+            Self::Chain => "chain",
+        })
+    }
+}
+
+impl FromStr for Topology {
+    type Err = PlanError;
+
+    fn from_str(name: &str) -> Result<Self, PlanError> {
+        match name {
+            "direct" => Ok(Self::Direct),
+            "chain" => Ok(Self::Chain),
+            _ => Err(PlanError::Topology(name.to_owned())),
+        }
+    }
+}
+
 /// A member of a session, as one of them sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Member {
@@ -81,6 +113,8 @@ pub struct SessionPlan {
     pub ring_bytes: usize,
     /// What delivery promises.
     pub guarantee: Guarantee,
+    /// Which way the rings' bytes go.
+    pub topology: Topology,
 }
 
 impl SessionPlan {
@@ -192,4 +226,12 @@ pub enum PlanError {
     /// No such guarantee.
     #[error("no guarantee is called {0:?}; take fifo, agreed or atomic")]
     Guarantee(String),
+    /// No such topology.
+    #[error("no topology is called {0:?}; take direct or chain")]
+    Topology(String),
+    /// A chain over a fabric that can't relay.
+    #[error(
+        "the fabric {0} has no relays, so nothing can go along a chain; take the topology direct, or another fabric"
+    )]
+    Relays(&'static str),
 }

@@ -2,7 +2,8 @@
 //!
 //! [`Session::step`] does a message's whole life, each part for all that is there (D9):
 //!
-//! 1. *receive* (`exchange`): read every peer's `head`: ring bytes up to its position are here (F1, D2), its promise holds;
+//! 1. *receive* (`exchange`): read every peer's `head`: ring bytes up to its position are here (F1, D2), its promise holds
+//!    (where rings travel along a `chain`, see there);
 //! 2. *send*: take what was committed to the own ring, stamp it with the current round, publish the bytes;
 //! 3. *acknowledge*: store `received`, raise the promise to the greatest seen (D5), then store `head`, publish the words;
 //! 4. *deliver* (`deliver`): in the order (D6), as far as stable (D7), into the caller's [`Sink`];
@@ -24,6 +25,7 @@
 //! the trim (V4), [`Session::resend`] hands back what this node sent beyond it (D13). When that is done and every loan is
 //! back, [`Session::is_free`] says so: its memory is not needed here any more.
 
+mod chain;
 mod deliver;
 mod frontiers;
 mod supply;
@@ -32,12 +34,12 @@ mod reads;
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use crate::fabric::Fabric;
+use crate::fabric::{Fabric, Relaying};
 use crate::layout::{Layout, ROW_BYTES, pack_head, unpack_head};
 use crate::loan::Loans;
 use crate::memory::{Mirror, Segment, WORD};
 use crate::names::{NodeId, PeerSet, Position, Rank, RankSet, Round, Seq, Slot};
-use crate::plan::{PlanError, SessionPlan};
+use crate::plan::{PlanError, SessionPlan, Topology};
 use crate::record::Kind;
 use crate::ring::{RingOwner, RingSender, Ticket};
 
@@ -149,8 +151,10 @@ struct Stream {
     ring: usize,
     /// Up to here its records are here.
     received: Position,
-    /// It sends nothing below this round any more.
+    /// It sends nothing below this round any more, and all that it sent below is here.
     promise: Round,
+    /// The same, whatever is here: no record of it has this round or a later one. Another than `promise` along a chain only.
+    heard: Round,
     /// Up to here every member has its records, as far as was looked.
     stable: Position,
     /// Up to here its records were delivered.
@@ -195,6 +199,12 @@ pub struct Session {
     ring: RingOwner,
     peers: Vec<Peer>,
     everyone: PeerSet,
+    /// Whom the own ring's bytes are sent to: everyone, or the next along the chain.
+    ring_to: PeerSet,
+    /// Rings travel from member to member.
+    chain: Option<Box<chain::Chain>>,
+    /// Others wait for what this member has received.
+    hurries: bool,
     /// The peers that are unborn, as bits by rank.
     unborn: u64,
     streams: Vec<Stream>,
@@ -245,6 +255,14 @@ pub enum Mutant {
     PayloadToNone,
     /// D12: an addressed message takes no place in the order at those whom it isn't for.
     NoPlace,
+    /// D6: along a chain a promise counts before the bytes that it was published with have come.
+    PromiseAhead,
+    /// D2: along a chain a head vouches for bytes that come another way.
+    HeadVouches,
+    /// F6: along a chain a member acknowledges before it has passed on.
+    AcknowledgedFirst,
+    /// F4: along a chain what others vouch for counts though its origin is fenced.
+    LostCounts,
 }
 
 impl Session {
@@ -253,12 +271,16 @@ impl Session {
     /// earlier session in the same region must be done with that one ([`Session::is_free`]).
     ///
     /// # Errors
-    /// The plan breaks a rule, a segment is too small for it, or a member isn't linked.
+    /// The plan breaks a rule, a segment is too small for it, a member isn't linked, or the fabric can't do what it asks for.
     pub fn start<F: Fabric + ?Sized>(
         plan: SessionPlan,
         fabric: &mut F,
     ) -> Result<(Self, RingSender), PlanError> {
         plan.check()?;
+        let relaying = fabric.relaying();
+        if plan.topology == Topology::Chain && relaying == Relaying::Unsupported {
+            return Err(PlanError::Relays(fabric.name()));
+        }
         let me = usize::from(plan.me.0);
         let n = plan.members.len();
         let layout = Layout::new(n);
@@ -300,6 +322,7 @@ impl Session {
                 ring: member.base + layout.ring(),
                 received: Position(0),
                 promise: Round(0),
+                heard: Round(0),
                 stable: Position(0),
                 at: Position(0),
                 round: Round(0),
@@ -320,6 +343,9 @@ impl Session {
             ring,
             peers,
             everyone,
+            ring_to: everyone,
+            chain: None,
+            hurries: plan.guarantee.stable(),
             unborn,
             streams,
             pending: 0,
@@ -337,6 +363,11 @@ impl Session {
             #[cfg(feature = "mutants")]
             mutant: None,
         };
+        // Two are no chain; and where all see the origin's memory there is nothing to pass on.
+        if session.plan.topology == Topology::Chain && n > 2 && relaying == Relaying::Carried {
+            session.hurries = true;
+            session.form_chain(fabric);
+        }
         session.be_born(fabric);
         Ok((session, sender))
     }
@@ -421,6 +452,7 @@ impl Session {
             self.look_for_births();
         }
         if self.is_wedged() {
+            self.leave_chain(fabric);
             #[cfg(feature = "mutants")]
             if self.mutant == Some(Mutant::AnswersWhenWedged) {
                 self.answer();
@@ -429,13 +461,10 @@ impl Session {
             return Ok(false);
         }
         let mut promise = self.streams[self.me].promise;
-        let mut received = false;
-        let mut seen = Round(0);
-
-        for at in 0..self.peers.len() {
-            received |= self.receive(at)?;
-            seen = seen.max(self.streams[self.peers[at].rank].promise);
-        }
+        let (received, seen) = match self.chain {
+            None => self.receive_all()?,
+            Some(_) => self.receive_along(fabric)?,
+        };
 
         // D5: at least what anyone promised. For a sender this is also the round that it stamps next (D4).
         if self.raises_promises() {
@@ -453,10 +482,10 @@ impl Session {
                 fabric.flush();
             }
             // D2: the bytes first, then the head that covers them.
-            if self.ring.private().is_empty() {
-                fabric.publish_ring(first, self.everyone);
+            if self.ring.private().is_empty() || self.plan.topology == Topology::Chain {
+                fabric.publish_ring(first, self.ring_to);
                 if !second.is_empty() {
-                    fabric.publish_ring(second, self.everyone);
+                    fabric.publish_ring(second, self.ring_to);
                 }
             } else {
                 self.publish_addressed(from, fabric);
@@ -470,13 +499,13 @@ impl Session {
 
         let raised = promise > self.streams[self.me].promise;
         if raised {
-            self.streams[self.me].promise = promise;
+            let own = &mut self.streams[self.me];
+            (own.promise, own.heard) = (promise, promise);
             // D1: position and promise in one word.
             self.segment.store(self.base + self.layout.head(), pack_head(self.ring.taken(), promise));
         }
         // What the others wait for goes out at once; what they don't need for a delivery goes with it, or later.
-        let wanted =
-            sent || raised && self.plan.guarantee.ordered() || received && self.plan.guarantee.stable();
+        let wanted = sent || raised && self.plan.guarantee.ordered() || received && self.hurries;
         if wanted {
             self.publish(fabric);
         } else {
@@ -515,6 +544,17 @@ impl Session {
         publish(from, self.ring.taken(), self.everyone);
     }
 
+    /// Takes in what all peers published since the last look. Returns whether there were records, and the greatest promise.
+    #[inline]
+    fn receive_all(&mut self) -> Result<(bool, Round), Cold> {
+        let (mut received, mut seen) = (false, Round(0));
+        for at in 0..self.peers.len() {
+            received |= self.receive(at)?;
+            seen = seen.max(self.streams[self.peers[at].rank].promise);
+        }
+        Ok((received, seen))
+    }
+
     /// Takes in what peer `at` published since the last look. Returns whether there were records.
     #[inline]
     fn receive(&mut self, at: usize) -> Result<bool, Cold> {
@@ -533,7 +573,7 @@ impl Session {
         peer.head = word;
         let more = position > stream.received;
         // D6: the promise counts with all that was published with it; both come from the one word.
-        stream.promise = promise;
+        (stream.promise, stream.heard) = (promise, promise);
         stream.received = position;
         let rank = peer.rank;
         if more {

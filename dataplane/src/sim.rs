@@ -1,5 +1,5 @@
 //! The simulated fabric: every node of a test in one thread, links that delay, tear and break, in virtual time, all from
-//! one seed. It keeps F1 to F5 and not a bit more than these, so that a protocol that leans on anything else falls.
+//! one seed. It keeps F1 to F6 and not a bit more than these, so that a protocol that leans on anything else falls.
 //!
 //! A publish becomes a list of words under way to one peer, due some time later but never before the publish ahead of it
 //! on the same link. When it is due its words land in random order, and a look may come when only some have landed.
@@ -10,7 +10,8 @@
 //! is another end under the same name, and its offer says which. Links are made by both ends' `connect`, in slots that
 //! each chooses for itself, and come up at different times at the two of them. A slot that was fenced is free, and nothing
 //! of the old link is seen in it again. Every link has a mirror of its own, zero at first. What need not be kept of a mirror
-//! is zero after a fence, and memory that is renewed is zero or not, as it happens.
+//! is zero after a fence, and memory that is renewed is zero or not, as it happens; at the
+//! peers too, where nothing is relayed.
 //!
 //! # Trouble
 //! | what | what the others learn |
@@ -28,7 +29,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::fabric::{ConnectError, Doorbell, Fabric, FabricStats, Kept, LinkDown, LinkEvent, RenewError};
+use crate::fabric::{
+    ConnectError, Doorbell, FABRIC_PAGE, Fabric, FabricStats, Kept, LinkDown, LinkEvent, Relaying, RenewError,
+};
 use crate::memory::{Mirror, Segment, WORD};
 use crate::names::{MAX_NODES, NodeId, PeerSet, Slot, Time};
 
@@ -71,6 +74,8 @@ pub struct SimOptions {
     pub tearing: u64,
     /// Bytes of every node's segment.
     pub segment_bytes: usize,
+    /// Bytes can be relayed (F6). A renewal changes nothing at the peers then.
+    pub relays: bool,
 }
 
 /// Words by their offsets, with their values.
@@ -80,7 +85,23 @@ type Words = Vec<(usize, u64)>;
 struct Publish {
     due: Time,
     words: Words,
+    /// The end whose mirror they are for, if not that of the end that sends them (F6).
+    origin: Option<usize>,
     then: Option<Then>,
+}
+
+/// Words that were published or relayed and not flushed.
+struct Queued {
+    words: Words,
+    origin: Option<usize>,
+    peers: PeerSet,
+}
+
+/// A part of a mirror in which relayed words may land.
+struct Allowed {
+    origin: Slot,
+    range: Range<usize>,
+    by: Slot,
 }
 
 enum Then {
@@ -99,7 +120,7 @@ struct Hold {
     mirror: Option<Segment>,
     under_way: VecDeque<Publish>,
     /// What vanished in a cut that nobody knows of, and everything behind it (F1).
-    withheld: VecDeque<(Words, Option<Then>)>,
+    withheld: VecDeque<(Words, Option<usize>, Option<Then>)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -121,6 +142,7 @@ struct End {
     lives: bool,
     /// By slot.
     holds: Vec<Option<Hold>>,
+    allowed: Vec<Allowed>,
     events: VecDeque<LinkEvent>,
     stats: FabricStats,
 }
@@ -152,8 +174,8 @@ pub struct SimFabric {
     segment: Segment,
     /// By slot: of the link that came up there.
     mirrors: Vec<Option<Mirror>>,
-    /// Words and their values, for whom: as they were when published, which F1 allows for both kinds.
-    queued: Vec<(Words, PeerSet)>,
+    /// Words and their values as they were when published, which F1 allows for both kinds.
+    queued: Vec<Queued>,
     doorbell: Doorbell,
 }
 
@@ -213,6 +235,7 @@ impl SimNetwork {
             id: node,
             lives: true,
             holds: (0..MAX_NODES).map(|_| None).collect(),
+            allowed: Vec::new(),
             events: VecDeque::new(),
             stats: FabricStats::default(),
         });
@@ -303,6 +326,14 @@ fn lock(world: &Mutex<World>) -> MutexGuard<'_, World> {
     world.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn relayable(range: &Range<usize>, size: usize) {
+    assert!(
+        range.start.is_multiple_of(WORD) && range.len().is_multiple_of(WORD),
+        "relayed bytes {range:?} are no whole words"
+    );
+    assert!(FABRIC_PAGE <= range.start && range.end <= size, "relayed bytes {range:?} of a mirror of {size}");
+}
+
 fn slot(index: usize) -> Slot {
     Slot(u8::try_from(index).unwrap_or(u8::MAX))
 }
@@ -317,6 +348,11 @@ impl Hold {
             under_way: VecDeque::new(),
             withheld: VecDeque::new(),
         }
+    }
+
+    /// The other end, and its mirror, which others may relay to until it is fenced: that its link broke doesn't matter.
+    fn relayed_to(&self) -> Option<(usize, Segment)> {
+        Some((self.peer, self.mirror.clone()?))
     }
 
     /// Nothing lands here any more.
@@ -345,25 +381,32 @@ impl World {
     }
 
     /// Puts words under way, due after all that is under way already.
-    fn send(&mut self, from: usize, from_slot: usize, words: Words, then: Option<Then>) {
+    fn send(
+        &mut self,
+        from: usize,
+        from_slot: usize,
+        words: Words,
+        origin: Option<usize>,
+        then: Option<Then>,
+    ) {
         let Some((to, slot)) = self.other_side(from, from_slot) else { return };
         self.ends[from].stats.bytes_out += (words.len() * WORD) as u64;
         let vanishes = self.cuts.contains(&(self.ends[from].id, self.ends[to].id));
         let Some(hold) = &mut self.ends[to].holds[slot] else { return };
         if vanishes || !hold.withheld.is_empty() {
-            hold.withheld.push_back((words, then));
+            hold.withheld.push_back((words, origin, then));
         } else {
-            self.put(to, slot, words, then);
+            self.put(to, slot, words, origin, then);
         }
     }
 
-    fn put(&mut self, to: usize, slot: usize, words: Words, then: Option<Then>) {
+    fn put(&mut self, to: usize, slot: usize, words: Words, origin: Option<usize>, then: Option<Then>) {
         let (least, most) = self.options.delay;
         let spread = most.saturating_sub(least).as_nanos() as u64;
         let delay = least.as_nanos() as u64 + self.choices.below(spread + 1);
         let Some(hold) = &mut self.ends[to].holds[slot] else { return };
         let due = Time(self.now.0 + delay).max(hold.under_way.back().map_or(Time(0), |publish| publish.due));
-        hold.under_way.push_back(Publish { due, words, then });
+        hold.under_way.push_back(Publish { due, words, origin, then });
     }
 
     /// Ends a link at one of its ends, which is told.
@@ -397,7 +440,7 @@ impl World {
             }
         }
         for (end, at, ..) in sides {
-            self.send(end, at, Vec::new(), Some(Then::Up));
+            self.send(end, at, Vec::new(), None, Some(Then::Up));
         }
     }
 
@@ -417,10 +460,10 @@ impl World {
                     {
                         self.end_now(peer, far, why());
                     }
-                    self.put(end, at, Vec::new(), Some(Then::Down(why())));
+                    self.put(end, at, Vec::new(), None, Some(Then::Down(why())));
                 } else {
-                    for (words, then) in withheld {
-                        self.put(end, at, words, then);
+                    for (words, origin, then) in withheld {
+                        self.put(end, at, words, origin, then);
                     }
                 }
             }
@@ -444,7 +487,7 @@ impl World {
             }
             if proof {
                 let why = LinkDown::Broken("the node crashed".into());
-                self.send(end, at, Vec::new(), Some(Then::Down(why)));
+                self.send(end, at, Vec::new(), None, Some(Then::Down(why)));
             }
         }
         let End { lives, holds, events, .. } = &mut self.ends[end];
@@ -461,7 +504,8 @@ impl World {
             if let Phase::Asked(until) | Phase::Answered(until) = hold.phase
                 && until <= self.now
             {
-                self.send(to, at, Vec::new(), Some(Then::Down(LinkDown::Broken("the peer gave up".into()))));
+                let why = LinkDown::Broken("the peer gave up".into());
+                self.send(to, at, Vec::new(), None, Some(Then::Down(why)));
                 self.end_now(to, at, LinkDown::Failed("the peer did not link in time".into()));
                 any = true;
             }
@@ -472,13 +516,29 @@ impl World {
 
     fn land_in(&mut self, to: usize, at: usize) -> bool {
         let Self { ends, choices, options, now, torn, .. } = self;
-        let End { holds, events, .. } = &mut ends[to];
+        let End { holds, allowed, events, .. } = &mut ends[to];
+        let relays = |hold: &Hold| hold.under_way.iter().any(|publish| publish.origin.is_some());
+        let mut mirrors = Vec::new();
+        if holds[at].as_ref().is_some_and(relays) {
+            mirrors.extend(holds.iter().map(|hold| hold.as_ref()?.relayed_to()));
+        }
         let Some(hold) = &mut holds[at] else { return false };
         let mut any = false;
         while let Some(front) = hold.under_way.front_mut() {
             if front.due > *now {
                 break;
             }
+            // F6: whose mirror it is for may be fenced by now, and where it goes may be none of the sender's business.
+            let relayed = front.origin.map(|origin| {
+                let of = mirrors.iter().position(|it| it.as_ref().is_some_and(|(peer, _)| *peer == origin));
+                let may = |word: usize| {
+                    let is_it =
+                        |it: &Allowed| Some(usize::from(it.origin.0)) == of && it.range.contains(&word);
+                    allowed.iter().any(|it| is_it(it) && it.by == slot(at))
+                };
+                let is_allowed = front.words.iter().all(|(word, _)| may(*word));
+                of.filter(|_| is_allowed).and_then(|of| Some(&mirrors[of].as_ref()?.1))
+            });
             let words = front.words.len();
             let part = words > 1 && choices.chance(options.tearing);
             let landing = if part { 1 + choices.below(words as u64 - 1) as usize } else { words };
@@ -486,7 +546,7 @@ impl World {
             for _ in 0..landing {
                 let pick = choices.below(front.words.len() as u64) as usize;
                 let (offset, value) = front.words.swap_remove(pick);
-                if let Some(mirror) = &hold.mirror {
+                if let Some(mirror) = relayed.unwrap_or(hold.mirror.as_ref()) {
                     mirror.store(offset, value);
                 }
             }
@@ -588,7 +648,7 @@ impl Fabric for SimFabric {
 
     fn publish_words(&mut self, range: Range<usize>, peers: PeerSet) {
         let words = range.step_by(WORD).map(|at| (at, self.segment.load(at))).collect();
-        self.queued.push((words, peers));
+        self.queued.push(Queued { words, origin: None, peers });
     }
 
     fn publish_ring(&mut self, range: Range<usize>, peers: PeerSet) {
@@ -597,10 +657,10 @@ impl Fabric for SimFabric {
 
     fn flush(&mut self) {
         let mut world = lock(&self.world);
-        for (words, peers) in self.queued.drain(..) {
+        for Queued { words, origin, peers } in self.queued.drain(..) {
             for peer in peers.iter().map(|slot| usize::from(slot.0)) {
                 if world.ends[self.me].holds[peer].as_ref().is_some_and(|hold| hold.phase == Phase::Up) {
-                    world.send(self.me, peer, words.clone(), None);
+                    world.send(self.me, peer, words.clone(), origin, None);
                 }
             }
         }
@@ -633,13 +693,15 @@ impl Fabric for SimFabric {
         if at >= MAX_NODES {
             return;
         }
-        for (_, peers) in &mut self.queued {
-            *peers = peers.without(peer);
+        for queued in &mut self.queued {
+            queued.peers = queued.peers.without(peer);
         }
         // The peer finds its link reset, some time later.
-        world.send(self.me, at, Vec::new(), Some(Then::Down(LinkDown::Broken("fenced by the peer".into()))));
-        let End { holds, events, .. } = &mut world.ends[self.me];
+        let why = LinkDown::Broken("fenced by the peer".into());
+        world.send(self.me, at, Vec::new(), None, Some(Then::Down(why)));
+        let End { holds, allowed, events, .. } = &mut world.ends[self.me];
         holds[at] = None;
+        allowed.retain(|it| it.origin != peer && it.by != peer);
         self.mirrors[at] = None;
         events.retain(|event| {
             let (LinkEvent::Up(of) | LinkEvent::Down(of, _)) = event;
@@ -664,7 +726,9 @@ impl Fabric for SimFabric {
                 self.segment.store(word, 0);
             }
             // The peers see it some time later, and not after what is written there anew (F1).
-            self.publish_words(range, PeerSet(u64::MAX));
+            if self.relaying() != Relaying::Carried {
+                self.publish_words(range, PeerSet(u64::MAX));
+            }
         }
         Ok(())
     }
@@ -673,11 +737,39 @@ impl Fabric for SimFabric {
         self.flush();
         let mut world = lock(&self.world);
         for at in 0..MAX_NODES {
-            world.send(self.me, at, Vec::new(), Some(Then::Down(LinkDown::Closed)));
+            world.send(self.me, at, Vec::new(), None, Some(Then::Down(LinkDown::Closed)));
         }
         let End { lives, holds, .. } = &mut world.ends[self.me];
         *lives = false;
         holds.iter_mut().flatten().filter(|hold| hold.link.is_none()).for_each(Hold::end);
+    }
+
+    fn relaying(&self) -> Relaying {
+        if self.lock().options.relays { Relaying::Carried } else { Relaying::Unsupported }
+    }
+
+    fn relay(&mut self, origin: Slot, range: Range<usize>, peers: PeerSet) -> bool {
+        let Some(mirror) = self.mirror(origin).filter(|_| self.relaying() == Relaying::Carried) else {
+            return false;
+        };
+        relayable(&range, mirror.size());
+        let words = range.step_by(WORD).map(|at| (at, mirror.load(at))).collect();
+        let hold = self.lock().ends[self.me].holds[usize::from(origin.0)].as_ref().map(|hold| hold.peer);
+        let is_linked = hold.is_some();
+        if is_linked {
+            self.queued.push(Queued { words, origin: hold, peers });
+        }
+        is_linked
+    }
+
+    fn allow_relay(&mut self, origin: Slot, range: Range<usize>, by: Option<Slot>) {
+        let Some(mirror) = self.mirror(origin) else { return };
+        relayable(&range, mirror.size());
+        let mut world = self.lock();
+        let allowed = &mut world.ends[self.me].allowed;
+        allowed
+            .retain(|it| it.origin != origin || it.range.end <= range.start || range.end <= it.range.start);
+        allowed.extend(by.map(|by| Allowed { origin, range, by }));
     }
 
     fn poll_event(&mut self) -> Option<LinkEvent> {

@@ -8,7 +8,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use consort::{
-    Domain, Event, FabricChoice, Group, GroupConfig, Guarantee, Node, NodeBuilder, SendError, Shard, View,
+    Domain, Event, FabricChoice, Group, GroupConfig, Guarantee, Node, NodeBuilder, NodeId, SendError, Shard,
+    Topology, View,
 };
 
 /// What an application has made of one shard's events.
@@ -195,6 +196,45 @@ fn groups_are_streams_of_their_own() {
         }
         assert!(cluster.members[&3].log("pair", 0).state.is_empty());
         assert!(cluster.members[&1].node.group("nobody").is_none());
+        cluster.stop();
+    }
+}
+
+// D14: along a chain the sender's link carries a message once, whoever many there are; and all have the same, also when one is lost.
+#[test]
+fn along_a_chain_all_have_the_same_and_no_link_carries_it_twice() {
+    const MESSAGES: u64 = 60;
+    for fabric in FABRICS {
+        let chain = GroupConfig::new("chain").topology(Topology::Chain).ring_bytes(1 << 18);
+        let mut cluster = Cluster::new(fabric, &["", "", "", ""], &[chain]);
+        let sent = |cluster: &Cluster, id: u32| cluster.members[&id].node.stats().counts.bytes_out;
+        cluster.until("there", || cluster.members.values().all(|it| !it.log("chain", 0).views.is_empty()));
+        let before = [1, 2, 3, 4].map(|id| sent(&cluster, id));
+        let sender = cluster.members[&2].group("chain", 0).sender();
+        let mut message = vec![1; 50_000];
+        for number in 0..MESSAGES {
+            message[..8].copy_from_slice(&number.to_le_bytes());
+            sender.send(&message).unwrap();
+        }
+        let of = |cluster: &Cluster, id: u32| cluster.members[&id].log("chain", 0).state.clone();
+        cluster.until("delivered", || (1..=4).all(|id| of(&cluster, id).len() as u64 == MESSAGES));
+        let all: Vec<_> = (0..MESSAGES).map(|number| (2, number)).collect();
+        assert!((1..=4).all(|id| of(&cluster, id) == all));
+        let payload = MESSAGES * message.len() as u64;
+        let out: Vec<_> = (1..=4).zip(before).map(|(id, before)| sent(&cluster, id) - before).collect();
+        let times: Vec<_> = out.iter().map(|out| (out + payload / 2) / payload).collect();
+        // From 2 over 3 and 4 to 1; rows and the other streams are small beside it.
+        assert_eq!(times, if fabric == FabricChoice::Tcp { [0, 1, 1, 1] } else { [0; 4] }, "{out:?}");
+
+        // The view mends the chain: it goes on without the one in the middle.
+        cluster.members.remove(&3).unwrap().stop();
+        let rest = [1, 2, 4].map(NodeId);
+        cluster.until("mended", || cluster.members.values().all(|it| it.shard("chain", 0).members == rest));
+        cluster.send(2, "chain", 0, 100..120);
+        cluster.send(4, "chain", 0, 200..220);
+        let len = MESSAGES as usize + 40;
+        cluster.until("delivered", || [1, 2, 4].iter().all(|id| of(&cluster, *id).len() == len));
+        assert!([2, 4].iter().all(|id| of(&cluster, *id) == of(&cluster, 1)));
         cluster.stop();
     }
 }

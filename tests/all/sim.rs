@@ -26,7 +26,7 @@ fn sim_histories_hold() {
     }
     println!("{seeds} seeds hold: {all:?}");
     let Trouble { torn, full, crashed, paused, refused, lent, supplied, resent, reborn, delivered, .. } = all;
-    let Trouble { points, points_asked_again, misled, passed_over, .. } = all;
+    let Trouble { points, points_asked_again, misled, passed_over, chained, lost, .. } = all;
     for (what, count) in [
         ("torn publishes", torn),
         ("full rings", full),
@@ -42,6 +42,8 @@ fn sim_histories_hold() {
         ("read points asked for again in the next view", points_asked_again),
         ("read points of members that were left out", misled),
         ("messages passed over", passed_over),
+        ("chains", chained),
+        ("members fenced in a running session", lost),
     ] {
         assert!(count > 0 || seeds < 100, "{what} never happened in {seeds} seeds");
     }
@@ -110,4 +112,24 @@ fn sim_catches_payloads_that_never_went_out() {
 #[test]
 fn sim_catches_messages_without_a_place() {
     is_caught(Mutant::NoPlace); // D12
+}
+
+#[test]
+fn sim_catches_a_promise_ahead_of_what_a_chain_carries() {
+    is_caught(Mutant::PromiseAhead); // D6
+}
+
+#[test]
+fn sim_catches_a_head_that_vouches_for_what_a_chain_carries() {
+    is_caught(Mutant::HeadVouches); // D2
+}
+
+#[test]
+fn sim_catches_an_acknowledgement_before_what_it_passes_on() {
+    is_caught(Mutant::AcknowledgedFirst); // F6
+}
+
+#[test]
+fn sim_catches_relayed_bytes_that_count_though_their_origin_is_fenced() {
+    is_caught(Mutant::LostCounts); // F4
 }

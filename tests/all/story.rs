@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use consort_dataplane::fabric::Fabric;
 use consort_dataplane::names::{NodeId, Rank, Slot, Time, ViewId};
-use consort_dataplane::plan::{Guarantee, Member, SessionPlan};
+use consort_dataplane::plan::{Guarantee, Member, SessionPlan, Topology};
 use consort_dataplane::ring::RingSender;
 use consort_dataplane::session::{Delivery, Session, Verdict};
 use consort_dataplane::sim::{SimFabric, SimNetwork, SimOptions};
@@ -71,7 +71,7 @@ struct Stage {
 impl Stage {
     fn new() -> Self {
         let segment_bytes = SessionPlan::segment_bytes(RING);
-        let options = SimOptions { delay: (HOP, HOP), tearing: 0, segment_bytes };
+        let options = SimOptions { delay: (HOP, HOP), tearing: 0, segment_bytes, relays: false };
         let view = ViewId(1);
         let nodes: Vec<_> = (1..=NAMES.len() as u32).map(NodeId).collect();
         let (network, mut fabrics) = SimNetwork::linked(1, &nodes, options);
@@ -83,7 +83,14 @@ impl Stage {
             let members = (0..nodes.len()).map(member).collect();
             let me_rank = Rank(me as u8);
             let guarantee = Guarantee::Atomic;
-            let plan = SessionPlan { view, members, me: me_rank, ring_bytes: RING, guarantee };
+            let plan = SessionPlan {
+                view,
+                members,
+                me: me_rank,
+                ring_bytes: RING,
+                guarantee,
+                topology: Topology::Direct,
+            };
             Session::start(plan, &mut fabrics[me]).unwrap()
         };
         let (sessions, senders) = (0..nodes.len()).map(start).unzip();

@@ -1,5 +1,5 @@
 //! One simulated run: a few members with the real engine over the simulated fabric, everything chosen by one seed: how
-//! many members and which guarantee, sizes and numbers of messages, delays, tearing, who is slow or pauses, who keeps
+//! many members, which guarantee and which topology, sizes and numbers of messages, delays, tearing, who is slow or pauses, who keeps
 //! loans, who crashes and when, and who reports at the end.
 //!
 //! Each kind of trouble is off in about half of the runs, so that none hides another. After the trouble the run must
@@ -21,7 +21,7 @@ use std::time::Duration;
 use consort_dataplane::fabric::Fabric;
 use consort_dataplane::loan::Loan;
 use consort_dataplane::names::{NodeId, Position, Rank, RankSet, Slot, Time, ViewId};
-use consort_dataplane::plan::{Guarantee, Member, SessionPlan};
+use consort_dataplane::plan::{Guarantee, Member, SessionPlan, Topology};
 use consort_dataplane::record::Kind;
 use consort_dataplane::ring::{Reservation, ReserveError, RingSender};
 use consort_dataplane::session::{Delivery, Mutant, Session, Verdict};
@@ -60,6 +60,10 @@ pub struct Trouble {
     pub misled: u64,
     /// Messages passed over by members that they weren't for.
     pub passed_over: u64,
+    /// Sessions whose rings travel along a chain.
+    pub chained: u64,
+    /// Members fenced by one whose session ran on.
+    pub lost: u64,
 }
 
 impl Trouble {
@@ -79,6 +83,8 @@ impl Trouble {
         self.points_asked_again += other.points_asked_again;
         self.misled += other.misled;
         self.passed_over += other.passed_over;
+        self.chained += other.chained;
+        self.lost += other.lost;
     }
 }
 
@@ -103,6 +109,10 @@ struct Plan {
     reads: bool,
     /// In how many of 100 messages it is for some members only.
     addressed: u64,
+    /// Which way ring bytes go.
+    topology: Topology,
+    /// Who crashed is fenced by some while their sessions run.
+    loses: bool,
 }
 
 /// A read point that a member wants, and what any member had delivered by then, by sender.
@@ -124,6 +134,7 @@ impl Plan {
         let most = if c.chance(50) { 1000 } else { 100_000 };
         let most_messages = [3, 40, 120][c.below(3) as usize];
         let uneven = c.chance(50);
+        let topology = if c.chance(40) { Topology::Chain } else { Topology::Direct };
         Self {
             members,
             guarantee,
@@ -132,6 +143,7 @@ impl Plan {
                 delay: (Duration::from_nanos(c.below(most)), Duration::from_nanos(most)),
                 tearing: if c.chance(50) { 40 } else { 0 },
                 segment_bytes: SessionPlan::segment_bytes(ring_bytes),
+                relays: topology == Topology::Chain,
             },
             messages: (0..members).map(|_| c.below(most_messages + 1) as usize).collect(),
             longest: if c.chance(50) { 64 } else { ring_bytes as u64 / 2 - 64 },
@@ -143,7 +155,13 @@ impl Plan {
                 .then(|| (c.below(600), c.below((members as u64).div_ceil(2)) as usize)),
             goes_on: c.chance(50),
             reads: c.chance(50),
-            addressed: if guarantee.stable() && c.chance(50) { 40 } else { 0 },
+            addressed: if guarantee.stable() && topology == Topology::Direct && c.chance(50) {
+                40
+            } else {
+                0
+            },
+            topology,
+            loses: c.chance(50),
         }
     }
 }
@@ -250,7 +268,9 @@ impl Run {
             me: Rank(me as u8),
             ring_bytes: self.plan.ring_bytes,
             guarantee: self.plan.guarantee,
+            topology: self.plan.topology,
         };
+        self.trouble.chained += u64::from(plan.topology == Topology::Chain && plan.members.len() > 2);
         let (mut session, sender) = Session::start(plan, &mut self.fabrics[at])
             .unwrap_or_else(|e| panic!("a bad plan was chosen: {e}"));
         if let Some(mutant) = self.mutant {
@@ -531,6 +551,9 @@ impl Run {
         while !waiting.is_empty() {
             for _ in 0..self.choices.below(60) {
                 self.turn()?;
+                if self.plan.loses && self.choices.chance(5) {
+                    self.lose(&waiting);
+                }
             }
             let pick = self.choices.below(waiting.len() as u64) as usize;
             let at = waiting.swap_remove(pick);
@@ -564,6 +587,19 @@ impl Run {
             self.cut(*at, &trim)?;
         }
         Ok(())
+    }
+
+    /// One whose session runs on fences one that crashed (F4).
+    fn lose(&mut self, running: &[usize]) {
+        let at = running[self.choices.below(running.len() as u64) as usize];
+        let other = self.choices.below(self.plan.members as u64) as usize;
+        let slot = Slot(other as u8);
+        if !self.alive[other] && self.sessions[at].rank_of(slot).is_some() {
+            let needed = self.sessions[at].needed(slot);
+            self.sessions[at].lose(slot);
+            self.fabrics[at].fence_keeping(slot, &needed.kept());
+            self.trouble.lost += 1;
+        }
     }
 
     /// The others have decided to go on without these, who don't know yet and want to read: messages may be delivered in a view

@@ -49,6 +49,7 @@ struct RawGroup {
     shards: Option<Spanned<usize>>,
     replicas: Option<Spanned<usize>>,
     guarantee: Option<Spanned<String>>,
+    topology: Option<Spanned<String>>,
     ring: Option<Spanned<Size>>,
     state: Option<bool>,
 }
@@ -238,6 +239,9 @@ impl Source<'_> {
         if let Some(value) = &raw.guarantee {
             group.guarantee = self.named(&key("guarantee"), value)?;
         }
+        if let Some(value) = &raw.topology {
+            group.topology = self.named(&key("topology"), value)?;
+        }
         if let Some(value) = &raw.ring {
             spans.insert(key("ring"), value.span());
             group.ring_bytes =
@@ -290,6 +294,8 @@ fn split(text: &str) -> Option<(u64, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use consort_dataplane::plan::Topology;
+
     use super::*;
     use crate::config::WaitStrategy;
     use consort_dataplane::plan::Guarantee;
@@ -372,6 +378,24 @@ start_within = "1500 ms"
                 "{place} {error}"
             );
         }
+    }
+
+    #[test]
+    fn a_group_says_which_way_its_messages_go() {
+        let of = |topology: &str| parse(&format!("{SOUND}\n[groups.big]\n{topology}"));
+        let words = |config: &NodeConfig| config.groups_in_words();
+        let (chain, default) = (of("topology = \"chain\"").unwrap(), of("").unwrap());
+        assert_eq!(
+            (chain.groups[0].topology, default.groups[0].topology),
+            (Topology::Chain, Topology::Direct)
+        );
+        assert_eq!(chain.shapes()[1].topology, Topology::Chain);
+        assert_ne!(words(&chain), words(&default), "nodes that differ in it are not one group");
+        let error = of("topology = \"star\"").unwrap_err().to_string();
+        assert!(
+            error.contains(":17: `groups.big.topology`: ") && error.contains("direct or chain"),
+            "{error}"
+        );
     }
 
     #[test]

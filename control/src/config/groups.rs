@@ -5,7 +5,7 @@ use std::fmt;
 
 use consort_dataplane::fabric::FABRIC_PAGE;
 use consort_dataplane::names::{MAX_NODES, NodeId};
-use consort_dataplane::plan::Guarantee;
+use consort_dataplane::plan::{Guarantee, Topology};
 
 use super::NodeConfig;
 use crate::view::{ShardShape, Spread};
@@ -29,6 +29,8 @@ pub struct GroupConfig {
     pub members: GroupMembers,
     /// When a message is delivered (D8).
     pub guarantee: Guarantee,
+    /// Which way the bytes of its messages go (D14): from their sender to every member, or along a chain.
+    pub topology: Topology,
     /// Bytes of each member's ring: a power of two. A message takes at most half of it.
     pub ring_bytes: usize,
     /// Its application has a state: who comes gets it from a member first (V7).
@@ -59,6 +61,7 @@ impl GroupConfig {
             name: name.to_owned(),
             members: GroupMembers::All,
             guarantee: Guarantee::default(),
+            topology: Topology::default(),
             ring_bytes: 1 << 20,
             state: false,
         }
@@ -82,6 +85,13 @@ impl GroupConfig {
     #[must_use]
     pub fn guarantee(mut self, guarantee: Guarantee) -> Self {
         self.guarantee = guarantee;
+        self
+    }
+
+    /// Which way the bytes of its messages go: [`Topology::Chain`] where messages are large, or a member's link is the bottleneck.
+    #[must_use]
+    pub fn topology(mut self, topology: Topology) -> Self {
+        self.topology = topology;
         self
     }
 
@@ -146,8 +156,11 @@ impl GroupConfig {
 /// As all nodes must have it: the words for where they don't.
 impl fmt::Display for GroupConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, members, guarantee, ring_bytes, state } = self;
+        let Self { name, members, guarantee, topology, ring_bytes, state } = self;
         write!(f, "{name}: {members}, {guarantee}, rings of {ring_bytes} bytes")?;
+        if *topology != Topology::default() {
+            write!(f, ", {topology}")?;
+        }
         f.write_str(if *state { ", with a state" } else { "" })
     }
 }
@@ -169,15 +182,17 @@ impl NodeConfig {
     /// What all nodes know of the shards, by [`ShardId`](crate::view::ShardId): the main group's, then those of the other groups, in the order of their names.
     pub fn shapes(&self) -> Vec<ShardShape> {
         let mut at = FABRIC_PAGE;
-        let mut place = |ring_bytes, guarantee, state, spread| {
-            let shape = ShardShape { at, ring_bytes, guarantee, state, spread };
+        let mut place = |ring_bytes, guarantee, topology, state, spread| {
+            let shape = ShardShape { at, ring_bytes, guarantee, topology, state, spread };
             at += shape.bytes();
             shape
         };
-        let mut shapes = vec![place(self.ring_bytes, self.guarantee, self.state, Spread::All)];
+        let mut shapes =
+            vec![place(self.ring_bytes, self.guarantee, Topology::Direct, self.state, Spread::All)];
         for group in self.groups_by_name() {
             for _ in 0..group.shards() {
-                shapes.push(place(group.ring_bytes, group.guarantee, group.state, group.spread()));
+                let GroupConfig { ring_bytes, guarantee, topology, state, .. } = *group;
+                shapes.push(place(ring_bytes, guarantee, topology, state, group.spread()));
             }
         }
         shapes

@@ -31,6 +31,7 @@
 //! # [groups.audit]              # a group beside the main one, which all are in; the same at all nodes
 //! # nodes = [1, 2]              # who is in it; left out: all
 //! # guarantee = "agreed"        # each group has its own; default atomic
+//! # topology = "chain"          # direct | chain: which way the bytes of its messages go; default direct
 //! # ring = "256 KiB"            # default 1 MiB
 //!
 //! # [groups.kv]
@@ -60,7 +61,7 @@ use std::time::Duration;
 
 use consort_dataplane::fabric::FABRIC_PAGE;
 use consort_dataplane::names::{MAX_NODES, NodeId, Rank, Slot, ViewId};
-use consort_dataplane::plan::{Guarantee, Member, PlanError, SessionPlan};
+use consort_dataplane::plan::{Guarantee, Member, PlanError, SessionPlan, Topology};
 
 use crate::view::{Domain, Role};
 
@@ -385,8 +386,9 @@ impl NodeConfig {
             let slot = (node != self.id).then_some(Slot(at));
             Member { node, slot, base: FABRIC_PAGE }
         });
-        let guarantee = self.guarantee;
-        SessionPlan { view: ViewId(1), members: members.collect(), me, ring_bytes, guarantee }.check()
+        let (guarantee, topology) = (self.guarantee, Topology::Direct);
+        SessionPlan { view: ViewId(1), members: members.collect(), me, ring_bytes, guarantee, topology }
+            .check()
     }
 }
 

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use consort_dataplane::fabric::Doorbell;
 use consort_dataplane::names::{NodeId, Position, Rank, RankSet};
-use consort_dataplane::plan::{Guarantee, SessionPlan};
+use consort_dataplane::plan::{Guarantee, SessionPlan, Topology};
 use consort_dataplane::ring::{self, ReserveError, RingSender, Ticket};
 
 use super::gate::Gate;
@@ -125,9 +125,10 @@ pub enum SendError {
     /// A message for nobody.
     #[error("the list of destinations is empty: name those whom the message is for")]
     NoDestination,
-    /// Where delivery doesn't wait until all have a message, what is for some can't be recovered from the others.
+    /// Where delivery doesn't wait until all have a message, what is for some can't be recovered from the others; and along a chain all
+    /// have every message on its way.
     #[error(
-        "only groups with the guarantee `atomic` take messages for some of their members: send it to all"
+        "only groups with the guarantee `atomic` and the topology `direct` take messages for some of their members: send it to all"
     )]
     NotAddressable,
     /// [`Sender::end`] was called: the members were told that nothing more comes.
@@ -408,7 +409,8 @@ impl Open {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let members = plan.members.iter().map(|member| member.node).collect();
-        let addresses = plan.guarantee == Guarantee::Atomic;
+        // Along a chain every byte passes every member.
+        let addresses = plan.guarantee == Guarantee::Atomic && plan.topology == Topology::Direct;
         Self { ring, number, base, members, addresses, registry: Registry::default(), over: OnceLock::new() }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use consort_dataplane::fabric::Fabric;
 use consort_dataplane::layout::Layout;
 use consort_dataplane::names::{NodeId, Rank, Slot, Time, ViewId};
-use consort_dataplane::plan::{Guarantee, Member, SessionPlan};
+use consort_dataplane::plan::{Guarantee, Member, SessionPlan, Topology};
 use consort_dataplane::record::{Header, Kind};
 use consort_dataplane::session::{Delivery, Session, Verdict};
 use consort_dataplane::sim::{SimNetwork, SimOptions};
@@ -27,6 +27,7 @@ fuzz_target!(|script: &[u8]| {
         delay: (Duration::ZERO, Duration::ZERO),
         tearing: 0,
         segment_bytes: SessionPlan::segment_bytes(RING),
+        relays: false,
     };
     let nodes = [NodeId(1), NodeId(2), NodeId(3)];
     let (network, mut fabrics) = SimNetwork::linked(1, &nodes, options);
@@ -37,7 +38,7 @@ fuzz_target!(|script: &[u8]| {
             base: BASE,
         })
         .collect();
-    let plan = SessionPlan { view: VIEW, members, me: Rank(0), ring_bytes: RING, guarantee };
+    let plan = SessionPlan { view: VIEW, members, me: Rank(0), ring_bytes: RING, guarantee, topology: Topology::Direct };
     let fabric = &mut fabrics[0];
     let (mut session, sender) = Session::start(plan, fabric).expect("a sound plan");
     let layout = Layout::new(3);

@@ -265,7 +265,7 @@ impl Session {
                 let end = Position(stream.at.0 + header.size() as u64);
                 let round = unwrap(stream.round.0, header.round, (1 << 31) - 1).map(Round)?;
                 let fits = end <= stream.received && place + header.size() as u64 <= size;
-                (fits && round < stream.promise).then_some((header, end, round))
+                (fits && round < stream.heard).then_some((header, end, round))
             });
             let Some((header, end, round)) = sound else {
                 let at = stream.at;

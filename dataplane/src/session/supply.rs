@@ -99,7 +99,7 @@ impl Session {
         stream.memory = memory.mirror();
         stream.ring = 0;
         stream.received = to;
-        stream.promise = promise;
+        (stream.promise, stream.heard) = (promise, promise.max(stream.heard));
         self.pending |= 1 << at;
         self.loans.move_ring(at, stream.memory.clone());
         Ok(())
@@ -136,6 +136,11 @@ impl Session {
         // The slot may be another's soon.
         peer.slot = None;
         self.everyone = self.everyone.without(slot);
+        self.ring_to = self.ring_to.without(slot);
+        let rank = peer.rank;
+        if let Some(chain) = &mut self.chain {
+            chain.lose(rank, slot);
+        }
         if peer.unborn.take().is_some() {
             self.unborn &= !(1 << peer.rank); // its row is the page of zeros, and stays that
             return;

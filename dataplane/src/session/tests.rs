@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::names::{Time, ViewId};
-use crate::plan::{Guarantee, Member};
+use crate::plan::{Guarantee, Member, Topology};
 use crate::record::{Header, Kind};
 use crate::ring::ReserveError;
 use crate::sim::{SimFabric, SimNetwork, SimOptions};
@@ -24,6 +24,7 @@ struct World {
     network: SimNetwork,
     nodes: Vec<NodeId>,
     guarantee: Guarantee,
+    topology: Topology,
     fabrics: Vec<SimFabric>,
     sessions: Vec<Session>,
     senders: Vec<RingSender>,
@@ -33,10 +34,15 @@ struct World {
 
 impl World {
     fn new(n: usize, guarantee: Guarantee) -> Self {
+        Self::of(n, guarantee, Topology::Direct)
+    }
+
+    fn of(n: usize, guarantee: Guarantee, topology: Topology) -> Self {
         let options = SimOptions {
             delay: (Duration::from_nanos(1), Duration::from_nanos(1)),
             tearing: 0,
             segment_bytes: SessionPlan::segment_bytes(RING),
+            relays: true,
         };
         let nodes: Vec<_> = (1..=n as u32).map(NodeId).collect();
         let (network, fabrics) = SimNetwork::linked(1, &nodes, options);
@@ -44,6 +50,7 @@ impl World {
             network,
             nodes,
             guarantee,
+            topology,
             fabrics,
             sessions: Vec::new(),
             senders: Vec::new(),
@@ -63,8 +70,8 @@ impl World {
             base: SessionPlan::base(view, RING),
         };
         let members = (0..self.nodes.len()).map(member).collect();
-        let (me_rank, guarantee) = (Rank(me as u8), self.guarantee);
-        let plan = SessionPlan { view, members, me: me_rank, ring_bytes: RING, guarantee };
+        let (me_rank, guarantee, topology) = (Rank(me as u8), self.guarantee, self.topology);
+        let plan = SessionPlan { view, members, me: me_rank, ring_bytes: RING, guarantee, topology };
         Session::start(plan, &mut self.fabrics[me]).unwrap()
     }
 
@@ -835,4 +842,145 @@ fn digests_are_told_once_and_not_in_between() {
     w.sessions[1].publish_digest(10);
     w.settle();
     assert_eq!((w.sessions[0].poll_digest(), w.sessions[0].poll_digest()), (Some((NodeId(2), 10)), None));
+}
+
+/// What each member has handed to its links for one message of `bytes` of member 0, and who delivered it.
+fn carried(topology: Topology, n: usize, bytes: usize) -> Vec<u64> {
+    let mut w = World::of(n, Guarantee::Atomic, topology);
+    w.settle();
+    let out = |w: &World| w.fabrics.iter().map(|fabric| fabric.stats().bytes_out).collect::<Vec<_>>();
+    let before = out(&w);
+    w.send(0, &vec![7; bytes]);
+    w.settle();
+    assert!(w.delivered.iter().all(|log| *log == [(0, 0, vec![7; bytes])]), "{topology}");
+    out(&w).iter().zip(before).map(|(after, before)| after - before).collect()
+}
+
+// D14: along a chain every link carries a message's bytes once, the origin's and the others'.
+#[test]
+fn along_a_chain_no_member_sends_a_message_twice() {
+    for (n, bytes) in [(3, 1800), (5, 2000)] {
+        let sends = |out: &[u64]| out.iter().map(|out| out / bytes as u64).collect::<Vec<_>>();
+        let direct = carried(Topology::Direct, n, bytes);
+        assert_eq!(sends(&direct)[0], n as u64 - 1, "{direct:?}");
+        let chain = carried(Topology::Chain, n, bytes);
+        let mut once = vec![1; n];
+        once[n - 1] = 0; // the last has nobody to pass it on to
+        assert_eq!(sends(&chain), once, "{chain:?}");
+    }
+}
+
+#[test]
+fn two_members_are_no_chain_and_a_chain_needs_relays() {
+    assert!(World::of(2, Guarantee::Atomic, Topology::Chain).sessions[0].chain.is_none());
+    let options = SimOptions {
+        delay: (Duration::ZERO, Duration::ZERO),
+        tearing: 0,
+        segment_bytes: SessionPlan::segment_bytes(RING),
+        relays: false,
+    };
+    let (_, mut fabrics) = SimNetwork::linked(1, &[NodeId(1), NodeId(2)], options);
+    let member = |node, slot| Member { node: NodeId(node), slot, base: BASE };
+    let plan = SessionPlan {
+        view: ViewId(1),
+        members: vec![member(1, None), member(2, Some(Slot(1)))],
+        me: Rank(0),
+        ring_bytes: RING,
+        guarantee: Guarantee::Atomic,
+        topology: Topology::Chain,
+    };
+    assert_eq!(Session::start(plan, &mut fabrics[0]).err(), Some(PlanError::Relays("sim")));
+}
+
+// D6, D2: a head that comes before the bytes that it covers says what is on its way, and vouches for nothing.
+#[test]
+fn along_a_chain_a_head_waits_for_its_bytes() {
+    let mut w = World::of(3, Guarantee::Agreed, Topology::Chain);
+    w.settle();
+    w.send(0, b"first");
+    w.step(0).unwrap();
+    w.send(2, b"after it");
+    // The head is at the last member, the bytes are at the one between.
+    w.step(2).unwrap();
+    let seen = &w.sessions[2].frontiers().senders[0];
+    assert_eq!((seen.promise, seen.received), (Round(0), Position(0)));
+    assert_eq!(w.sessions[2].streams[0].heard, Round(1), "and it is followed already (D5)");
+    assert!(w.sessions[2].frontiers().senders[2].promise > Round(1));
+    w.step(2).unwrap();
+    assert!(w.delivered[2].is_empty(), "what comes first isn't here");
+    w.step(1).unwrap();
+    w.step(2).unwrap();
+    let seen = &w.sessions[2].frontiers().senders[0];
+    assert_eq!((seen.promise, seen.received), (Round(1), Position(16)));
+    w.settle();
+    let both = [(0, 0, b"first".to_vec()), (1, 2, b"after it".to_vec())];
+    assert!(w.delivered.iter().all(|log| *log == both));
+}
+
+// S1: what the member before says is checked like all that a peer writes, and is believed of no more than the origin has sent.
+#[test]
+fn along_a_chain_the_member_before_is_blamed_for_what_it_says() {
+    let layout = Layout::new(3);
+    let word = BASE + layout.received(0);
+    for lie in [8, 12, u64::MAX] {
+        let mut w = World::of(3, Guarantee::Atomic, Topology::Chain);
+        w.settle();
+        w.send(0, b"once");
+        w.settle();
+        w.network.poke(1, 2, word, lie);
+        let fault = (0..3).find_map(|_| w.step(2).err());
+        let Some(Fault::Peer { rank, blame, .. }) = fault else { panic!("{lie}: not found") };
+        assert_eq!(rank, Rank(1), "{lie}: {blame}");
+        let is_it =
+            matches!(blame, Blame::Received { sender: Rank(0), from: Position(16), to } if to.0 == lie);
+        assert!(is_it, "{blame}");
+    }
+    let mut w = World::of(3, Guarantee::Atomic, Topology::Chain);
+    w.settle();
+    w.network.poke(1, 2, word, 1 << 20);
+    w.step(2).unwrap();
+    assert_eq!(w.sessions[2].frontiers().senders[0].received, Position(0), "the origin has sent nothing");
+}
+
+// F4: behind a fence the bytes of a member are dropped, so what others say to have of them is no longer taken for a proof.
+#[test]
+fn along_a_chain_nothing_of_a_lost_member_counts() {
+    let mut w = World::of(3, Guarantee::Atomic, Topology::Chain);
+    w.settle();
+    w.send(0, b"on its way");
+    w.step(0).unwrap();
+    w.step(2).unwrap(); // has the head
+    let needed = w.sessions[2].needed(Slot(0));
+    w.sessions[2].lose(Slot(0));
+    w.fabrics[2].fence_keeping(Slot(0), &needed.kept());
+    for _ in 0..5 {
+        w.step(1).unwrap();
+        w.step(2).unwrap();
+    }
+    let of = |at: usize| w.sessions[at].frontiers().senders[0].received;
+    assert_eq!((of(1), of(2)), (Position(24), Position(0)));
+}
+
+// Whoever isn't born accepts no relay, so what comes for it waits at the one before it, who acknowledges nothing of it.
+#[test]
+fn along_a_chain_bytes_wait_for_the_next_ones_birth() {
+    let mut w = World::of(3, Guarantee::Atomic, Topology::Chain);
+    w.settle();
+    for at in [0, 1, 2] {
+        w.end(at);
+    }
+    // The second session in the same memory begins at the first two members only.
+    let begun: Vec<_> = [0, 1].map(|at| w.start(3, at)).into();
+    for (at, (session, sender)) in begun.into_iter().enumerate() {
+        (w.sessions[at], w.senders[at]) = (session, sender);
+    }
+    w.send(0, b"early");
+    for _ in 0..5 {
+        w.step(0).unwrap();
+        w.step(1).unwrap();
+    }
+    assert_eq!(w.sessions[1].frontiers().senders[0].received, Position(0));
+    (w.sessions[2], w.senders[2]) = w.start(3, 2);
+    w.settle();
+    assert!(w.delivered.iter().all(|log| log.last() == Some(&(0, 0, b"early".to_vec()))));
 }

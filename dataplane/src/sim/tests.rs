@@ -7,6 +7,7 @@ const OPTIONS: SimOptions = SimOptions {
     delay: (Duration::from_nanos(5), Duration::from_nanos(50)),
     tearing: 30,
     segment_bytes: 8192,
+    relays: false,
 };
 
 /// Two words of a segment: the first is published before the second.

@@ -5,7 +5,9 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use consort_dataplane::fabric::{ConnectError, Doorbell, Fabric, FabricStats, Kept, LinkEvent, RenewError};
+use consort_dataplane::fabric::{
+    ConnectError, Doorbell, Fabric, FabricStats, Kept, LinkEvent, Relaying, RenewError,
+};
 use consort_dataplane::memory::{Mirror, Segment};
 use consort_dataplane::names::{NodeId, PeerSet, Slot, Time};
 
@@ -285,6 +287,14 @@ impl Fabric for ShmFabric {
         self.flush();
         self.links.close();
         self.regroup();
+    }
+
+    fn relaying(&self) -> Relaying {
+        Relaying::Needless // a mirror is the origin's memory, whoever it publishes to
+    }
+
+    fn relay(&mut self, origin: Slot, _: Range<usize>, _: PeerSet) -> bool {
+        self.mirror(origin).is_some()
     }
 
     fn poll_event(&mut self) -> Option<LinkEvent> {

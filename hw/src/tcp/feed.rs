@@ -2,20 +2,31 @@
 
 use consort_dataplane::fabric::FABRIC_PAGE;
 use consort_dataplane::memory::{Segment, WORD};
+use consort_dataplane::names::Slot;
 
 use super::check::crc32c;
 use super::frame::{Damage, HEADER};
 use super::incoming::{Incoming, Progress, Room};
+use super::relay::{Expected, Origin, Relays};
 
 /// Hands over `bytes`, in one piece as far as there is room for.
-pub(super) fn feed(incoming: &mut Incoming, mut bytes: &[u8]) -> Result<Progress, Damage> {
+pub(super) fn feed(incoming: &mut Incoming, bytes: &[u8]) -> Result<Progress, Damage> {
+    feed_expecting(incoming, bytes, Relays::new().over(Slot(0)))
+}
+
+/// The same, over a link from which relayed bytes are expected.
+pub(super) fn feed_expecting(
+    incoming: &mut Incoming,
+    mut bytes: &[u8],
+    expected: Expected<'_>,
+) -> Result<Progress, Damage> {
     let mut all = Progress::default();
     while !bytes.is_empty() {
         let mut room = incoming.room();
         let n = room.len().min(bytes.len());
         assert!(n > 0, "there is always room");
         fill(&mut room, &bytes[..n]);
-        let progress = incoming.on_received(n)?;
+        let progress = incoming.on_received(n, expected)?;
         all.changed |= progress.changed;
         all.ended |= progress.ended;
         bytes = &bytes[n..];
@@ -94,22 +105,39 @@ pub(super) fn fuzz_frames(data: &[u8]) {
                 let runs = if what & 2 == 0 { count } else { number() };
                 stream.extend(forge(SALT, sequence, 2, runs, payload.len() as u64, &payload));
             }
-            _ => stream.extend(forge(SALT, sequence, what >> 3, number(), number(), &[])),
+            _ if what & 8 == 0 => stream.extend(forge(SALT, sequence, what >> 3, number(), number(), &[])),
+            _ => {
+                let (first, len) = (number() / 8, number() / 8);
+                let payload: Vec<u8> = (0..len.min(5_000) * 8).map(|at| at as u8 ^ what).collect();
+                let origin = u64::from(what >> 4 & 1);
+                stream.extend(forge(SALT, sequence, 4, origin, len << 32 | first & 0xFFFF_FFFF, &payload));
+            }
         }
         sequence = sequence.wrapping_add(1);
         if stream.len() > 1 << 20 {
             break;
         }
     }
-    let mirror = Segment::private(SIZE);
+    let (mirror, other) = (Segment::private(SIZE), Segment::private(SIZE));
+    let mut relays = Relays::new();
+    relays.on_link(Slot(1), Origin(1), other.clone());
+    let expected = FABRIC_PAGE..3 * FABRIC_PAGE;
+    relays.allow(Slot(1), expected.clone(), Some(Slot(0)));
     let mut incoming = Incoming::new(mirror.clone(), SALT);
-    for piece in stream.chunks(cut) {
-        if feed(&mut incoming, piece).is_err() {
+    for (at, piece) in stream.chunks(cut).enumerate() {
+        if at == 40 {
+            incoming.forget(Origin(1));
+        }
+        if feed_expecting(&mut incoming, piece, relays.over(Slot(0))).is_err() {
             break;
         }
     }
     assert!(
         (0..FABRIC_PAGE).step_by(WORD).all(|at| mirror.load(at) == 0),
         "the first page is not the peer's"
+    );
+    assert!(
+        (0..SIZE).step_by(WORD).all(|at| expected.contains(&at) || other.load(at) == 0),
+        "another's mirror is written only where that is expected"
     );
 }

@@ -15,6 +15,9 @@
 //! | 1 ring | offset of the bytes in the sender's segment | the bytes |
 //! | 2 words | number of runs | a table of `{first word u32, words u32}` per run, then the words of all runs |
 //! | 3 goodbye | 0 | none: nothing follows, the sender leaves in order |
+//! | 4 relay | the origin: `{32 bits of its incarnation u32, node u32}` | ring bytes of the origin |
+//!
+//! The length of a relay is `{first word u32, words u32}`, as of a run: the place in the origin's segment is in it.
 //!
 //! Offsets and lengths are whole words, inside the segment that the sender announced and outside its first page.
 //! Words travel as their owner stores them; both ends of a link have the same byte order (the hello sees to it).
@@ -34,6 +37,7 @@ use consort_dataplane::fabric::FABRIC_PAGE;
 use consort_dataplane::memory::WORD;
 
 use super::check::crc32c;
+use super::relay::Origin;
 
 /// Bytes of a header.
 pub(super) const HEADER: usize = 32;
@@ -47,6 +51,7 @@ pub(crate) const MAX_SEGMENT: usize = 1 << 35;
 const KIND_RING: u8 = 1;
 const KIND_WORDS: u8 = 2;
 const KIND_GOODBYE: u8 = 3;
+const KIND_RELAY: u8 = 4;
 
 /// A header whose numbers hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +60,9 @@ pub(super) enum Header {
     Ring { offset: usize, len: usize, check: u32 },
     /// `runs` runs of words in `len` bytes of payload.
     Words { runs: usize, len: usize, check: u32 },
+    /// `len` bytes of a ring of another node, whose place in that one's segment is `offset`. They lie behind the first page of what a
+    /// segment can be; whether they lie in that segment, and may come over this link, is the [`super::relay`]'s to say.
+    Relay { origin: Origin, offset: usize, len: usize, check: u32 },
     /// The end of the stream.
     Goodbye,
 }
@@ -72,6 +80,8 @@ pub(super) enum Damage {
     Reserved,
     #[error("{len} bytes of ring at {offset} are no whole words inside a segment of {size} bytes")]
     Ring { offset: u64, len: u64, size: usize },
+    #[error("{words} words of a ring at word {first} are no part of any segment")]
+    Relay { first: u32, words: u32 },
     #[error("{runs} runs in {len} bytes don't fit a segment of {size} bytes")]
     Words { runs: u64, len: u64, size: usize },
     #[error("{words} words at word {first} are outside a segment of {size} bytes")]
@@ -98,22 +108,25 @@ impl Header {
     /// Bytes of payload that follow.
     pub(super) fn payload(self) -> usize {
         match self {
-            Self::Ring { len, .. } | Self::Words { len, .. } => len,
+            Self::Ring { len, .. } | Self::Words { len, .. } | Self::Relay { len, .. } => len,
             Self::Goodbye => 0,
         }
     }
 
     pub(super) fn encode(self, salt: u32, sequence: u32) -> [u8; HEADER] {
         let (kind, place, len, check) = match self {
-            Self::Ring { offset, len, check } => (KIND_RING, offset, len, check),
-            Self::Words { runs, len, check } => (KIND_WORDS, runs, len, check),
+            Self::Ring { offset, len, check } => (KIND_RING, offset as u64, len as u64, check),
+            Self::Words { runs, len, check } => (KIND_WORDS, runs as u64, len as u64, check),
+            Self::Relay { origin, offset, len, check } => {
+                (KIND_RELAY, origin.0, ((len / WORD) as u64) << 32 | (offset / WORD) as u64, check)
+            }
             Self::Goodbye => (KIND_GOODBYE, 0, 0, 0),
         };
         let mut bytes = [0; HEADER];
         bytes[0] = kind;
         bytes[4..8].copy_from_slice(&sequence.to_le_bytes());
-        bytes[8..16].copy_from_slice(&(place as u64).to_le_bytes());
-        bytes[16..24].copy_from_slice(&(len as u64).to_le_bytes());
+        bytes[8..16].copy_from_slice(&place.to_le_bytes());
+        bytes[16..24].copy_from_slice(&len.to_le_bytes());
         bytes[24..28].copy_from_slice(&check.to_le_bytes());
         let sum = crc32c(salt, &bytes[..28]);
         bytes[28..].copy_from_slice(&sum.to_le_bytes());
@@ -157,6 +170,14 @@ impl Header {
                     return Err(Damage::Words { runs: place, len: length, size });
                 }
                 Ok(Self::Words { runs, len, check })
+            }
+            KIND_RELAY => {
+                let (first, words) = (length as u32, (length >> 32) as u32); // the halves
+                let (offset, len) = (first as usize * WORD, words as usize * WORD);
+                if len == 0 || !within(offset, len, MAX_SEGMENT) {
+                    return Err(Damage::Relay { first, words });
+                }
+                Ok(Self::Relay { origin: Origin(place), offset, len, check })
             }
             KIND_GOODBYE if place == 0 && length == 0 && check == 0 => Ok(Self::Goodbye),
             KIND_GOODBYE => Err(Damage::Reserved),
@@ -241,6 +262,7 @@ mod tests {
         for header in [
             Header::Ring { offset: FABRIC_PAGE, len: SIZE - FABRIC_PAGE, check: 0xDEAD_BEEF },
             Header::Words { runs: 2, len: 2 * RUN + 24, check: 1 },
+            Header::Relay { origin: Origin(u64::MAX - 3), offset: MAX_SEGMENT - 16, len: 16, check: 9 },
             Header::Goodbye,
         ] {
             assert_eq!(Header::decode(&header.encode(7, 9), DIRECTION, 9), Ok(header));
@@ -294,6 +316,11 @@ mod tests {
         ] {
             let got = Header::decode(&forged(KIND_WORDS, runs, len), DIRECTION, 0);
             assert_eq!(got, Err(Damage::Words { runs, len, size: SIZE }));
+        }
+        let word = page / 8;
+        for (first, words) in [(word - 1, 1), (word, 0), (u64::from(u32::MAX), 2), (0, u64::from(u32::MAX))] {
+            let got = Header::decode(&forged(KIND_RELAY, 1, words << 32 | first), DIRECTION, 0);
+            assert_eq!(got, Err(Damage::Relay { first: first as u32, words: words as u32 }));
         }
         assert_eq!(Header::decode(&forged(0, 0, 0), DIRECTION, 0), Err(Damage::Kind(0)));
         assert_eq!(Header::decode(&forged(KIND_GOODBYE, 0, 8), DIRECTION, 0), Err(Damage::Reserved));

@@ -34,6 +34,7 @@ use consort_dataplane::names::NodeId;
 
 use super::check::crc32c;
 use super::frame::MAX_SEGMENT;
+use super::relay::Origin;
 
 pub(super) const OFFER: usize = 64;
 pub(crate) const HELLO: usize = 80;
@@ -78,6 +79,11 @@ pub(crate) struct Offer {
 }
 
 impl Offer {
+    /// What frames call this incarnation of the node where others relay its bytes.
+    pub(super) fn origin(&self) -> Origin {
+        Origin(u64::from(self.node.0) << 32 | u64::from(crc32c(0, &self.token.0)))
+    }
+
     /// Whether a node may take it for a link to that peer, and bears a mirror of that size: what is allocated on a peer's word is bounded
     /// beforehand (S3).
     pub(crate) fn check(&self, (own, peer): (NodeId, NodeId), most: usize) -> Result<(), String> {

@@ -10,6 +10,10 @@
 //!   it comes. Its bytes are so in place before the check holds, which is harmless: no `head` that this link can still
 //!   deliver covers them if it does not, because the link breaks before any later frame is looked at.
 //!
+//! Bytes that the peer relays go into the mirror of their origin, by the same rules, if they are expected there
+//! ([`super::relay`]); if not they are checked and dropped. In the middle of a large frame the origin may be fenced
+//! ([`Incoming::forget`]): the rest of it is dropped too (F4).
+//!
 //! Nothing is allocated on the peer's word except the gathering of a words frame too large for the stage: it grows with
 //! the bytes that have really come, up to what the segment's words can take.
 
@@ -20,6 +24,7 @@ use consort_dataplane::memory::{Segment, WORD};
 use super::check::crc32c;
 use super::frame::{Damage, Direction, HEADER, Header, runs};
 use super::parts;
+use super::relay::{Expected, Origin};
 
 /// Bytes of the stage: what one receive takes of small frames.
 pub(super) const STAGE: usize = 64 << 10;
@@ -54,8 +59,10 @@ enum State {
     Between,
     /// The header's payload is due, and is gathered in the stage.
     Gather(Header),
-    /// Ring bytes that go straight into `rest` of the mirror; `sum` is that of those before.
-    Ring { rest: Range<usize>, sum: u32, check: u32 },
+    /// Ring bytes that go straight into `rest` of the mirror, or of another's; `sum` is that of those before.
+    Ring { rest: Range<usize>, sum: u32, check: u32, relayed: Option<(Origin, Segment)> },
+    /// Relayed bytes that go nowhere; `sum` is that of those before.
+    Dropped { left: usize, sum: u32, check: u32 },
     /// Words too many for the stage.
     Words { runs: usize, len: usize, check: u32, got: Vec<u8> },
     /// The goodbye came.
@@ -112,7 +119,20 @@ impl Incoming {
         let free = &mut self.stage[self.held.end..];
         let little = !direct.is_empty() || self.large_lately;
         let most = if little { free.len().min(STAGE_BEHIND) } else { free.len() };
-        Room { mirror: &self.mirror, direct, stage: &mut free[..most] }
+        let mirror = match &self.state {
+            State::Ring { relayed: Some((_, memory)), .. } => memory,
+            _ => &self.mirror,
+        };
+        Room { mirror, direct, stage: &mut free[..most] }
+    }
+
+    /// Nothing of `origin` lands any more by this link (F4).
+    pub(super) fn forget(&mut self, origin: Origin) {
+        if let State::Ring { rest, sum, check, relayed: Some((of, _)) } = &self.state
+            && *of == origin
+        {
+            self.state = State::Dropped { left: rest.len(), sum: *sum, check: *check };
+        }
     }
 
     /// Bytes of memory that a frame made this gather so far.
@@ -132,14 +152,15 @@ impl Incoming {
     ///
     /// # Errors
     /// The stream is damaged, or the peer is not sound. It must not be read on; what it vouched for before stands.
-    pub(super) fn on_received(&mut self, n: usize) -> Result<Progress, Damage> {
+    pub(super) fn on_received(&mut self, n: usize, expected: Expected<'_>) -> Result<Progress, Damage> {
         let mut progress = Progress::default();
         let direct = self.direct();
         let landed = n.min(direct.len());
-        if let State::Ring { rest, sum, check } = &mut self.state
+        if let State::Ring { rest, sum, check, relayed } = &mut self.state
             && landed > 0
         {
-            *sum = parts::sum(&self.mirror, direct.start..direct.start + landed, *sum);
+            let mirror = relayed.as_ref().map_or(&self.mirror, |(_, memory)| memory);
+            *sum = parts::sum(mirror, direct.start..direct.start + landed, *sum);
             rest.start += landed;
             if rest.start == rest.end {
                 if *sum != *check {
@@ -151,12 +172,12 @@ impl Incoming {
         }
         self.held.end += n - landed;
         assert!(self.held.end <= self.stage.len(), "more bytes received than there was room for");
-        self.parse(&mut progress)?;
+        self.parse(&mut progress, expected)?;
         Ok(progress)
     }
 
     /// Looks at what the stage holds, as far as it goes.
-    fn parse(&mut self, progress: &mut Progress) -> Result<(), Damage> {
+    fn parse(&mut self, progress: &mut Progress, expected: Expected<'_>) -> Result<(), Damage> {
         loop {
             let held = &self.stage[self.held.clone()];
             match &mut self.state {
@@ -165,7 +186,7 @@ impl Incoming {
                     let header = Header::decode(header, self.direction, self.sequence)?;
                     self.sequence = self.sequence.wrapping_add(1);
                     self.held.start += HEADER;
-                    if let Header::Ring { len, .. } = header {
+                    if let Header::Ring { len, .. } | Header::Relay { len, .. } = header {
                         self.large_lately = len >= LARGE;
                     }
                     self.state = State::Gather(header);
@@ -173,7 +194,7 @@ impl Incoming {
                 State::Gather(header) => {
                     let header = *header;
                     if let Some(payload) = held.get(..header.payload()) {
-                        take(header, payload, &self.mirror, self.direction)?;
+                        take(header, payload, &self.mirror, self.direction, expected)?;
                         self.held.start += payload.len();
                         progress.changed = true;
                         progress.ended = header == Header::Goodbye;
@@ -184,7 +205,18 @@ impl Incoming {
                         Header::Ring { offset, len, check } if len > SMALL => {
                             place(&self.mirror, offset, held);
                             let rest = offset + held.len()..offset + len;
-                            self.state = State::Ring { rest, sum: crc32c(0, held), check };
+                            self.state = State::Ring { rest, sum: crc32c(0, held), check, relayed: None };
+                        }
+                        Header::Relay { origin, offset, len, check } if len > SMALL => {
+                            let (left, sum) = (len - held.len(), crc32c(0, held));
+                            self.state = match expected.place(origin, &(offset..offset + len)) {
+                                Some(memory) => {
+                                    place(memory, offset, held);
+                                    let rest = offset + held.len()..offset + len;
+                                    State::Ring { rest, sum, check, relayed: Some((origin, memory.clone())) }
+                                }
+                                None => State::Dropped { left, sum, check },
+                            };
                         }
                         Header::Words { runs, len, check } if len > SMALL => {
                             self.state = State::Words { runs, len, check, got: held.to_vec() };
@@ -201,8 +233,21 @@ impl Incoming {
                         return Ok(());
                     }
                     let header = Header::Words { runs: *runs, len: *len, check: *check };
-                    take(header, got, &self.mirror, self.direction)?;
+                    take(header, got, &self.mirror, self.direction, expected)?;
                     progress.changed = true;
+                    self.state = State::Between;
+                }
+                State::Dropped { left, sum, check } => {
+                    let now = held.len().min(*left);
+                    *sum = crc32c(*sum, &held[..now]);
+                    *left -= now;
+                    self.held.start += now;
+                    if *left > 0 {
+                        return Ok(());
+                    }
+                    if sum != check {
+                        return Err(Damage::PayloadCheck);
+                    }
                     self.state = State::Between;
                 }
                 // Bytes are in the stage only when the direct part is complete.
@@ -215,11 +260,25 @@ impl Incoming {
 }
 
 /// A whole frame has come: checks it and makes it visible.
-fn take(header: Header, payload: &[u8], mirror: &Segment, direction: Direction) -> Result<(), Damage> {
+fn take(
+    header: Header,
+    payload: &[u8],
+    mirror: &Segment,
+    direction: Direction,
+    expected: Expected<'_>,
+) -> Result<(), Damage> {
     match header {
         Header::Goodbye => Ok(()),
-        Header::Ring { check, .. } | Header::Words { check, .. } if crc32c(0, payload) != check => {
+        Header::Ring { check, .. } | Header::Words { check, .. } | Header::Relay { check, .. }
+            if crc32c(0, payload) != check =>
+        {
             Err(Damage::PayloadCheck)
+        }
+        Header::Relay { origin, offset, len, .. } => {
+            if let Some(memory) = expected.place(origin, &(offset..offset + len)) {
+                memory.store_words(offset, payload);
+            }
+            Ok(())
         }
         Header::Ring { offset, .. } => {
             mirror.store_words(offset, payload);

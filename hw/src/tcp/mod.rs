@@ -7,6 +7,7 @@
 //! | module | |
 //! |---|---|
 //! | `check` | the sum over what travels |
+//! | `relay` | what may come of one peer over the link to another (F6) |
 //! | `frame` | what travels: the header, byte by byte, its checks and its bounds |
 //! | `hello` | offers and hellos: how two nodes find and prove themselves |
 //! | `outgoing` | publishes become frames, in F1's order, merged while a link is busy |
@@ -25,7 +26,9 @@
 //! - **F2** The mirror is this process's memory.
 //! - **F3** [`Fabric::poll`] receives by calls that do not block; [`Fabric::wait`] sleeps in the engine.
 //! - **F4** Bytes are only ever received by a call of this fabric on that link. A fenced link has no socket any more, and
-//!   nothing is under way in the kernel that could still write.
+//!   nothing is under way in the kernel that could still write. What others relay of it has no place any more.
+//! - **F6** Relayed bytes stand among the frames of the one that relays, in the order of its publishes, and name their origin.
+//!   They land only where they are expected (S3).
 //! - **F5** The end of a process shows as the end of its lifeline, and a while later of its stream (without a goodbye: it broke; with
 //!   one: it was closed), a reset as a reset, both at once; a machine that no longer answers shows within [`TcpOptions::unanswered`], by
 //!   keepalive when idle and by its missing acknowledgements when not.
@@ -38,6 +41,7 @@
 //! and does nothing else.
 
 mod check;
+mod relay;
 pub(crate) mod frame;
 mod parts;
 mod outgoing;
@@ -71,7 +75,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use consort_dataplane::fabric::{ConnectError, Doorbell, Fabric, FabricStats, LinkDown, LinkEvent};
+use consort_dataplane::fabric::{ConnectError, Doorbell, Fabric, FabricStats, LinkDown, LinkEvent, Relaying};
 use consort_dataplane::memory::{Mirror, Segment, WORD};
 use consort_dataplane::names::{MAX_NODES, NodeId, PeerSet, Slot, Time};
 
@@ -83,6 +87,7 @@ use hello::{Offer, Role, Token as Token128, is_wildcard};
 use lifeline::Lifeline;
 use link::{Dial, Held, Link, Phase};
 use outgoing::{MAX_FRAME, Sums};
+use relay::Relays;
 use setup::Stranger;
 use uring::Uring;
 
@@ -130,6 +135,7 @@ pub struct TcpFabric {
     found_readable: PeerSet,
     found_setup: bool,
     parts: parts::Parts,
+    relays: Relays,
 }
 
 impl TcpFabric {
@@ -195,6 +201,7 @@ impl TcpFabric {
             found_readable: PeerSet::EMPTY,
             found_setup: false,
             parts: parts::Parts::default(),
+            relays: Relays::new(),
         })
     }
 
@@ -211,17 +218,6 @@ impl TcpFabric {
     /// Where the data listener listens, as peers are told.
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    fn publishable(&self, range: &Range<usize>) {
-        // S4: not a peer's doing, but this node's own mistake.
-        assert!(
-            range.start.is_multiple_of(WORD)
-                && range.end.is_multiple_of(WORD)
-                && frame::within(range.start, range.len(), self.segment.size()),
-            "published bytes {range:?} are no whole words behind the first page of a segment of {} bytes",
-            self.segment.size()
-        );
     }
 
     /// Links to those of `peers` to whom there is one, or is to be one.
@@ -286,6 +282,18 @@ fn choose(wanted: TcpEngine) -> Result<Box<dyn Engine>, TcpError> {
             }
         },
     }
+}
+
+/// Panics unless `range` may be published or relayed.
+fn placed(range: &Range<usize>, segment: &Segment) {
+    // S4: not a peer's doing, but this node's own mistake.
+    assert!(
+        range.start.is_multiple_of(WORD)
+            && range.end.is_multiple_of(WORD)
+            && frame::within(range.start, range.len(), segment.size()),
+        "published bytes {range:?} are no whole words behind the first page of a segment of {} bytes",
+        segment.size()
+    );
 }
 
 impl Fabric for TcpFabric {
@@ -358,7 +366,7 @@ impl Fabric for TcpFabric {
         if range.is_empty() {
             return;
         }
-        self.publishable(&range);
+        placed(&range, &self.segment);
         self.for_each(peers, |link| link.outgoing.publish_words(range.clone()));
     }
 
@@ -366,7 +374,7 @@ impl Fabric for TcpFabric {
         if range.is_empty() {
             return;
         }
-        self.publishable(&range);
+        placed(&range, &self.segment);
         let segment = self.segment.clone();
         for start in range.clone().step_by(MAX_FRAME) {
             let part = start..(start + MAX_FRAME).min(range.end);
@@ -426,6 +434,13 @@ impl Fabric for TcpFabric {
             self.cut(slot, false);
             // What is left of it: mirrors that were given out keep their memory.
             self.links[usize::from(slot.0)] = None;
+            if let Some(origin) = self.relays.on_fence(slot) {
+                for link in self.links.iter_mut().flatten() {
+                    if let Phase::Up { incoming, .. } = &mut link.phase {
+                        incoming.forget(origin);
+                    }
+                }
+            }
             self.events
                 .retain(|event| !matches!(event, LinkEvent::Up(of) | LinkEvent::Down(of, _) if *of == slot));
         }
@@ -469,6 +484,32 @@ impl Fabric for TcpFabric {
         }
         for slot in self.up.iter() {
             self.cut(slot, true);
+        }
+    }
+
+    fn relaying(&self) -> Relaying {
+        Relaying::Carried
+    }
+
+    fn relay(&mut self, origin: Slot, range: Range<usize>, peers: PeerSet) -> bool {
+        let Some(link) = self.links.get(usize::from(origin.0)).and_then(Option::as_ref) else { return false };
+        if !link.was_up {
+            return false;
+        }
+        let (name, memory) = (link.offer.origin(), link.memory.clone());
+        placed(&range, &memory);
+        let segment = self.segment.clone();
+        for start in range.clone().step_by(MAX_FRAME) {
+            let mut sums = Sums::new(&memory, start..(start + MAX_FRAME).min(range.end));
+            self.for_each(peers, |link| link.outgoing.relay(name, &mut sums, &segment));
+        }
+        true
+    }
+
+    fn allow_relay(&mut self, origin: Slot, range: Range<usize>, by: Option<Slot>) {
+        if let Some(link) = self.links.get(usize::from(origin.0)).and_then(Option::as_ref) {
+            placed(&range, &link.memory);
+            self.relays.allow(origin, range, by);
         }
     }
 

@@ -5,6 +5,9 @@
 //!
 //! - Ring bytes are queued by reference, never copied, with their CRC32C. A range that continues the last one, not yet
 //!   made into a frame, becomes part of it: a link that is busy gets few large frames.
+//! - Relayed bytes (F6) are ring bytes too, of another node's mirror, and stand in the same queue. That memory is kept until they have
+//!   gone: the mirror's link may be fenced meanwhile, and what was relayed before goes out all the same, since words that are published
+//!   behind it may vouch for it.
 //! - Words are only *marked* when they are published, and read when a frame is made of them: a link that is busy gets
 //!   the latest value, once. All words marked at that time go into one frame, which the receiver stores in one go, and
 //!   behind all ring bytes published by then. So what a reader sees is always the state of some moment at the writer:
@@ -26,6 +29,7 @@ use consort_dataplane::memory::{Segment, WORD};
 use super::check::crc32c;
 use super::frame::{HEADER, Header, RUN};
 use super::parts;
+use super::relay::Origin;
 
 /// Most bytes of ring in one frame.
 pub(super) const MAX_FRAME: usize = 256 << 10;
@@ -61,6 +65,7 @@ pub(super) struct Outgoing {
 #[derive(Debug)]
 enum Item {
     Ring { range: Range<usize>, check: u32 },
+    Relay { origin: Origin, memory: Segment, range: Range<usize>, check: u32 },
     Words { runs: usize, payload: Vec<u8> },
 }
 
@@ -121,13 +126,7 @@ impl Outgoing {
     /// Queues a range of ring bytes, of at most [`MAX_FRAME`].
     pub(super) fn publish_ring(&mut self, sums: &mut Sums<'_>) {
         let range = sums.range.clone();
-        if self.ring_since_words >= QUANTUM && !self.marked.is_empty() {
-            let mut payload = Vec::new();
-            let runs = self.marked.take(sums.segment, &mut payload);
-            self.queue.push_back(Item::Words { runs, payload });
-            self.ring_since_words = 0;
-        }
-        self.ring_since_words += range.len();
+        self.count_ring(range.len(), sums.segment);
         match self.queue.back_mut() {
             Some(Item::Ring { range: tail, check })
                 if tail.end == range.start && tail.len() + range.len() <= MAX_FRAME =>
@@ -140,6 +139,36 @@ impl Outgoing {
                 self.queue.push_back(Item::Ring { range, check });
             }
         }
+    }
+
+    /// Queues a range of ring bytes of `origin`, of at most [`MAX_FRAME`]; `sums` is of the memory behind its mirror, `segment` this
+    /// node's own.
+    pub(super) fn relay(&mut self, origin: Origin, sums: &mut Sums<'_>, segment: &Segment) {
+        let range = sums.range.clone();
+        self.count_ring(range.len(), segment);
+        match self.queue.back_mut() {
+            Some(Item::Relay { origin: of, range: tail, check, .. })
+                if *of == origin && tail.end == range.start && tail.len() + range.len() <= MAX_FRAME =>
+            {
+                *check = sums.after(*check);
+                tail.end = range.end;
+            }
+            _ => {
+                let check = sums.after(0);
+                self.queue.push_back(Item::Relay { origin, memory: sums.segment.clone(), range, check });
+            }
+        }
+    }
+
+    /// Ring bytes are to be queued: words that have waited for enough of them go first.
+    fn count_ring(&mut self, len: usize, segment: &Segment) {
+        if self.ring_since_words >= QUANTUM && !self.marked.is_empty() {
+            let mut payload = Vec::new();
+            let runs = self.marked.take(segment, &mut payload);
+            self.queue.push_back(Item::Words { runs, payload });
+            self.ring_since_words = 0;
+        }
+        self.ring_since_words += len;
     }
 
     /// Marks words to be sent.
@@ -185,6 +214,14 @@ impl Outgoing {
                         self.batch.copy_ring(segment, range);
                     } else {
                         self.batch.push_ring(range);
+                    }
+                }
+                Some(Item::Relay { origin, memory, range, check }) => {
+                    self.header(Header::Relay { origin, offset: range.start, len: range.len(), check });
+                    if range.len() <= SMALL {
+                        self.batch.copy_ring(&memory, range);
+                    } else {
+                        self.batch.push_relay(memory, range);
                     }
                 }
                 Some(Item::Words { runs, payload }) => {
@@ -233,6 +270,7 @@ impl Outgoing {
             let (base, range) = match part {
                 Part::Head(range) => (self.batch.heads.as_ptr(), range),
                 Part::Ring(range) => (segment.as_ptr().cast_const(), range),
+                Part::Relay(memory, range) => (memory.as_ptr().cast_const(), range),
             };
             let start = base.wrapping_add(range.start + skip);
             out.push(libc::iovec { iov_base: start.cast_mut().cast(), iov_len: range.len() - skip });
@@ -254,6 +292,10 @@ impl Outgoing {
                     let words = range.clone().step_by(WORD).map(|at| segment.load(at).to_ne_bytes());
                     bytes.extend(words.flatten().skip(skip));
                 }
+                Part::Relay(memory, range) => {
+                    let words = range.clone().step_by(WORD).map(|at| memory.load(at).to_ne_bytes());
+                    bytes.extend(words.flatten().skip(skip));
+                }
             }
             skip = 0;
         }
@@ -268,9 +310,9 @@ impl Outgoing {
         }
     }
 
-    /// Bytes of ring in the batch.
+    /// Bytes of the own ring in the batch; none if there are others' too, whose memory nobody keeps for a kernel that still reads it.
     pub(super) fn batch_ring_bytes(&self) -> usize {
-        self.batch.ring_bytes
+        if self.batch.relays { 0 } else { self.batch.ring_bytes }
     }
 
     /// Unsent bytes of the batch.
@@ -300,6 +342,8 @@ struct Batch {
     parts: Vec<Part>,
     left: usize,
     ring_bytes: usize,
+    /// There are others' ring bytes among the parts.
+    relays: bool,
     /// The first part that has not gone, and how much of it has.
     first: usize,
     skip: usize,
@@ -309,6 +353,7 @@ struct Batch {
 enum Part {
     Head(Range<usize>),
     Ring(Range<usize>),
+    Relay(Segment, Range<usize>),
 }
 
 impl Batch {
@@ -317,6 +362,7 @@ impl Batch {
         self.parts.clear();
         self.left = 0;
         self.ring_bytes = 0;
+        self.relays = false;
         self.first = 0;
         self.skip = 0;
     }
@@ -352,12 +398,18 @@ impl Batch {
         self.parts.push(Part::Ring(range));
     }
 
+    fn push_relay(&mut self, memory: Segment, range: Range<usize>) {
+        self.left += range.len();
+        self.relays = true;
+        self.parts.push(Part::Relay(memory, range));
+    }
+
     fn advance(&mut self, mut sent: usize) {
         assert!(sent <= self.left, "{sent} bytes sent of {}", self.left);
         self.left -= sent;
         while sent > 0 {
             let len = match &self.parts[self.first] {
-                Part::Head(range) | Part::Ring(range) => range.len() - self.skip,
+                Part::Head(range) | Part::Ring(range) | Part::Relay(_, range) => range.len() - self.skip,
             };
             if sent < len {
                 self.skip += sent;

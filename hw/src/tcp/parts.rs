@@ -13,11 +13,12 @@ use super::check::crc32c;
 /// The CRC32C of bytes whose sum is `seed` and the bytes of `range` behind them.
 ///
 /// For the segment of this node: only while `range` is published as ring bytes and not released. For the memory of a
-/// mirror: by its fabric, which alone writes it.
+/// mirror: by its fabric, which alone writes it, and by one thread at a time.
 pub(super) fn sum(segment: &Segment, range: Range<usize>, seed: u32) -> u32 {
     // SAFETY: nobody writes `range` meanwhile. Of this node's own segment these are ring bytes inside `publish_ring`,
     // whose contract is that they don't change until the peers have released them, and releases are taken in by this
-    // same thread, later. Of a mirror only its `Incoming` has the segment, and calls this between two receives.
+    // same thread, later. A mirror is written by receives of this fabric alone, and this thread is
+    // between two of them.
     let bytes = unsafe { segment.bytes(range) };
     crc32c(seed, bytes)
 }

@@ -278,6 +278,7 @@ impl TcpFabric {
         link.outgoing.open(salt(dialler, acceptor, self.node));
         link.phase = Phase::Up { socket, incoming };
         link.was_up = true;
+        self.relays.on_link(slot, link.offer.origin(), link.memory.clone());
         link.due = link.outgoing.has_work(); // published, and perhaps flushed, before
         self.up = self.up.with(slot);
         if let (Some(lifeline), 1..) = (&self.lifeline, link.offer.lifelines) {

@@ -3,12 +3,14 @@
 
 use consort_dataplane::fabric::FABRIC_PAGE;
 use consort_dataplane::memory::{Segment, WORD};
+use consort_dataplane::names::Slot;
 use proptest::prelude::*;
 
-use super::feed::{feed, forge, fuzz_frames};
+use super::feed::{feed, feed_expecting, forge, fuzz_frames};
 use super::frame::{Damage, HEADER};
 use super::incoming::{Incoming, Progress};
 use super::outgoing::{MAX_FRAME, Outgoing, Sums};
+use super::relay::{Origin, Relays};
 
 const SALT: u32 = 0xC0FF_EE00;
 const SIZE: usize = 1 << 20;
@@ -336,4 +338,102 @@ fn a_huge_length_allocates_nothing() {
     frame.extend([0; 100]);
     assert_eq!(feed(&mut incoming, &frame), Ok(Progress::default()));
     assert!(incoming.gathered() < 4096, "memory follows the bytes that came, not the length");
+}
+
+/// A writer that relays `words` of another's ring and then counts, so that something comes behind; and its stream.
+fn relayed(words: usize) -> (Segment, Vec<u8>) {
+    let (mut writer, other) = (Writer::new(), Segment::private(SIZE));
+    let range = RING..RING + words * WORD;
+    for at in range.clone().step_by(WORD) {
+        other.store(at, ring_word(at));
+    }
+    for part in range.clone().step_by(MAX_FRAME) {
+        let mut sums = Sums::new(&other, part..(part + MAX_FRAME).min(range.end));
+        writer.outgoing.relay(ORIGIN, &mut sums, &writer.segment);
+    }
+    writer.count();
+    (other, writer.send_all())
+}
+
+const ORIGIN: Origin = Origin(5 << 32 | 1);
+
+/// Where those bytes are expected, and the memory that they go to.
+fn expecting() -> (Relays, Segment) {
+    let (mut relays, memory) = (Relays::new(), Segment::private(SIZE));
+    relays.on_link(Slot(3), ORIGIN, memory.clone());
+    relays.allow(Slot(3), RING..SIZE, Some(Slot(0)));
+    (relays, memory)
+}
+
+#[test]
+fn relayed_bytes_land_in_the_mirror_of_their_origin_whatever_their_size() {
+    for words in [1, 60, 1_100, 40_000] {
+        let (other, stream) = relayed(words);
+        for cut in [97, 5_000, stream.len()] {
+            let (relays, memory) = expecting();
+            let mirror = Segment::private(SIZE);
+            let mut incoming = Incoming::new(mirror.clone(), SALT);
+            for piece in stream.chunks(cut) {
+                feed_expecting(&mut incoming, piece, relays.over(Slot(0))).unwrap();
+                let came = mirror.load(FIRST) == 1;
+                let all = (RING..SIZE).step_by(WORD).all(|at| memory.load(at) == other.load(at));
+                assert!(
+                    all || !came,
+                    "{words} words cut by {cut}: what comes behind the relay came before it"
+                );
+            }
+            assert_eq!(mirror.load(FIRST), 1);
+            assert!((RING..SIZE).step_by(WORD).all(|at| mirror.load(at) == 0), "not in the relaying one's");
+        }
+    }
+}
+
+#[test]
+fn a_relay_that_is_not_expected_is_passed_over() {
+    for words in [1, 1_100, 40_000] {
+        let (_, stream) = relayed(words);
+        let (relays, memory) = expecting();
+        let mirror = Segment::private(SIZE);
+        let mut incoming = Incoming::new(mirror.clone(), SALT);
+        for piece in stream.chunks(3_001) {
+            feed_expecting(&mut incoming, piece, relays.over(Slot(1))).unwrap();
+        }
+        assert_eq!(mirror.load(FIRST), 1, "what comes behind it is seen");
+        assert!((0..SIZE).step_by(WORD).all(|at| memory.load(at) == 0));
+    }
+}
+
+#[test]
+fn a_fence_in_the_middle_of_a_relay_drops_the_rest() {
+    let (_, stream) = relayed(20_000);
+    for at in [HEADER + 8, 3 * stream.len() / 4, stream.len() - 200] {
+        let (mut relays, memory) = expecting();
+        let mirror = Segment::private(SIZE);
+        let mut incoming = Incoming::new(mirror.clone(), SALT);
+        feed_expecting(&mut incoming, &stream[..at], relays.over(Slot(0))).unwrap();
+        relays.on_fence(Slot(3));
+        incoming.forget(ORIGIN);
+        let frozen: Vec<_> = (0..SIZE).step_by(WORD).map(|at| memory.load(at)).collect();
+        feed_expecting(&mut incoming, &stream[at..], relays.over(Slot(0))).unwrap();
+        assert_eq!(mirror.load(FIRST), 1, "the link goes on");
+        assert!((0..SIZE).step_by(WORD).zip(frozen).all(|(at, word)| memory.load(at) == word), "cut at {at}");
+    }
+}
+
+#[test]
+fn damage_in_a_relay_breaks_the_stream_expected_or_not() {
+    let (_, stream) = relayed(1_500);
+    for (by, bit) in
+        [0, 1].into_iter().flat_map(|by| (0..stream.len() * 8).step_by(1_009).map(move |bit| (by, bit)))
+    {
+        let mut damaged = stream.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        let (relays, _) = expecting();
+        let mut incoming = Incoming::new(Segment::private(SIZE), SALT);
+        let result: Result<Vec<_>, _> = damaged
+            .chunks(997)
+            .map(|piece| feed_expecting(&mut incoming, piece, relays.over(Slot(by))))
+            .collect();
+        assert!(result.is_err(), "bit {bit} over link {by}");
+    }
 }

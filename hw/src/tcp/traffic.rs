@@ -84,7 +84,7 @@ impl TcpFabric {
                 }
                 Ok(n) => {
                     self.counts.fabric.bytes_in += n as u64;
-                    match incoming.on_received(n) {
+                    match incoming.on_received(n, self.relays.over(slot)) {
                         Ok(progress) => {
                             changed |= progress.changed;
                             if progress.ended {

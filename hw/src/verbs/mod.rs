@@ -29,7 +29,8 @@
 //! - **F5** Beside each queue pair stands a TCP connection, by which it was set up. Its end is the end of the peer's process, seen once the kernel has freed that
 //!   one's memory and closed its descriptors (there is no lifeline as `tcp` has one); a machine that is gone shows when the
 //!   device has asked [`VerbsOptions::retries`] times in vain; a device that is gone reports it.
-//! - **F6** is not done here: the origin writes to each.
+//! - **F6** is not done here (`Relaying::Unsupported`): a key opens a mirror to the one peer whose mirror it is (S3), so nobody else can
+//!   write there. Groups that relay are refused over this fabric.
 //!
 //! # Threads
 //!

@@ -23,6 +23,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::crew::reserve;
 use super::network;
+use super::network::Network;
 
 /// Node, process, address, fabric, and `registers` or `lock`.
 const SELF: &str = "CONSORT_CHAOS_OBJECT";
@@ -248,7 +249,7 @@ impl Crew {
     }
 
     /// Kills, stops and cuts off, with a majority undisturbed all the time.
-    fn disturb(&mut self, cuts: Option<(&dyn Fn(), &dyn Fn())>) {
+    fn disturb(&mut self, network: Option<&Network>) {
         self.node(1).signal(Signal::KILL);
         self.go_on(&[2, 3, 4, 5]);
         self.start(1, true);
@@ -261,12 +262,12 @@ impl Crew {
         self.node(2).signal(Signal::CONT);
         self.start(3, true);
         self.go_on(&[1, 2, 3, 4, 5]);
-        if let Some((cut, heal)) = cuts {
+        if let Some(network) = network {
             // Nodes 4 and 5.
             [4, 5].into_iter().for_each(|node| self.node(node).is_disturbed = true);
-            cut();
+            network.part(&[4, 5], &[1, 2, 3]);
             self.go_on(&[1, 2, 3]);
-            heal();
+            network.heal();
             self.go_on(&[1, 2, 3, 4, 5]);
         }
     }
@@ -276,13 +277,7 @@ impl Crew {
 fn disturbed(what: &'static str, fabric: &'static str) -> Crew {
     let network = if fabric == "tcp" { network(5) } else { None };
     let mut crew = Crew::new(what, fabric, network.as_ref().map(|network| network.places()));
-    match &network {
-        Some(network) => {
-            let cut = || network.part(&[4, 5], &[1, 2, 3]);
-            crew.disturb(Some((&cut, &|| network.heal())));
-        }
-        None => crew.disturb(None),
-    }
+    crew.disturb(network.as_ref());
     // All stand still before any is killed, so that none takes over what another had at the end.
     let alive = |process: &mut Process| process.child.try_wait().unwrap().is_none();
     for process in crew.processes.iter_mut().filter_map(|process| alive(process).then_some(process)) {

@@ -1,8 +1,9 @@
-//! One suite for all fabrics: the contract F1 to F5 of `consort_dataplane::fabric`, tried on each.
+//! One suite for all fabrics: the contract F1 to F6 of `consort_dataplane::fabric`, tried on each.
 //!
-//! Four circles, each of which asks more of a fabric:
+//! Five circles, each of which asks more of a fabric:
 //! - [`in_turn`]: all nodes in one thread, looked after in turn. Any fabric, the simulated one included.
 //! - [`anew`]: the same, with nodes that come again as new incarnations.
+//! - [`relayed`]: the same, where bytes go from member to member.
 //! - [`threads`]: a thread for each node, real time, real sleep. Fabrics of real machines.
 //! - [`processes`]: peers that are processes of their own, and are killed, stopped and closed.
 //!
@@ -11,6 +12,7 @@
 
 mod in_turn;
 mod anew;
+mod relayed;
 mod threads;
 mod processes;
 mod traffic;
@@ -83,12 +85,15 @@ macro_rules! conforms_in_turn {
     };
 }
 
-/// The tests of [`anew`] for a rig.
+/// The tests of [`anew`] and [`relayed`] for a rig.
 macro_rules! conforms_anew {
     ($rig:ty) => {
         $crate::conformance::conforms!(anew, $rig: a_fenced_slot_is_free_for_a_new_incarnation,
             a_fence_takes_back_what_was_not_heard, a_new_incarnation_may_come_early,
             two_incarnations_are_linked_at_once);
+        $crate::conformance::conforms!(relayed, $rig: a_chain_passes_on_in_order, a_fence_stops_what_others_relay,
+            a_fenced_peer_relays_nothing, what_was_relayed_outlives_a_fence_of_its_origin,
+            what_was_not_asked_for_does_not_land, relays_of_one_incarnation_do_not_reach_the_next);
     };
 }
 

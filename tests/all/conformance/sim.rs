@@ -21,8 +21,12 @@ impl Rig for SimRig {
     }
 
     fn nodes(&mut self, count: usize, segment_bytes: usize) -> Vec<SimFabric> {
-        let options =
-            SimOptions { delay: (Duration::ZERO, Duration::from_micros(10)), tearing: 30, segment_bytes };
+        let options = SimOptions {
+            delay: (Duration::ZERO, Duration::from_micros(10)),
+            tearing: 30,
+            segment_bytes,
+            relays: true,
+        };
         let ids: Vec<NodeId> = (0..count).map(id).collect();
         let (network, fabrics) = SimNetwork::new(self.seed, &ids, options);
         self.network = Some(network);

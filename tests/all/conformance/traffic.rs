@@ -26,7 +26,11 @@ pub(super) const SLOTS: u64 = 16;
 /// What the segment must hold.
 pub(super) const SEGMENT: usize = RING + SLOTS as usize * RECORD;
 
-fn place(record: u64) -> usize {
+/// Where all records lie.
+pub(super) const BYTES: std::ops::Range<usize> = RING..SEGMENT;
+
+/// Where a record begins.
+pub(super) fn place(record: u64) -> usize {
     RING + (record % SLOTS) as usize * RECORD
 }
 
@@ -35,6 +39,12 @@ fn words(seed: u64, record: u64) -> impl Iterator<Item = u64> {
     let mut choices = Choices::new(seed ^ record.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let count = 1 + choices.below((RECORD / WORD) as u64);
     (0..count).map(move |_| choices.any())
+}
+
+/// The bytes of a record.
+pub(super) fn range(seed: u64, record: u64) -> std::ops::Range<usize> {
+    let start = place(record);
+    start..start + words(seed, record).count() * WORD
 }
 
 /// A node that publishes records.
@@ -80,7 +90,8 @@ impl Writer {
     }
 }
 
-fn acknowledged(fabric: &impl Fabric, peer: consort_dataplane::names::Slot) -> u64 {
+/// How many records a peer says to have.
+pub(super) fn acknowledged(fabric: &impl Fabric, peer: consort_dataplane::names::Slot) -> u64 {
     fabric.mirror(peer).map_or(0, |mirror| mirror.load(ACKNOWLEDGED))
 }
 
@@ -117,9 +128,14 @@ impl Reader {
 
     /// Acknowledges what was read to `peers`. To be flushed.
     pub(super) fn acknowledge(&self, fabric: &mut impl Fabric, peers: PeerSet) {
-        fabric.segment().store(ACKNOWLEDGED, self.read);
-        fabric.publish_words(ACKNOWLEDGED..ACKNOWLEDGED + WORD, peers);
+        acknowledge(fabric, self.read, peers);
     }
+}
+
+/// Says to have so many records. To be flushed.
+pub(super) fn acknowledge(fabric: &mut impl Fabric, records: u64, peers: PeerSet) {
+    fabric.segment().store(ACKNOWLEDGED, records);
+    fabric.publish_words(ACKNOWLEDGED..ACKNOWLEDGED + WORD, peers);
 }
 
 /// Whether the mirror holds the record.

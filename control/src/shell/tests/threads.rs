@@ -105,6 +105,7 @@ fn senders_on_any_thread_go_on_in_the_next_view() {
         delay: (Duration::ZERO, Duration::from_micros(20)),
         tearing: 10,
         segment_bytes: SessionPlan::segment_bytes(RING),
+        relays: false,
     };
     let network = SimNetwork::empty(1, options);
     network.advance_to(clock::now());

@@ -45,6 +45,7 @@ impl World {
             delay: (Duration::from_nanos(100), Duration::from_micros(30)),
             tearing: 20,
             segment_bytes: SessionPlan::segment_bytes(RING),
+            relays: false,
         };
         clock::pretend(Time(1));
         let mut world = Self {

@@ -70,7 +70,8 @@ fn whole_nodes_agree_whatever_befalls_them() {
                 && sum.told.resent > 300
                 && sum.supplied > 30
                 && sum.evicted > 30
-                && sum.read > 300,
+                && sum.read > 300
+                && sum.chains > 30,
             "something hardly happened: {sum}"
         );
     }

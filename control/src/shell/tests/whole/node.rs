@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use consort_dataplane::fabric::{ConnectError, Doorbell, Fabric, FabricStats, Kept, LinkEvent, RenewError};
+use consort_dataplane::fabric::{
+    ConnectError, Doorbell, Fabric, FabricStats, Kept, LinkEvent, Relaying, RenewError,
+};
 use consort_dataplane::memory::{Mirror, Segment};
 use consort_dataplane::names::{NodeId, PeerSet, Slot, Time};
 use consort_dataplane::sim::{SimFabric, SimNetwork};
@@ -259,6 +261,14 @@ impl Fabric for OnMachine {
 
     fn renew(&mut self, range: Range<usize>) -> Result<(), RenewError> {
         self.inner.renew(range)
+    }
+
+    fn relaying(&self) -> Relaying {
+        self.inner.relaying()
+    }
+
+    fn allow_relay(&mut self, origin: Slot, range: Range<usize>, by: Option<Slot>) {
+        self.inner.allow_relay(origin, range, by);
     }
 
     fn close(&mut self, within: Duration) {

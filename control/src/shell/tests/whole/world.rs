@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Time, ViewId};
-use consort_dataplane::plan::Guarantee;
+use consort_dataplane::plan::{Guarantee, Topology};
 use consort_dataplane::sim::{Choices, SimNetwork, SimOptions};
 
 use super::history::{self, Past, Sent};
@@ -131,6 +131,8 @@ pub(super) struct Counts {
     pub(super) witnesses: u64,
     /// Read points that came.
     pub(super) read: u64,
+    /// Runs with a group whose messages travel along a chain.
+    pub(super) chains: u64,
 }
 
 impl Counts {
@@ -147,6 +149,7 @@ impl Counts {
         self.evicted += other.evicted;
         self.witnesses += other.witnesses;
         self.read += other.read;
+        self.chains += other.chains;
     }
 }
 
@@ -172,7 +175,8 @@ impl fmt::Display for Counts {
         let history::Counts { views, delivered, last_words, .. } = self.shards;
         writeln!(
             f,
-            "other shards: {views} views; {delivered} deliveries, of these {last_words} in last views"
+            "other shards: {views} views; {delivered} deliveries, of these {last_words} in last views; {} runs with a chain",
+            self.chains
         )?;
         write!(f, "faults: {:?}", self.faults)
     }
@@ -188,7 +192,8 @@ fn groups(choices: &mut Choices, guarantee: Guarantee) -> Vec<GroupConfig> {
         3 => GroupConfig::new("kv").sharded(1, 3).state(state),
         _ => return Vec::new(),
     };
-    vec![group.guarantee(guarantee).ring_bytes(4096)]
+    let topology = if choices.chance(60) { Topology::Chain } else { Topology::Direct };
+    vec![group.guarantee(guarantee).ring_bytes(4096).topology(topology)]
 }
 
 fn number(told: &Told) -> Option<u64> {
@@ -261,6 +266,7 @@ impl World {
             ),
             tearing: choices.below(2) * choices.below(50),
             segment_bytes: config.segment_bytes(),
+            relays: config.groups.iter().any(|group| group.topology == Topology::Chain),
         };
         let mut wires = Wires::new(choices.any());
         wires.delays =
@@ -300,7 +306,7 @@ impl World {
             probing: ViewId(0),
             done: false,
             broken,
-            counts: Counts { runs: 1, ..Counts::default() },
+            counts: Counts { runs: 1, chains: u64::from(options.relays), ..Counts::default() },
             failure: None,
             kinds,
             choices,
