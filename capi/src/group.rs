@@ -14,7 +14,7 @@ use crate::node::{Engine, NODES, lock, would_deadlock};
 use crate::options::number_of;
 use crate::outcome;
 use crate::room;
-use crate::stream::{GROUPS, Lease, Stream, forget, with};
+use crate::stream::{GROUPS, Lease, Stream, forget, lease, with};
 
 /// What blocks elsewhere only tries in a callback.
 #[inline]
@@ -34,7 +34,7 @@ fn reserve(lease: &Lease, len: usize, block: bool) -> Result<consort::Reservatio
 #[inline]
 fn lend(group: Handle, len: usize, room: Out<Room>, block: bool) -> Result<(), Error> {
     let room = room.check("room")?;
-    let lease = Lease::of(group)?;
+    let lease = lease(group)?;
     room.set(room::lend(lease, |lease| reserve(lease, len, block))?);
     Ok(())
 }

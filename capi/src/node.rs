@@ -1,5 +1,6 @@
 //! Nodes: made, asked, left, freed.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{JoinHandle, ThreadId};
@@ -15,11 +16,21 @@ use crate::bytes;
 use crate::callback::inside;
 use crate::error::{Error, Status};
 use crate::fd::Bell;
-use crate::handles::{Kind, Object, Registry};
+use crate::handles::{Kind, Last, Object, Registry};
 use crate::layout::{ASK_EXPLAIN, ASK_STATUS, Bytes, NodeOptions, Stats};
 use crate::options::{address, builder};
 
 pub(crate) static NODES: Registry<Running> = Registry::new(Kind::Node);
+
+thread_local! {
+    static LAST: Last<Running> = const { Cell::new(None) };
+}
+
+/// A call on a node, for what is called over and over.
+#[inline]
+pub(crate) fn with(handle: Handle, body: impl FnOnce(&Running) -> Result<(), Error>) -> Result<(), Error> {
+    NODES.lease(handle, &LAST)?.call(|running| body(running))
+}
 
 /// A node, whoever drives it.
 pub(crate) struct Running {
