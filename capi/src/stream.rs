@@ -36,13 +36,13 @@ thread_local! {
     static LAST: Last<Stream> = const { Cell::new(None) };
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn lease(handle: Handle) -> Result<Lease, Error> {
     GROUPS.lease(handle, &LAST)
 }
 
 /// A call on a group.
-#[inline]
+#[inline(always)]
 pub(crate) fn with<R>(handle: Handle, body: impl FnOnce(&Lease) -> Result<R, Error>) -> Result<R, Error> {
     lease(handle)?.call(body)
 }
