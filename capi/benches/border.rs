@@ -25,6 +25,8 @@ use consort::{DrivenNode, Incoming, NodeBuilder, SendError};
 struct Load {
     count: u64,
     window: u64,
+    /// Messages are copied in by one call, rather than written in place between two.
+    is_copied: bool,
 }
 
 /// Messages a second, and the median latency in nanoseconds.
@@ -42,7 +44,11 @@ fn main() {
     };
     if let Some(id) = value("--id") {
         let number = |name: &str| value(name).and_then(|it| it.parse().ok());
-        let load = Load { count: number("--count").unwrap_or(0), window: number("--window").unwrap_or(1) };
+        let load = Load {
+            count: number("--count").unwrap_or(0),
+            window: number("--window").unwrap_or(1),
+            is_copied: number("--copy").unwrap_or(0) > 0,
+        };
         let listen = value("--listen").unwrap().parse().unwrap();
         let (peer, address) = value("--peer").unwrap().split_once('=').unwrap();
         let builder = NodeBuilder::new(id.parse().unwrap()).listen(listen);
@@ -57,10 +63,13 @@ fn main() {
     }
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("border");
     let (c, rust) = (compile(&directory), std::env::current_exe().unwrap());
-    compare("latency", &c, &rust, Load { count: 1_000 * scale, window: 1 }, rounds, |it| it.median);
-    compare("throughput", &c, &rust, Load { count: 10_000 * scale, window: 2_000 }, rounds, |it| {
-        1e9 / it.rate
-    });
+    for is_copied in [true, false] {
+        let how = if is_copied { "copied" } else { "in place" };
+        let load = Load { count: 1_000 * scale, window: 1, is_copied };
+        compare(&format!("latency, {how}"), &c, &rust, load, rounds, |it| it.median);
+        let load = Load { count: 10_000 * scale, window: 2_000, is_copied };
+        compare(&format!("throughput, {how}"), &c, &rust, load, rounds, |it| 1e9 / it.rate);
+    }
     if tiny {
         println!("Success"); // as Criterion says it, for who counts
     }
@@ -129,6 +138,7 @@ fn run(program: &Path, load: Load) -> Figures {
         command.args(["--peer", &format!("{}={}", 2 - at, addresses[1 - at])]);
         if at == 0 {
             command.args(["--count", &load.count.to_string(), "--window", &load.window.to_string()]);
+            command.args(["--copy", if load.is_copied { "1" } else { "0" }]);
         }
         let child = command.env_remove("LD_LIBRARY_PATH").stdout(Stdio::piped()).spawn().unwrap();
         Running(child)
@@ -169,22 +179,28 @@ fn member(mut node: DrivenNode, load: Load) {
     }
     if load.count > 0 {
         let (warm, mut sent) = (load.count / 10, 0);
-        let mut began = Instant::now();
+        let mut began = 0;
+        let copied = std::hint::black_box([0; 64]);
         let mut took = vec![0; load.count as usize];
         let clock = Instant::now();
         let now = || clock.elapsed().as_nanos() as u64;
         while delivered < warm + load.count {
             if sent < warm + load.count && sent - delivered < load.window {
+                let at = now();
                 match sender.try_reserve(64) {
                     Ok(mut room) => {
-                        if sent == warm {
-                            began = Instant::now();
-                        }
-                        room.fill(sent as u8);
-                        if sent >= warm {
-                            took[(sent - warm) as usize] = now();
+                        if load.is_copied {
+                            room.copy_from_slice(&copied);
+                        } else {
+                            room.fill(sent as u8);
                         }
                         room.send();
+                        if sent == warm {
+                            began = at;
+                        }
+                        if sent >= warm {
+                            took[(sent - warm) as usize] = at;
+                        }
                         sent += 1;
                         if load.window > 1 && !sent.is_multiple_of(64) {
                             continue;
@@ -201,7 +217,7 @@ fn member(mut node: DrivenNode, load: Load) {
                 took[(at - warm) as usize] = there - took[(at - warm) as usize];
             }
         }
-        let rate = load.count as f64 / began.elapsed().as_secs_f64();
+        let rate = load.count as f64 / ((now() - began) as f64 / 1e9);
         took.sort_unstable();
         let (median, p99) = (took[took.len() / 2], took[took.len() / 100 * 99]);
         println!("{} messages of 64 bytes: {rate:.0} a second, median {median} ns, p99 {p99} ns", load.count);

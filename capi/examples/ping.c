@@ -4,7 +4,8 @@
  *   ping --id 2 --listen 127.0.0.1:7102 --peer 1=127.0.0.1:7101
  *
  * The one that has a --count pings, one message after the other; or with a --window of more than one so many at once, for
- * throughput. The others deliver. All drive their nodes themselves, so no message changes threads.
+ * throughput. With --copy 1 it sends copies, by one call each, which for small messages is cheaper than to write them in place by two. The
+ * others deliver. All drive their nodes themselves, so no message changes threads.
  */
 #include "arguments.h"
 
@@ -44,6 +45,20 @@ static void turn(consort_node *node, course *course)
         check(consort_wait(node), "wait");
 }
 
+/* Sends a message of so many bytes, all of them `fill`. */
+static consort_status send_one(consort_group *group, const uint8_t *copied, size_t size, int fill)
+{
+    consort_room room;
+    if (copied != NULL)
+        return consort_try_multicast(group, copied, size, NULL);
+    consort_status status = consort_try_reserve(group, size, &room);
+    if (status == CONSORT_OK) {
+        memset(room.data, fill, room.len);
+        status = consort_send(&room, NULL);
+    }
+    return status;
+}
+
 static int compare(const void *left, const void *right)
 {
     uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
@@ -56,7 +71,7 @@ int main(int argc, char **argv)
     consort_node *node = NULL;
     consort_group *group = NULL;
     course course = {0};
-    uint64_t count = 0, size = 64, window = 1;
+    uint64_t count = 0, size = 64, window = 1, copies = 0;
 
     begin(&arguments);
     for (int at = 1; at < argc; at += 2) {
@@ -68,6 +83,8 @@ int main(int argc, char **argv)
             size = strtoull(argv[at + 1], NULL, 10);
         else if (strcmp(argv[at], "--window") == 0)
             window = strtoull(argv[at + 1], NULL, 10);
+        else if (strcmp(argv[at], "--copy") == 0)
+            copies = strtoull(argv[at + 1], NULL, 10);
         else if (!take(&arguments, argv[at], argv[at + 1]))
             usage(argv[at]);
     }
@@ -80,24 +97,23 @@ int main(int argc, char **argv)
     if (count > 0) {
         uint64_t warm = count / 10, sent = 0, began = 0;
         uint64_t *took = (uint64_t *)calloc(count, sizeof *took);
-        if (took == NULL)
+        uint8_t *copied = copies ? (uint8_t *)calloc(1, size + 1) : NULL;
+        if (took == NULL || (copies && copied == NULL))
             return 1;
         while (course.delivered < warm + count) {
-            consort_room room;
             if (sent < warm + count && sent - course.delivered < window) {
-                consort_status status = consort_try_reserve(group, size, &room);
+                uint64_t at = now();
+                consort_status status = send_one(group, copied, size, (int)(sent & 0xff));
                 if (status == CONSORT_OK) {
                     if (sent == warm)
-                        began = now();
-                    memset(room.data, (int)(sent & 0xff), room.len);
+                        began = at;
                     if (sent >= warm)
-                        took[sent - warm] = now();
-                    check(consort_send(&room, NULL), "send");
+                        took[sent - warm] = at;
                     sent++;
                     if (window > 1 && sent % 64 != 0)
                         continue;
                 } else if (status != CONSORT_FULL && status != CONSORT_CHANGING) {
-                    check(status, "reserve");
+                    check(status, "send");
                 }
             }
             uint64_t before = course.delivered;
@@ -113,6 +129,7 @@ int main(int argc, char **argv)
                (double)count * 1e9 / (double)all, took[count / 2], took[count / 100 * 99]);
         fflush(stdout);
         free(took);
+        free(copied);
         consort_status ended;
         while ((ended = consort_end(group)) == CONSORT_WOULD_DEADLOCK)
             turn(node, &course);

@@ -412,7 +412,8 @@ consort_status consort_send_tracked(consort_room *room, consort_outcome **outcom
 /* Gives room back, unsent. */
 consort_status consort_cancel(consort_room *room);
 
-/* Multicasts a copy of data. Blocks, and fails, like consort_reserve. ticket may be NULL. */
+/* Multicasts a copy of data. Blocks, and fails, like consort_reserve. ticket may be NULL. For messages of a few hundred bytes this one call is
+ * cheaper than the two that write in place. */
 consort_status consort_multicast(consort_group *group, const void *data, size_t len, uint64_t *ticket);
 
 /* The same, and never blocks, like consort_try_reserve. */

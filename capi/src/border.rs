@@ -59,7 +59,7 @@ pub(crate) fn watch_forks() {
 }
 
 /// The frame of every call.
-#[inline]
+#[inline(always)]
 pub(crate) fn call(body: impl FnOnce() -> Result<(), Error>) -> i32 {
     let status = match catch_unwind(AssertUnwindSafe(|| {
         if FORKED.load(Ordering::Relaxed) { Err(forked()) } else { body() }
@@ -75,7 +75,7 @@ pub(crate) fn call(body: impl FnOnce() -> Result<(), Error>) -> i32 {
 fn forked() -> Error {
     Error::fixed(
         Status::Forked,
-        c"this process was forked from one that used the library, and has neither its threads nor its links: call exec first, or fork before you use it",
+        &c"this process was forked from one that used the library, and has neither its threads nor its links: call exec first, or fork before you use it",
     )
 }
 
@@ -84,7 +84,7 @@ fn forked() -> Error {
 pub(crate) fn panicked() -> Error {
     Error::fixed(
         Status::Panicked,
-        c"the library ran into a bug of its own, and what the handle stands for may be half changed: free it, go on with a new one, and report the bug",
+        &c"the library ran into a bug of its own, and what the handle stands for may be half changed: free it, go on with a new one, and report the bug",
     )
 }
 
@@ -335,10 +335,10 @@ mod tests {
         assert_eq!(read(&[16, 7, 9]).unwrap(), (7, 2), "shorter");
         assert_eq!(read(&[24, 7, 9]).unwrap(), (7, 9));
         assert_eq!(read(&[32, 7, 9, 0]).unwrap(), (7, 9), "longer, and says no more");
-        assert_eq!(read(&[32, 7, 9, 1]).unwrap_err().status, Status::Invalid);
-        assert_eq!(read(&[0, 7, 9]).unwrap_err().status, Status::Invalid);
+        assert_eq!(read(&[32, 7, 9, 1]).unwrap_err().status(), Status::Invalid);
+        assert_eq!(read(&[0, 7, 9]).unwrap_err().status(), Status::Invalid);
         assert_eq!(
-            In::<Now>(std::ptr::null()).sized(defaults, "it").err().map(|it| it.status),
+            In::<Now>(std::ptr::null()).sized(defaults, "it").err().map(|it| it.status()),
             Some(Status::Invalid)
         );
     }

@@ -7,7 +7,7 @@ use crate::callback::{Answer, Ask, inside, on_stage, within};
 use crate::error::Error;
 use crate::event::{lend, passing, take_back, vacant};
 use crate::layout::{Event, OnEvent};
-use crate::node::{NODES, would_deadlock};
+use crate::node::{with, would_deadlock};
 
 type Call = extern "C" fn(Context, *const Event);
 
@@ -45,7 +45,7 @@ fn tell(call: Call, context: Context, shard: ShardId, incoming: Incoming<'_, '_>
 export! {
     fn consort_poll(node: Handle, on_event: OnEvent, context: Context, worked: Out<u32>) {
         let call = on_event.ok_or_else(|| Error::invalid("`on_event` is NULL: pass the function to be called"))?;
-        NODES.with(node, |running| {
+        with(node, |running| {
             let polled = running.driven(|node| {
                 node.poll_groups(&mut |shard, incoming| tell(call, context, shard, incoming))
             })?;
@@ -55,7 +55,7 @@ export! {
     }
 
     fn consort_wait(node: Handle) {
-        NODES.with(node, |running| {
+        with(node, |running| {
             if inside() {
                 return Err(would_deadlock());
             }

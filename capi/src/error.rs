@@ -2,7 +2,6 @@
 
 #![allow(missing_docs, reason = "consort.h says what each status means")]
 
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char};
 use std::fmt::Display;
@@ -97,79 +96,99 @@ impl Status {
     }
 }
 
-/// Why a call did nothing, or not all.
+/// Why a call did nothing, or not all. Two words, so that a result of a call goes in registers.
 #[derive(Debug)]
-pub(crate) struct Error {
-    pub(crate) status: Status,
-    text: Cow<'static, CStr>,
+pub(crate) enum Error {
+    /// What happens in the course of things, so that it must cost nothing: a string that was there before.
+    Fixed(Status, &'static &'static CStr),
+    Made(Box<(Status, CString)>),
 }
 
 thread_local! {
     /// What this thread's last call that failed had to say.
-    static LAST: Cell<Cow<'static, CStr>> = const { Cell::new(Cow::Borrowed(c"")) };
+    static LAST: Cell<Option<Error>> = const { Cell::new(None) };
 }
 
 impl Error {
+    #[cold]
     pub(crate) fn new(status: Status, text: impl Display) -> Self {
         let text = text.to_string().replace('\0', "?");
-        Self { status, text: CString::new(text).map_or(Cow::Borrowed(c""), Cow::Owned) }
+        Self::Made(Box::new((status, CString::new(text).unwrap_or_default())))
     }
 
-    /// One that happens in the course of things, so that it must cost nothing.
-    pub(crate) const fn fixed(status: Status, text: &'static CStr) -> Self {
-        Self { status, text: Cow::Borrowed(text) }
+    /// One that costs nothing.
+    pub(crate) const fn fixed(status: Status, text: &'static &'static CStr) -> Self {
+        Self::Fixed(status, text)
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        match self {
+            Self::Fixed(status, _) => *status,
+            Self::Made(made) => made.0,
+        }
     }
 
     pub(crate) fn invalid(text: impl Display) -> Self {
         Self::new(Status::Invalid, text)
     }
 
+    /// The sentence. Lives as long as this, wherever it goes.
+    fn pointer(&self) -> *const c_char {
+        match self {
+            Self::Fixed(_, text) => text.as_ptr(),
+            Self::Made(made) => made.1.as_ptr(),
+        }
+    }
+
     /// The sentence, for who isn't told by a return value.
-    pub(crate) fn text(&self) -> &CStr {
-        &self.text
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Fixed(_, text) => text.to_string_lossy().into_owned(),
+            Self::Made(made) => made.1.to_string_lossy().into_owned(),
+        }
     }
 
     /// Keeps the sentence for [`last`]. Returns the number for the caller.
     pub(crate) fn tell(self) -> Status {
-        LAST.with(|last| last.set(self.text));
-        self.status
+        let status = self.status();
+        LAST.with(|last| last.set(Some(self)));
+        status
     }
 }
 
 /// The sentence of this thread's last failure. Dies with the next.
 pub(crate) fn last() -> *const c_char {
     LAST.with(|last| {
-        let text = last.take();
-        // A heap string stays where it is when its owner moves.
-        let pointer = text.as_ptr();
-        last.set(text);
+        let error = last.take();
+        let pointer = error.as_ref().map_or(c"".as_ptr(), Error::pointer);
+        last.set(error);
         pointer
     })
 }
 
 /// Nothing came in the time that was given.
 pub(crate) const TIMED_OUT: Error =
-    Error::fixed(Status::TimedOut, c"it is not there yet: call again, or give it more time");
+    Error::fixed(Status::TimedOut, &c"it is not there yet: call again, or give it more time");
 
 impl From<SendError> for Error {
     fn from(error: SendError) -> Self {
         match error {
             SendError::Full => Self::fixed(
                 Status::Full,
-                c"the ring is full: some member has not yet taken what was sent before; try again, or block",
+                &c"the ring is full: some member has not yet taken what was sent before; try again, or block",
             ),
             SendError::NotStarted => {
-                Self::fixed(Status::NotStarted, c"the group has not started: wait for the first view")
+                Self::fixed(Status::NotStarted, &c"the group has not started: wait for the first view")
             }
             SendError::Changing => {
-                Self::fixed(Status::Changing, c"the view is changing: try again in a moment, or block")
+                Self::fixed(Status::Changing, &c"the view is changing: try again in a moment, or block")
             }
             SendError::NotMember => Self::new(Status::NotMember, error),
             SendError::TooLong { .. } => Self::new(Status::TooLong, error),
             SendError::Ended => Self::new(Status::Ended, error),
             SendError::WouldDeadlock => Self::fixed(
                 Status::WouldDeadlock,
-                c"this thread would wait for itself, for it drives the node: use consort_try_reserve or consort_try_multicast, and go on polling",
+                &c"this thread would wait for itself, for it drives the node: use consort_try_reserve or consort_try_multicast, and go on polling",
             ),
             SendError::Stopped(_) => Self::new(Status::Stopped, error),
             _ => Self::new(Status::Refused, error),
@@ -280,17 +299,21 @@ mod tests {
 
     #[test]
     fn a_sentence_lasts_until_the_next_failure_of_its_thread() {
-        assert_eq!(Error::invalid("one\0two").tell(), Status::Invalid);
         let text = || {
             LAST.with(|last| {
-                let text = last.take();
-                last.set(text.clone());
-                text
+                let error = last.take();
+                let text = error.as_ref().map(Error::text);
+                last.set(error);
+                text.unwrap_or_default()
             })
         };
-        assert_eq!(&*text(), c"one?two");
+        assert_eq!((text(), size_of::<Result<(), Error>>()), (String::new(), 2 * size_of::<usize>()));
+        assert_eq!(Error::invalid("one\0two").tell(), Status::Invalid);
+        assert_eq!(text(), "one?two");
         std::thread::spawn(|| assert_eq!(TIMED_OUT.tell(), Status::TimedOut)).join().unwrap();
-        assert_eq!(&*text(), c"one?two", "another thread's failure is its own");
+        assert_eq!(text(), "one?two", "another thread's failure is its own");
+        TIMED_OUT.tell();
+        assert!(text().starts_with("it is not there yet"));
     }
 
     #[test]

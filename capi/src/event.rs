@@ -41,7 +41,7 @@ static LENT: Lent<Held> = Lent::new(&HERE);
 pub(crate) fn vacant() -> Result<Vacant<Held>, Error> {
     LENT.vacant().ok_or(Error::fixed(
         Status::Busy,
-        c"a million events are lent: give them back with consort_release when they are read",
+        &c"a million events are lent: give them back with consort_release when they are read",
     ))
 }
 
@@ -96,8 +96,8 @@ pub(crate) fn lend(vacant: Vacant<Held>, shard: ShardId, event: consort::Event) 
 /// The last event: the node stopped.
 pub(crate) fn stopped(vacant: Vacant<Held>, shard: ShardId, reason: Stopped) -> Event {
     let error = Error::from(reason);
-    let event = Event { kind: STOPPED, shard: shard.0, status: error.status as i32, ..Event::NONE };
-    let (mut event, held) = text(event, error.text().to_string_lossy());
+    let event = Event { kind: STOPPED, shard: shard.0, status: error.status() as i32, ..Event::NONE };
+    let (mut event, held) = text(event, error.text());
     event.lent = vacant.fill(held);
     event
 }
@@ -132,7 +132,7 @@ pub(crate) fn take_back(event: &Event) {
 fn not_lent() -> Error {
     Error::fixed(
         Status::BadHandle,
-        c"this event is not lent (any more): it was released, or kept elsewhere, or its callback has returned",
+        &c"this event is not lent (any more): it was released, or kept elsewhere, or its callback has returned",
     )
 }
 
@@ -156,7 +156,7 @@ export! {
                 Some(Answer::Loan(None)) => {
                     return Err(Error::fixed(
                         Status::Busy,
-                        c"this message is kept already, or too many are: release some, or copy what you need",
+                        &c"this message is kept already, or too many are: release some, or copy what you need",
                     ));
                 }
                 _ => return Err(not_lent()),

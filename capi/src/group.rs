@@ -14,32 +14,42 @@ use crate::node::{Engine, NODES, lock, would_deadlock};
 use crate::options::number_of;
 use crate::outcome;
 use crate::room;
-use crate::stream::{GROUPS, Lease, Stream, forget, with};
+use crate::stream::{GROUPS, Lease, Stream, forget, lease, with};
 
-/// What blocks elsewhere only tries in a callback.
-#[inline]
+/// Room, if there is some just now; or who blocks waits for it.
+#[inline(always)]
 fn reserve(lease: &Lease, len: usize, block: bool) -> Result<consort::Reservation<'_>, Error> {
-    if !block {
-        return Ok(lease.sender.try_reserve(len)?);
+    match lease.sender.try_reserve(len) {
+        Ok(room) => Ok(room),
+        Err(error) => refused(lease, len, block, error),
     }
-    if !inside() {
-        return Ok(lease.sender.reserve(len)?);
-    }
-    lease.sender.try_reserve(len).map_err(|error| match error {
-        SendError::Full | SendError::Changing | SendError::NotStarted => would_deadlock(),
-        error => error.into(),
-    })
 }
 
-#[inline]
+/// What blocks elsewhere only tries in a callback.
+#[cold]
+fn refused(
+    lease: &Lease,
+    len: usize,
+    block: bool,
+    error: SendError,
+) -> Result<consort::Reservation<'_>, Error> {
+    let passes = matches!(error, SendError::Full | SendError::Changing | SendError::NotStarted);
+    match error {
+        error if !block || !passes => Err(error.into()),
+        _ if inside() => Err(would_deadlock()),
+        _ => Ok(lease.sender.reserve(len)?),
+    }
+}
+
+#[inline(always)]
 fn lend(group: Handle, len: usize, room: Out<Room>, block: bool) -> Result<(), Error> {
     let room = room.check("room")?;
-    let lease = Lease::of(group)?;
+    let lease = lease(group)?;
     room.set(room::lend(lease, |lease| reserve(lease, len, block))?);
     Ok(())
 }
 
-#[inline]
+#[inline(always)]
 fn multicast(group: Handle, data: In<u8>, len: usize, ticket: Out<u64>, block: bool) -> Result<(), Error> {
     let data = data.slice(len, "data")?;
     with(group, |lease| {
@@ -135,7 +145,7 @@ export! {
             let Some(it) = &lease.group else {
                 return Err(Error::fixed(
                     Status::Refused,
-                    c"a node that the caller drives has no descriptor: call consort_poll, and consort_wait when there was nothing to do",
+                    &c"a node that the caller drives has no descriptor: call consort_poll, and consort_wait when there was nothing to do",
                 ));
             };
             if lease.bell.get().is_none() {

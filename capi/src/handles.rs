@@ -9,9 +9,11 @@
 //! A place that is freed gets another generation before it is given out again, so a handle never comes to mean another thing than it did.
 //! Who uses a handle holds the object by an `Arc`: it lives on until the last call in it is over, whoever frees the handle meanwhile.
 
+use std::cell::Cell;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::LocalKey;
 
 use crate::border::{Handle, panicked};
 use crate::error::{Error, Status};
@@ -84,14 +86,7 @@ impl<T> Object<T> {
 }
 
 /// Sets the mark unless it is disarmed: a panic went through.
-pub(crate) struct Fuse<'a>(&'a AtomicBool);
-
-impl<'a> Fuse<'a> {
-    #[inline]
-    pub(crate) fn new<T>(object: &'a Object<T>) -> Self {
-        Self(&object.broken)
-    }
-}
+struct Fuse<'a>(&'a AtomicBool);
 
 impl Drop for Fuse<'_> {
     #[inline]
@@ -167,7 +162,7 @@ impl<T> Registry<T> {
     }
 
     /// Whether the handle is still good: for who has its object from before.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_live(&self, token: u64) -> bool {
         self.place(token).is_some_and(|place| place.live.load(Ordering::Acquire) == token)
     }
@@ -228,8 +223,65 @@ impl<T> Registry<T> {
     ) -> Result<(), Error> {
         let object = self.find(handle)?;
         object.usable()?;
-        let _fuse = Fuse::new(&object);
+        let _fuse = Fuse(&object.broken);
         body(&object)
+    }
+}
+
+/// What a thread used last of a kind: see [`Registry::lease`].
+pub(crate) type Last<T> = Cell<Option<(u64, Arc<Object<T>>)>>;
+
+impl<T: 'static> Registry<T> {
+    /// As [`Registry::find`], for calls that there is one of for every message, which can't afford a lock or a shared counter: each thread
+    /// keeps what it used last, lends it to the call, and gets it back after it. One load tells whether the handle is still good.
+    #[inline(always)]
+    pub(crate) fn lease(&self, handle: Handle, last: &'static LocalKey<Last<T>>) -> Result<Lease<T>, Error> {
+        let token = handle.token();
+        let object = match last.try_with(Cell::take) {
+            Ok(Some((known, object))) if known == token && self.is_live(token) => object,
+            _ => self.find(handle)?,
+        };
+        object.usable()?;
+        Ok(Lease { token, object: Some(object), last })
+    }
+}
+
+/// An object, from a thread's [`Last`], where it goes back to.
+pub(crate) struct Lease<T: 'static> {
+    token: u64,
+    object: Option<Arc<Object<T>>>,
+    last: &'static LocalKey<Last<T>>,
+}
+
+impl<T> Lease<T> {
+    /// A call with it. A panic in it breaks the object for good.
+    #[inline(always)]
+    pub(crate) fn call<R>(&self, body: impl FnOnce(&Self) -> Result<R, Error>) -> Result<R, Error> {
+        let fuse = Fuse(&self.broken);
+        let result = body(self);
+        drop(fuse);
+        result
+    }
+}
+
+impl<T> Deref for Lease<T> {
+    type Target = Object<T>;
+
+    #[inline]
+    fn deref(&self) -> &Object<T> {
+        match &self.object {
+            Some(object) => object,
+            None => unreachable!("a lease is whole until it is dropped"),
+        }
+    }
+}
+
+impl<T> Drop for Lease<T> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(object) = self.object.take() {
+            let _ = self.last.try_with(|last| last.set(Some((self.token, object)))); // a thread that ends needs none
+        }
     }
 }
 
@@ -254,14 +306,14 @@ mod tests {
         assert_eq!(first.token() % (1 << PLACE_BITS), second.token() % (1 << PLACE_BITS), "the same place");
         for dead in [OWN.find(first).err(), OWN.take(first).err()] {
             let error = dead.unwrap();
-            assert_eq!(error.status, Status::BadHandle);
-            assert!(error.text().to_str().unwrap().contains("has been freed"));
+            assert_eq!(error.status(), Status::BadHandle);
+            assert!(error.text().contains("has been freed"));
         }
         assert!(OWN.is_live(second.token()) && !OWN.is_live(first.token()));
         let error = NUMBERS.find(second).err().unwrap();
-        assert!(error.text().to_str().unwrap().contains("this is a consort_group"), "{error:?}");
-        assert_eq!(NUMBERS.find(Handle::of(0)).err().unwrap().status, Status::Invalid);
-        assert_eq!(NUMBERS.find(Handle::of(0xdead_beef)).err().unwrap().status, Status::BadHandle);
+        assert!(error.text().contains("this is a consort_group"), "{error:?}");
+        assert_eq!(NUMBERS.find(Handle::of(0)).err().unwrap().status(), Status::Invalid);
+        assert_eq!(NUMBERS.find(Handle::of(0xdead_beef)).err().unwrap().status(), Status::BadHandle);
     }
 
     #[test]

@@ -59,13 +59,13 @@ impl<T: Send> Lent<T> {
     }
 
     /// Room for a loan; `None` if a million are out.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn vacant(&'static self) -> Option<Vacant<T>> {
         Some(Vacant { lent: self, at: self.free_place()? })
     }
 
     /// Takes it back. `None` if it isn't lent (any more).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&self, ticket: u64) -> Option<T> {
         let (at, word) = ((ticket % (1 << PLACE_BITS)) as u32, ticket >> PLACE_BITS);
         let place = self.place(at).filter(|_| word % 2 == 1)?;
@@ -92,13 +92,13 @@ impl<T: Send> Lent<T> {
         Some(result)
     }
 
-    #[inline]
+    #[inline(always)]
     fn place(&self, at: u32) -> Option<&Place<T>> {
         let at = at as usize;
         self.chunks[at / CHUNK].get().map(|chunk| &chunk[at % CHUNK])
     }
 
-    #[inline]
+    #[inline(always)]
     fn free_place(&self) -> Option<u32> {
         let here = self.here.try_with(|here| here.borrow_mut().pop()).ok().flatten();
         here.or_else(|| self.more())
@@ -129,7 +129,7 @@ impl<T: Send> Lent<T> {
         one
     }
 
-    #[inline]
+    #[inline(always)]
     fn give_back(&self, at: u32) {
         let spare = self.here.try_with(|here| {
             let mut here = here.borrow_mut();
@@ -164,7 +164,7 @@ pub(crate) struct Vacant<T: Send + 'static> {
 
 impl<T: Send> Vacant<T> {
     /// Lends it. Returns its ticket, which is not 0.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn fill(self, loan: T) -> u64 {
         let vacant = ManuallyDrop::new(self);
         let at = vacant.at;

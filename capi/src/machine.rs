@@ -187,7 +187,7 @@ export! {
             }
             None => Err(Error::fixed(
                 Status::BadHandle,
-                c"this writer is closed: write only while the function runs that it was given to",
+                &c"this writer is closed: write only while the function runs that it was given to",
             )),
         })
     }
@@ -207,7 +207,7 @@ export! {
             )),
             _ => Err(Error::fixed(
                 Status::BadHandle,
-                c"this reader is closed: read only in the machine's `restore`, on the thread that it was called on",
+                &c"this reader is closed: read only in the machine's `restore`, on the thread that it was called on",
             )),
         })
     }

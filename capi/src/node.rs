@@ -1,5 +1,6 @@
 //! Nodes: made, asked, left, freed.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{JoinHandle, ThreadId};
@@ -15,11 +16,21 @@ use crate::bytes;
 use crate::callback::inside;
 use crate::error::{Error, Status};
 use crate::fd::Bell;
-use crate::handles::{Kind, Object, Registry};
+use crate::handles::{Kind, Last, Object, Registry};
 use crate::layout::{ASK_EXPLAIN, ASK_STATUS, Bytes, NodeOptions, Stats};
 use crate::options::{address, builder};
 
 pub(crate) static NODES: Registry<Running> = Registry::new(Kind::Node);
+
+thread_local! {
+    static LAST: Last<Running> = const { Cell::new(None) };
+}
+
+/// A call on a node, for what is called over and over.
+#[inline(always)]
+pub(crate) fn with(handle: Handle, body: impl FnOnce(&Running) -> Result<(), Error>) -> Result<(), Error> {
+    NODES.lease(handle, &LAST)?.call(|running| body(running))
+}
 
 /// A node, whoever drives it.
 pub(crate) struct Running {
@@ -75,14 +86,14 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cold]
 pub(crate) fn over() -> Error {
-    Error::fixed(Status::Stopped, c"the node has left or was stopped: free it, and make a new one to go on")
+    Error::fixed(Status::Stopped, &c"the node has left or was stopped: free it, and make a new one to go on")
 }
 
 #[cold]
 pub(crate) fn would_deadlock() -> Error {
     Error::fixed(
         Status::WouldDeadlock,
-        c"this thread runs a callback of the library, which would wait for its own end: do it from another thread, or after the callback",
+        &c"this thread runs a callback of the library, which would wait for its own end: do it from another thread, or after the callback",
     )
 }
 
@@ -118,7 +129,7 @@ impl Running {
             }
             Engine::Driven(_) => Err(Error::fixed(
                 Status::Refused,
-                c"this node is driven by consort_poll, which gives its events: make it with consort_node_new for that",
+                &c"this node is driven by consort_poll, which gives its events: make it with consort_node_new for that",
             )),
         }
     }
@@ -128,7 +139,7 @@ impl Running {
         let Engine::Driven(node) = &self.engine else {
             return Err(Error::fixed(
                 Status::Refused,
-                c"this node has a thread of its own: take its events with consort_next, or make it with consort_driven_new",
+                &c"this node has a thread of its own: take its events with consort_next, or make it with consort_driven_new",
             ));
         };
         let mut node = match node.try_lock() {
@@ -137,7 +148,7 @@ impl Running {
             Err(std::sync::TryLockError::WouldBlock) => {
                 return Err(Error::fixed(
                     Status::WouldDeadlock,
-                    c"the node is driven just now, by another thread or by the one whose callback this is: drive it from one thread, and not from within its callbacks",
+                    &c"the node is driven just now, by another thread or by the one whose callback this is: drive it from one thread, and not from within its callbacks",
                 ));
             }
         };
@@ -313,18 +324,18 @@ export! {
                     if slot.as_ref().is_some_and(|node| Arc::strong_count(node) > 1) {
                         return Err(Error::fixed(
                             Status::Busy,
-                            c"a replica lives on this node: free that first",
+                            &c"a replica lives on this node: free that first",
                         ));
                     }
                     Ok(())
                 }
                 Engine::Driven(_) => match running.driven(|_| ()) {
-                    Err(error) if error.status == Status::WouldDeadlock => Err(error),
+                    Err(error) if error.status() == Status::WouldDeadlock => Err(error),
                     _ => Ok(()),
                 },
             }
         })
-        .or_else(|error| if error.status == Status::Panicked { Ok(()) } else { Err(error) })?;
+        .or_else(|error| if error.status() == Status::Panicked { Ok(()) } else { Err(error) })?;
         let running = NODES.take(node)?;
         end(&running);
         Ok(())
