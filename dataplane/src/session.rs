@@ -238,6 +238,8 @@ pub enum Mutant {
     UnconfirmedPoint,
     /// A read point is due before what lay below its frontier is delivered.
     UndeliveredPoint,
+    /// A read point goes by what the rows said when its question was asked, not when it was answered.
+    EarlyFrontier,
     /// D6: along a chain a promise counts before the bytes that it was published with have come.
     PromiseAhead,
     /// D2: along a chain a head vouches for bytes that come another way.

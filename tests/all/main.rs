@@ -13,3 +13,4 @@ mod ask;
 mod conformance;
 mod chaos;
 mod model;
+mod apportioned;
