@@ -796,6 +796,9 @@ pub(crate) struct KvServeArgs {
     /// How many servers have each shard, as far as there are so many; the same at all servers
     #[arg(long, default_value_t = 3)]
     pub(crate) replicas: usize,
+    /// How updates reach a shard's replicas: from the server that takes them to each, or along a chain; the same at all servers
+    #[arg(long, value_enum, default_value_t = TopologyArg::Direct)]
+    pub(crate) topology: TopologyArg,
     /// What this server fails with, a rack or a zone: a shard's replicas are spread over as many as there are
     #[arg(long, value_name = "NAME")]
     pub(crate) domain: Option<String>,
