@@ -13,7 +13,7 @@ use consort_dataplane::fabric::Fabric;
 use consort_hw::shm::{ShmFabric, ShmOptions};
 use consort_hw::tcp::{TcpFabric, TcpOptions};
 
-use crate::{Domain, Guarantee, NodeId, Role, WaitStrategy};
+use crate::{Domain, Guarantee, NodeId, Role, Topology, WaitStrategy};
 
 /// The names that `fabric` may have in a configuration.
 const FABRICS: &[&str] = &["auto", "shm", "tcp", "verbs"];
@@ -180,6 +180,12 @@ impl NodeBuilder {
     /// When a message is delivered; [`Guarantee::Atomic`] if not set.
     pub fn guarantee(mut self, guarantee: Guarantee) -> Self {
         self.config.guarantee = guarantee;
+        self
+    }
+
+    /// Which way the bytes of messages go; [`Topology::Direct`] if not set. Over RDMA there are no chains.
+    pub fn topology(mut self, topology: Topology) -> Self {
+        self.config.topology = topology;
         self
     }
 

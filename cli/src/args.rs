@@ -94,6 +94,16 @@ pub(crate) enum GuaranteeArg {
     Atomic,
 }
 
+/// Which way the bytes of messages go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum TopologyArg {
+    /// From the sender to every member
+    Direct,
+    /// From member to member
+    Chain,
+}
+
 /// What a member does while nothing happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -115,7 +125,7 @@ macro_rules! shown {
         }
     )*};
 }
-shown!(FabricArg, GuaranteeArg, WaitArg);
+shown!(FabricArg, GuaranteeArg, TopologyArg, WaitArg);
 
 const DEMO_HELP: &str = "\
 What it does:
@@ -479,6 +489,9 @@ pub(crate) enum BenchCommand {
     /// Share of a core that a member uses while nothing is sent
     #[command(after_long_help = EXIT_CODES)]
     Idle(Box<IdleArgs>),
+    /// A replicated object in total order and along a chain, side by side: updates a second, microseconds of a query
+    #[command(after_long_help = format!("{REPLICAS_HELP}\n\n{EXIT_CODES}"))]
+    Replicas(Box<ReplicasArgs>),
     /// Milliseconds that a group stands still when a member dies
     #[command(after_long_help = format!("{FAILOVER_HELP}\n\n{EXIT_CODES}"))]
     Failover(Box<FailoverArgs>),
@@ -528,6 +541,21 @@ Examples:
   consort bench throughput --fabric shm --size 10KiB
   consort bench throughput --members 3 --senders 3 --fabric tcp
   consort bench throughput --json | jq '{msgs_per_s, ratio}'";
+
+const REPLICAS_HELP: &str = "\
+How it measures:
+  Members are processes of their own, each with a replica of one object. Some update it, with many updates under way at
+  once, and in every member one thread asks it, one linearizable query after the other. Each run has three parts:
+    updates        nobody asks: updates a second, applied at the slowest member
+    under load     the same updates, and queries at all members: how long a query takes
+    quiet          nobody updates: how long a query takes
+  A run in total order (each sends to all), a run along a chain (each sends to the next), the floor, and so on in turn.
+  The floor is what `bench latency` has: a round between as many bare processes, with 64 bytes.
+  Over shared memory a chain carries nothing, and both are the same.
+
+Examples:
+  consort bench replicas --fabric tcp --size 10KiB
+  consort bench replicas --fabric tcp --members 5 --updaters 5 --json";
 
 const FAILOVER_HELP: &str = "\
 How it measures:
@@ -605,6 +633,9 @@ pub(crate) struct LoadArgs {
     /// Payload of a message
     #[arg(long, value_name = "BYTES", default_value = "64", value_parser = parse_bytes)]
     pub(crate) size: usize,
+    /// Which way its bytes go
+    #[arg(long, value_enum, default_value_t = TopologyArg::Direct)]
+    pub(crate) topology: TopologyArg,
     /// Memory for messages in flight, per member (and of the floor's ring) [default: by the size]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub(crate) ring: Option<usize>,
@@ -631,6 +662,54 @@ pub(crate) struct LatencyArgs {
 pub(crate) struct ThroughputArgs {
     #[command(flatten)]
     pub(crate) load: LoadArgs,
+}
+
+/// `consort bench replicas`.
+#[derive(Debug, Args)]
+pub(crate) struct ReplicasArgs {
+    /// How many member processes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=i64::from(MOST_MEMBERS)))]
+    pub(crate) members: u32,
+    /// How many of them update
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MEMBERS)))]
+    pub(crate) updaters: u32,
+    /// Bytes of an update
+    #[arg(long, value_name = "BYTES", default_value = "64", value_parser = parse_bytes)]
+    pub(crate) size: usize,
+    /// How their memory reaches each other
+    #[arg(long, value_enum, default_value_t = FabricArg::Tcp)]
+    pub(crate) fabric: FabricArg,
+    /// What a member (and the floor) does while nothing happens
+    #[arg(long, value_enum, default_value_t = WaitArg::Adaptive)]
+    pub(crate) wait: WaitArg,
+    /// How long each part of a run measures
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    pub(crate) duration: Duration,
+    /// Run so long before anything counts
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
+    pub(crate) warmup: Duration,
+    /// How many runs of each kind; the median counts
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub(crate) runs: u32,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl ReplicasArgs {
+    /// What the parser of single values can't see.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        if self.updaters > self.members {
+            return Err(Failure::usage(
+                format!("{} of {} members can't update", self.updaters, self.members),
+                "give no more --updaters than --members",
+            ));
+        }
+        if self.fabric == FabricArg::Verbs {
+            return Err(Failure::usage("there are no chains over RDMA", "give --fabric tcp or shm"));
+        }
+        Ok(())
+    }
 }
 
 /// `consort bench idle`.
@@ -791,6 +870,9 @@ pub(crate) struct KvServeArgs {
     /// How many servers have each shard, as far as there are so many; the same at all servers
     #[arg(long, default_value_t = 3)]
     pub(crate) replicas: usize,
+    /// How updates reach a shard's replicas: from the server that takes them to each, or along a chain; the same at all servers
+    #[arg(long, value_enum, default_value_t = TopologyArg::Direct)]
+    pub(crate) topology: TopologyArg,
     /// What this server fails with, a rack or a zone: a shard's replicas are spread over as many as there are
     #[arg(long, value_name = "NAME")]
     pub(crate) domain: Option<String>,

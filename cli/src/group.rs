@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use consort::{
     CloseError, DrivenNode, FabricChoice, GroupConfig, Guarantee, Node, NodeBuilder, StartError, Stopped,
-    WaitStrategy,
+    Topology, WaitStrategy,
 };
 
-use crate::args::{FabricArg, GuaranteeArg, WaitArg};
+use crate::args::{FabricArg, GuaranteeArg, TopologyArg, WaitArg};
 use crate::failure::Failure;
 use crate::orders::{FailoverTask, Seat};
 
@@ -45,6 +45,15 @@ impl From<GuaranteeArg> for Guarantee {
     }
 }
 
+impl From<TopologyArg> for Topology {
+    fn from(arg: TopologyArg) -> Self {
+        match arg {
+            TopologyArg::Direct => Self::Direct,
+            TopologyArg::Chain => Self::Chain,
+        }
+    }
+}
+
 impl From<WaitArg> for WaitStrategy {
     fn from(arg: WaitArg) -> Self {
         match arg {
@@ -68,6 +77,7 @@ fn lone_builder(seat: &Seat) -> NodeBuilder {
     NodeBuilder::new(seat.id)
         .fabric(seat.fabric.into())
         .guarantee(seat.guarantee.into())
+        .topology(seat.topology.into())
         .wait(seat.wait.into())
         .ring_bytes(seat.ring_bytes)
         .start_within(START_WITHIN)
@@ -107,6 +117,11 @@ pub(crate) fn start_failover(task: &FailoverTask) -> Result<Node, Failure> {
 /// It can't start.
 pub(crate) fn start_with_state(seat: &Seat, joins: bool) -> Result<Node, Failure> {
     coming(seat, joins).state(true).silence(SILENCE).start().map_err(|error| not_started(seat.id, &error))
+}
+
+/// A node of a founding group, for an object to be put on.
+pub(crate) fn founder(seat: &Seat) -> NodeBuilder {
+    builder(seat).silence(SILENCE)
 }
 
 /// A founder, or one that joins by any of the others.

@@ -13,7 +13,7 @@ use std::os::fd::RawFd;
 
 use serde::{Deserialize, Serialize};
 
-use crate::args::{FabricArg, GuaranteeArg, WaitArg};
+use crate::args::{FabricArg, GuaranteeArg, TopologyArg, WaitArg};
 
 /// What a member process is for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ pub(crate) enum Task {
     Load(LoadTask),
     /// Do nothing in a group, and say what that costs.
     Idle(IdleTask),
+    /// Update and query a replicated object.
+    Replicas(ReplicasTask),
     /// Send steadily while members die.
     Failover(FailoverTask),
     /// Hold memory and a connection, and be killed.
@@ -48,6 +50,7 @@ pub(crate) struct Seat {
     pub(crate) addresses: Vec<(u32, SocketAddr)>,
     pub(crate) fabric: FabricArg,
     pub(crate) guarantee: GuaranteeArg,
+    pub(crate) topology: TopologyArg,
     pub(crate) wait: WaitArg,
     pub(crate) ring_bytes: usize,
 }
@@ -181,6 +184,31 @@ pub(crate) struct LoadReport {
 pub(crate) struct IdleTask {
     pub(crate) seat: Seat,
     pub(crate) window: Window,
+}
+
+/// See [`crate::bench::replicas`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ReplicasTask {
+    pub(crate) seat: Seat,
+    pub(crate) updates: bool,
+    /// Bytes of an update.
+    pub(crate) size: usize,
+    /// Its measured time is that of each part.
+    pub(crate) window: Window,
+}
+
+/// What a member with a replica counted.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ReplicasReport {
+    /// Updates applied while nobody asked.
+    pub(crate) applied: u64,
+    /// Nanoseconds between the two looks at that counter.
+    pub(crate) elapsed: u64,
+    /// Queries under load: nanoseconds, and how many took so long (to three digits).
+    pub(crate) loaded: Vec<(u64, u64)>,
+    /// … while nobody updated.
+    pub(crate) quiet: Vec<(u64, u64)>,
+    pub(crate) fabric: String,
 }
 
 /// See [`crate::bench::failover`].

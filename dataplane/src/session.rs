@@ -255,6 +255,8 @@ pub enum Mutant {
     PayloadToNone,
     /// D12: an addressed message takes no place in the order at those whom it isn't for.
     NoPlace,
+    /// A read point goes by what the rows said when its question was asked, not when it was answered.
+    EarlyFrontier,
     /// D6: along a chain a promise counts before the bytes that it was published with have come.
     PromiseAhead,
     /// D2: along a chain a head vouches for bytes that come another way.

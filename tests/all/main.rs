@@ -14,3 +14,4 @@ mod ask;
 mod conformance;
 mod chaos;
 mod model;
+mod apportioned;

@@ -14,6 +14,7 @@ use consort::object::{
 };
 use consort::{
     Domain, FabricChoice, GroupConfig, Guarantee, Node, NodeBuilder, NodeId, ReadPointError, SendError,
+    Topology,
 };
 use consort_tests::linear::{self, Kind, Operation};
 
@@ -290,8 +291,13 @@ impl StateMachine for Registers {
 /// Two clients at each of three members write and query two registers, and one member is lost in the middle: every history is
 /// linearizable.
 fn histories_are_linearizable(fabric: FabricChoice) {
+    histories_over_a_loss_are_linearizable(fabric, Topology::Direct, 2);
+}
+
+fn histories_over_a_loss_are_linearizable(fabric: FabricChoice, topology: Topology, lost: u64) {
     const KEYS: u32 = 2;
-    let start = |builder| Replica::start(builder, Registers::default()).unwrap();
+    let start =
+        |builder: NodeBuilder| Replica::start(builder.topology(topology), Registers::default()).unwrap();
     let replicas: Vec<_> = founders(3, fabric).0.into_iter().map(start).collect();
     // Moments, in an order that all threads agree on.
     let clock = AtomicU64::new(0);
@@ -303,7 +309,7 @@ fn histories_are_linearizable(fabric: FabricChoice) {
                 scope.spawn(move || {
                     let mut done = Vec::new();
                     for round in 0..300 {
-                        if client == 2 && round == 150 {
+                        if client == lost && round == 150 {
                             replica.stop();
                         }
                         let (key, call) = (round as u32 / 3 % KEYS, now());
@@ -341,6 +347,63 @@ fn histories_are_linearizable_over_shared_memory() {
 #[test]
 fn histories_are_linearizable_over_tcp() {
     histories_are_linearizable(FabricChoice::Tcp);
+}
+
+/// Whoever is lost, the head of the chain, the middle or the tail, for the others' messages as well as for its own.
+#[test]
+fn histories_along_a_chain_are_linearizable_whoever_is_lost() {
+    for lost in 0..3 {
+        histories_over_a_loss_are_linearizable(FabricChoice::Tcp, Topology::Chain, lost);
+    }
+}
+
+/// A chain of four loses a member in each position in turn, and another joins at its end, while all send: every update is applied once,
+/// everywhere, and whoever comes has it all.
+#[test]
+fn a_chain_is_mended_whoever_is_lost() {
+    let chain = |builder: NodeBuilder| {
+        let options = Options::default().digest_every(16);
+        Replica::start_with(builder.topology(Topology::Chain), Counter::default(), options).unwrap()
+    };
+    let (builders, mut addresses) = founders(4, FabricChoice::Tcp);
+    let mut replicas: Vec<_> = (1..).zip(builders.into_iter().map(chain)).collect();
+    let order = |replicas: &[(u32, Replica<Counter>)]| {
+        let view = replicas[0].1.view();
+        view.map(|view| view.nodes().iter().map(|node| node.0).collect::<Vec<_>>()).unwrap_or_default()
+    };
+    let mut sum = 0;
+    for (position, new) in [(0, 5), (1, 6), (2, 7), (3, 8)] {
+        for (_, replica) in &replicas {
+            sum += 1;
+            replica.update(&1).unwrap();
+        }
+        let place = order(&replicas)[position];
+        let at = replicas.iter().position(|(id, _)| *id == place).unwrap();
+        thread::scope(|scope| {
+            let (before, rest) = replicas.split_at(at);
+            let others: Vec<_> = before.iter().chain(&rest[1..]).collect();
+            let senders: Vec<_> = others
+                .iter()
+                .map(|(_, replica)| scope.spawn(|| (0..40).for_each(|_| assert!(replica.update(&1).is_ok()))))
+                .collect();
+            rest[0].1.stop();
+            senders.into_iter().for_each(|it| it.join().unwrap());
+        });
+        sum += 40 * 3;
+        drop(replicas.remove(at));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        addresses.push(listener.local_addr().unwrap());
+        let joins =
+            addresses.iter().fold(node(new, FabricChoice::Tcp).listener(listener), |it, at| it.join(*at));
+        replicas.push((new, chain(joins)));
+        sum += 1;
+        replicas[3].1.update(&1).unwrap();
+        for (id, replica) in &replicas {
+            assert_eq!(replica.query(|it| it.sum), Ok(sum), "node {id} after position {position} was lost");
+        }
+        assert_eq!(order(&replicas).last(), Some(&new), "who comes is the last");
+    }
+    assert!(replicas.iter().all(|(_, replica)| replica.halted().is_none()), "the digests agree");
 }
 
 /// Nodes whose group `counters` is split, with an object on every shard.

@@ -6,3 +6,4 @@ pub mod linear;
 pub mod record;
 pub mod world;
 pub mod model;
+pub mod apportioned;

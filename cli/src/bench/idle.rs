@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conduct::{conduct, stderr_line};
 use super::figures::{middle, nanoseconds};
-use crate::args::{GuaranteeArg, IdleArgs, WaitArg};
+use crate::args::{GuaranteeArg, IdleArgs, TopologyArg, WaitArg};
 use crate::clock;
 use crate::crew::{Crew, Ports};
 use crate::failure::Failure;
@@ -108,6 +108,7 @@ fn one_run(args: &IdleArgs, log: &str) -> Result<Vec<IdleReport>, Failure> {
             addresses: ports.numbered(),
             fabric: group.fabric,
             guarantee: group.guarantee,
+            topology: TopologyArg::Direct,
             wait: group.wait,
             ring_bytes: group::LEAST_RING,
         };

@@ -134,6 +134,7 @@ fn group_run(bench: &Bench<'_>) -> Result<GroupRun, Failure> {
             addresses: ports.numbered(),
             fabric: args.group.fabric,
             guarantee: args.group.guarantee,
+            topology: args.topology,
             wait: args.group.wait,
             ring_bytes: bench.ring_bytes(),
         };

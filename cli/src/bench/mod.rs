@@ -1,4 +1,4 @@
-//! `consort bench`: latency, throughput, idle cost, failover and joins of real member processes, beside the machine's floor.
+//! `consort bench`: latency, throughput, replicated objects, idle cost, failover and joins of real member processes, beside the machine's floor.
 //!
 //! Runs alternate: group, floor, group, floor, so that what the machine does meanwhile falls on both. Every run of the group
 //! is a new group of new processes; they start together at a time that the parent names, warm up, are measured, and end
@@ -19,6 +19,7 @@ pub(crate) mod floor;
 mod bare;
 mod load;
 mod report;
+pub(crate) mod replicas;
 pub(crate) mod member;
 
 use self::conduct::Status;
@@ -36,6 +37,7 @@ pub(crate) fn run(command: &BenchCommand, log: &str) -> Result<(), Failure> {
         BenchCommand::Idle(args) => idle::run(args, log),
         BenchCommand::Failover(args) => failover::run(args, log),
         BenchCommand::Join(args) => join::run(args, log),
+        BenchCommand::Replicas(args) => replicas::run(args, log),
         BenchCommand::Floor(args) => bare::run(&args.load, log),
         BenchCommand::Latency(args) => {
             args.load.check()?;

@@ -24,7 +24,7 @@ use serde::Serialize;
 
 use self::input::{Input, Survey};
 use self::verify::{Expected, verify};
-use crate::args::{DemoArgs, GuaranteeArg};
+use crate::args::{DemoArgs, GuaranteeArg, TopologyArg};
 use crate::crew::{Crew, Ports, ShowLine};
 use crate::failure::Failure;
 use crate::group;
@@ -181,6 +181,7 @@ fn multicast(
             addresses: ports.numbered(),
             fabric: args.fabric,
             guarantee: args.guarantee,
+            topology: TopologyArg::Direct,
             wait: args.wait,
             ring_bytes: group::ring_bytes(survey.longest, group::LEAST_RING),
         };

@@ -88,6 +88,7 @@ fn configure(args: &KvServeArgs) -> Result<NodeBuilder, Failure> {
         ));
     }
     let kv = GroupConfig::new(GROUP).sharded(args.shards, args.replicas).state(true);
+    let kv = kv.topology(args.topology.into());
     let mut builder = NodeBuilder::new(args.id)
         .listen(args.listen)
         .fabric(args.fabric.into())

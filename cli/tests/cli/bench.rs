@@ -51,6 +51,26 @@ fn latency_has_all_its_figures() {
 }
 
 #[test]
+fn along_a_chain_there_are_the_same_figures() {
+    complete(&measured("throughput", "tcp", &["--topology", "chain", "--size", "10KiB"]), "tcp");
+}
+
+#[test]
+fn replicas_are_compared_in_total_order_and_along_a_chain() {
+    for fabric in ["shm", "tcp"] {
+        let object = measured("replicas", fabric, &["--updaters", "2"]);
+        assert_eq!((&object["fabric"], &object["members"]), (&fabric.into(), &3.into()));
+        for (kind, topology) in ["direct", "chain"].into_iter().enumerate() {
+            assert_eq!(object["kinds"][kind]["topology"], topology);
+            for field in ["updates_per_s", "gb_per_s", "queries", "loaded_us/p50", "quiet_us/p99"] {
+                positive(&object, &format!("/kinds/{kind}/{field}"));
+            }
+        }
+        positive(&object, "/floor_us/p50");
+    }
+}
+
+#[test]
 fn latency_at_a_rate_has_no_throughput_to_compare() {
     let object = measured("latency", "shm", &["--rate", "2000", "--size", "1KiB"]);
     assert!(object["ratio"]["throughput"].is_null());

@@ -84,8 +84,8 @@ impl Drop for Finish<'_> {
 
 /// Clients at all servers put and get, and two servers are killed, one after the other: with three replicas of each shard a majority of
 /// five goes on, and every key's history is linearizable.
-fn histories_are_linearizable(fabric: &str) {
-    let mut servers = Servers::found(5, fabric, &[]);
+fn histories_are_linearizable(fabric: &str, more: &[&str]) {
+    let mut servers = Servers::found(5, fabric, more);
     servers.done(&servers.all(), &["put", "ready", "yes"]);
     let addresses: Vec<SocketAddr> = (1..=5).map(|id| servers.clients(id)).collect();
     // Moments, in an order that all threads agree on.
@@ -154,10 +154,15 @@ fn histories_are_linearizable(fabric: &str) {
 
 #[test]
 fn histories_over_kills_are_linearizable_over_shared_memory() {
-    histories_are_linearizable("shm");
+    histories_are_linearizable("shm", &[]);
 }
 
 #[test]
 fn histories_over_kills_are_linearizable_over_tcp() {
-    histories_are_linearizable("tcp");
+    histories_are_linearizable("tcp", &[]);
+}
+
+#[test]
+fn histories_over_kills_are_linearizable_along_chains() {
+    histories_are_linearizable("tcp", &["--topology", "chain"]);
 }

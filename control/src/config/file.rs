@@ -23,6 +23,7 @@ struct Raw {
     advertise: Option<Spanned<String>>,
     fabric: Option<Spanned<String>>,
     guarantee: Option<Spanned<String>>,
+    topology: Option<Spanned<String>>,
     wait: Option<Spanned<String>>,
     ring: Option<Spanned<Size>>,
     start_within: Option<Spanned<String>>,
@@ -109,6 +110,9 @@ impl NodeConfig {
         }
         if let Some(value) = &raw.guarantee {
             config.guarantee = source.named("guarantee", value)?;
+        }
+        if let Some(value) = &raw.topology {
+            config.topology = source.named("topology", value)?;
         }
         if let Some(value) = &raw.wait {
             config.wait = source.named("wait", value)?;
@@ -391,6 +395,9 @@ start_within = "1500 ms"
         );
         assert_eq!(chain.shapes()[1].topology, Topology::Chain);
         assert_ne!(words(&chain), words(&default), "nodes that differ in it are not one group");
+        let main = parse(&format!("topology = \"chain\"\n{SOUND}")).unwrap();
+        assert_eq!((main.topology, main.shapes()[0].topology), (Topology::Chain, Topology::Chain));
+        assert_ne!(words(&main), words(&parse(SOUND).unwrap()));
         let error = of("topology = \"star\"").unwrap_err().to_string();
         assert!(
             error.contains(":17: `groups.big.topology`: ") && error.contains("direct or chain"),

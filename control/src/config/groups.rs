@@ -187,8 +187,7 @@ impl NodeConfig {
             at += shape.bytes();
             shape
         };
-        let mut shapes =
-            vec![place(self.ring_bytes, self.guarantee, Topology::Direct, self.state, Spread::All)];
+        let mut shapes = vec![place(self.ring_bytes, self.guarantee, self.topology, self.state, Spread::All)];
         for group in self.groups_by_name() {
             for _ in 0..group.shards() {
                 let GroupConfig { ring_bytes, guarantee, topology, state, .. } = *group;
@@ -222,9 +221,11 @@ impl NodeConfig {
         self.shapes().last().map_or(FABRIC_PAGE, |last| last.at + last.bytes())
     }
 
-    /// What all nodes must have configured alike, in words, of groups beside the main one.
+    /// What all nodes must have configured alike, in words, of groups beside the main one; and of that one where it isn't as usual.
     pub(crate) fn groups_in_words(&self) -> String {
-        let all: Vec<_> = self.groups_by_name().iter().map(ToString::to_string).collect();
+        let main = (self.topology != Topology::default()).then(|| format!("{MAIN}: {}", self.topology));
+        let all: Vec<_> =
+            main.into_iter().chain(self.groups_by_name().iter().map(ToString::to_string)).collect();
         all.join("; ")
     }
 }

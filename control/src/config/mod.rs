@@ -9,6 +9,7 @@
 //!
 //! fabric = "auto"               # auto | shm | tcp: how messages travel; the same at all nodes
 //! guarantee = "atomic"          # fifo | agreed | atomic: when a message is delivered; the same at all nodes
+//! topology = "direct"           # direct | chain: which way the bytes of messages go; the same at all nodes
 //! wait = "adaptive"             # spin | adaptive | block: what this node does while nothing happens
 //! ring = "4 MiB"                # memory for messages under way, per member: a power of two; the same at all nodes
 //!
@@ -96,6 +97,8 @@ pub struct NodeConfig {
     pub fabric: String,
     /// When a message is delivered (D8).
     pub guarantee: Guarantee,
+    /// Which way the bytes of the main group's messages go (D14).
+    pub topology: Topology,
     /// What the engine does while nothing happens.
     pub wait: WaitStrategy,
     /// Bytes of each member's ring: a power of two.
@@ -237,6 +240,7 @@ impl NodeConfig {
             peers: BTreeMap::new(),
             fabric: "auto".to_owned(),
             guarantee: Guarantee::default(),
+            topology: Topology::default(),
             wait: WaitStrategy::default(),
             ring_bytes: 4 << 20,
             start_within: None,
@@ -386,7 +390,7 @@ impl NodeConfig {
             let slot = (node != self.id).then_some(Slot(at));
             Member { node, slot, base: FABRIC_PAGE }
         });
-        let (guarantee, topology) = (self.guarantee, Topology::Direct);
+        let (guarantee, topology) = (self.guarantee, self.topology);
         SessionPlan { view: ViewId(1), members: members.collect(), me, ring_bytes, guarantee, topology }
             .check()
     }

@@ -4,14 +4,19 @@
 //! # A read point
 //! A member that wants one notes up to where it has *received* every ring (the point's *frontier*), counts up the word `asked`
 //! of its row and publishes it. Every other member stores in `answered[r]` how many questions of member r it has seen, as long as
-//! its session runs. When all the others have answered, the point is *confirmed*, and it is *due* in the stream once
+//! its session runs. When all the others have answered, the point is *confirmed*: the frontier is lowered to what all rows say by
+//! then to have received, and the point is *due* in the stream once
 //! everything below its frontier is delivered. One question at a time: whatever is wanted meanwhile shares the next.
+//!
+//! Lowering it is what makes queries *apportioned*: any member answers from its own state, and what is here but not yet everywhere (*dirty*)
+//! holds no query up, which along a chain would be for as long as its bytes travel.
 //!
 //! # Why the state is fresh there
 //! Claim: whatever any member had delivered before the question was asked is delivered here before the point.
 //!
-//! 1. In this session: under `Atomic` what is delivered anywhere is stable (D7), so this member had received it, so it
-//!    lies below the frontier.
+//! 1. In this session: under `Atomic` what is delivered anywhere is stable (D7): every member had received it and said so, before it answered.
+//!    So this member had received it when it asked, and sees it in all rows when the answers are here (F1): it lies
+//!    below the frontier. The rows must be looked at after the answers: what they say when the question is asked may be old.
 //! 2. In earlier ones: it lies below their trims (V4), and this member delivers those before anything of this session.
 //! 3. In later ones there was nothing yet. A later view needs the report of a member of this session (V3, V6), given after that
 //!    member had wedged it (V2). This member has not, or it would take no answers any more; and the others have all answered after
@@ -182,10 +187,28 @@ impl Session {
         }
         #[cfg(feature = "mutants")]
         let all = all || self.mutant == Some(super::Mutant::UnconfirmedPoint);
-        if all {
-            self.reads.confirmed.extend(self.reads.open.take());
+        if all && let Some(mut point) = self.reads.open.take() {
+            #[cfg(feature = "mutants")]
+            let is_early = self.mutant == Some(super::Mutant::EarlyFrontier);
+            #[cfg(not(feature = "mutants"))]
+            let is_early = false;
+            if !is_early {
+                self.lower(&mut point.frontier);
+            }
+            self.reads.confirmed.push_back(point);
         }
         Ok(())
+    }
+
+    /// Lowers a frontier to what every member says to have received. Only after their answers: each has stored and published what it
+    /// had received before those (F1).
+    #[cold]
+    fn lower(&self, frontier: &mut [Position]) {
+        for peer in &self.peers {
+            for (rank, end) in frontier.iter_mut().enumerate().filter(|(rank, _)| *rank != peer.rank) {
+                *end = (*end).min(Position(peer.mirror.load(peer.base + self.layout.received(rank))));
+            }
+        }
     }
 
     /// Asks the next question, for all that is wanted.
@@ -194,6 +217,10 @@ impl Session {
         let mut frontier = self.reads.spare.pop().unwrap_or_default();
         frontier.clear();
         frontier.extend(self.streams.iter().map(|stream| stream.received));
+        #[cfg(feature = "mutants")]
+        if self.mutant == Some(super::Mutant::EarlyFrontier) {
+            self.lower(&mut frontier);
+        }
         self.reads.sought = self.reads.wanted;
         let point = Point { upto: self.reads.wanted, frontier };
         if self.peers.is_empty() {

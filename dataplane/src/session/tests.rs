@@ -984,3 +984,65 @@ fn along_a_chain_bytes_wait_for_the_next_ones_birth() {
     w.settle();
     assert!(w.delivered.iter().all(|log| log.last() == Some(&(0, 0, b"early".to_vec()))));
 }
+
+// What is here and not yet everywhere holds no query up: along a chain that would be for as long as its bytes travel.
+#[test]
+fn a_read_point_does_not_wait_for_what_is_on_its_way_along_a_chain() {
+    let mut w = World::of(4, Guarantee::Atomic, Topology::Chain);
+    w.settle();
+    w.send(0, b"dirty");
+    w.step(0).unwrap();
+    w.step(1).unwrap();
+    let here = w.sessions[1].streams[0].received;
+    assert!(w.sessions[1].want_read_point(1));
+    w.step(1).unwrap();
+    for at in [3, 0, 2] {
+        w.step(at).unwrap();
+        w.sessions[at].settle(&mut w.fabrics[at]); // as before a sleep: it answers
+        w.fabrics[at].flush();
+    }
+    assert_eq!(w.sessions[1].poll_read_point(), None);
+    w.step(1).unwrap();
+    assert_eq!((here, w.sessions[1].poll_read_point()), (Position(16), Some(1)));
+    assert!(
+        w.delivered.iter().all(Vec::is_empty),
+        "the last member hasn't got it: nobody can have delivered it"
+    );
+    w.settle();
+    assert!(w.delivered.iter().all(|log| log.len() == 1));
+}
+
+/// Asks at a member whose rows are old, of a message that another has delivered; returns what was due before and after it was delivered.
+fn asks_with_old_rows(prepare: impl FnOnce(&mut Session)) -> [Option<u64>; 2] {
+    let mut w = World::new(3, Guarantee::Atomic);
+    w.settle();
+    prepare(&mut w.sessions[1]);
+    w.send(0, b"delivered elsewhere");
+    for at in [0, 1, 2, 0] {
+        w.step(at).unwrap();
+    }
+    assert_eq!((w.delivered[0].len(), w.delivered[1].len()), (1, 0));
+    // The last row has come to member 0, and lies unseen at this one.
+    assert!(w.sessions[1].want_read_point(1));
+    w.sessions[1].exchange(&mut w.fabrics[1]).unwrap();
+    w.fabrics[1].flush();
+    for at in [0, 2] {
+        w.step(at).unwrap();
+        w.sessions[at].settle(&mut w.fabrics[at]);
+        w.fabrics[at].flush();
+    }
+    w.pass();
+    [Verdict::Later, Verdict::Taken].map(|verdict| {
+        w.sessions[1].exchange(&mut w.fabrics[1]).unwrap();
+        w.sessions[1].deliver(&mut w.fabrics[1], &mut |_: &mut Delivery<'_>| verdict).unwrap();
+        w.sessions[1].poll_read_point()
+    })
+}
+
+// The rows say what must be there once the answers have come, and not before.
+#[test]
+fn a_read_point_goes_by_what_the_rows_say_when_they_are_answered() {
+    assert_eq!(asks_with_old_rows(|_| {}), [None, Some(1)]);
+    #[cfg(feature = "mutants")]
+    assert_eq!(asks_with_old_rows(|session| session.mutate(Mutant::EarlyFrontier)), [Some(1), None]);
+}

@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use super::conduct::{Status, stderr_line};
 use super::figures::nanoseconds;
-use crate::args::{FailoverArgs, GuaranteeArg, WaitArg};
+use crate::args::{FailoverArgs, GuaranteeArg, TopologyArg, WaitArg};
 use crate::clock;
 use crate::crew::{Crew, Ports};
 use crate::failure::Failure;
@@ -194,6 +194,7 @@ impl<'a> Group<'a> {
             addresses: self.ports.numbered(),
             fabric: self.args.fabric,
             guarantee: GuaranteeArg::Atomic,
+            topology: TopologyArg::Direct,
             wait: WaitArg::Adaptive,
             ring_bytes: group::LEAST_RING,
         };

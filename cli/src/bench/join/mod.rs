@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::conduct::{Status, stderr_line};
-use crate::args::{GuaranteeArg, JoinArgs, WaitArg};
+use crate::args::{GuaranteeArg, JoinArgs, TopologyArg, WaitArg};
 use crate::clock;
 use crate::crew::{Crew, Ports};
 use crate::failure::Failure;
@@ -150,6 +150,7 @@ impl<'a> Group<'a> {
             addresses: known.collect(),
             fabric: self.args.fabric,
             guarantee: GuaranteeArg::Atomic,
+            topology: TopologyArg::Direct,
             wait: WaitArg::Adaptive,
             ring_bytes: group::LEAST_RING,
         };

@@ -20,7 +20,7 @@ use serde::Serialize;
 use self::verify::{Expected, Killed, Lived, Verdict};
 use super::Board;
 use super::input::{Input, Survey};
-use crate::args::{DemoArgs, GuaranteeArg};
+use crate::args::{DemoArgs, GuaranteeArg, TopologyArg};
 use crate::clock;
 use crate::crew::{Crew, Ports};
 use crate::failure::Failure;
@@ -205,6 +205,7 @@ impl<'a> Group<'a> {
             addresses: known.collect(),
             fabric: args.fabric,
             guarantee: args.guarantee,
+            topology: TopologyArg::Direct,
             wait: args.wait,
             ring_bytes: group::ring_bytes(survey.longest, group::LEAST_RING),
         };
