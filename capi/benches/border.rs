@@ -5,7 +5,7 @@
 //! ```
 //! Latency is of one 64-byte message after the other; throughput of as many at once as a window lets. Both drive their nodes
 //! themselves. What the machine does meanwhile falls on both, so each round's figures are compared with each other, and the median of the
-//! rounds' ratios counts.
+//! rounds' ratios counts. Where it does much, look at what a member that is alone costs in processor time: nobody is waited for there.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -17,6 +17,8 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
+
+use rustix::time::{ClockId, clock_gettime};
 
 use consort::{DrivenNode, Incoming, NodeBuilder, SendError};
 
@@ -34,6 +36,8 @@ struct Load {
 struct Figures {
     rate: f64,
     median: f64,
+    /// Nanoseconds of processor time for each message.
+    busy: f64,
 }
 
 fn main() {
@@ -50,9 +54,12 @@ fn main() {
             is_copied: number("--copy").unwrap_or(0) > 0,
         };
         let listen = value("--listen").unwrap().parse().unwrap();
-        let (peer, address) = value("--peer").unwrap().split_once('=').unwrap();
         let builder = NodeBuilder::new(id.parse().unwrap()).listen(listen);
-        return member(builder.peer(peer.parse().unwrap(), address.parse().unwrap()).driven().unwrap(), load);
+        let builder = match value("--peer").and_then(|it| it.split_once('=')) {
+            Some((peer, address)) => builder.peer(peer.parse().unwrap(), address.parse().unwrap()),
+            None => builder,
+        };
+        return member(builder.driven().unwrap(), load);
     }
     // `cargo bench -- --test` and `cargo test --benches` only see that it works.
     let tiny = !arguments.iter().any(|it| it == "--bench") || arguments.iter().any(|it| it == "--test");
@@ -65,10 +72,15 @@ fn main() {
     let (c, rust) = (compile(&directory), std::env::current_exe().unwrap());
     for is_copied in [true, false] {
         let how = if is_copied { "copied" } else { "in place" };
+        let load = Load { count: 20_000 * scale, window: 2_000, is_copied };
+        compare(&format!("alone, {how}"), (&c, &rust), load, rounds, 1, |it| it.busy);
+    }
+    for is_copied in [true, false] {
+        let how = if is_copied { "copied" } else { "in place" };
         let load = Load { count: 1_000 * scale, window: 1, is_copied };
-        compare(&format!("latency, {how}"), &c, &rust, load, rounds, |it| it.median);
+        compare(&format!("latency, {how}"), (&c, &rust), load, rounds, 2, |it| it.median);
         let load = Load { count: 10_000 * scale, window: 2_000, is_copied };
-        compare(&format!("throughput, {how}"), &c, &rust, load, rounds, |it| 1e9 / it.rate);
+        compare(&format!("throughput, {how}"), (&c, &rust), load, rounds, 2, |it| 1e9 / it.rate);
     }
     if tiny {
         println!("Success"); // as Criterion says it, for who counts
@@ -76,7 +88,15 @@ fn main() {
 }
 
 /// Runs both by turns, and prints the costs of a message in nanoseconds.
-fn compare(what: &str, c: &Path, rust: &Path, load: Load, rounds: usize, cost: fn(Figures) -> f64) {
+fn compare(
+    what: &str,
+    (c, rust): (&Path, &Path),
+    load: Load,
+    rounds: usize,
+    members: usize,
+    cost: fn(Figures) -> f64,
+) {
+    let run = |program: &Path, load: Load| run(program, load, members);
     let mut ratios = Vec::new();
     for round in 0..rounds {
         // Who goes first has it warmer, or colder.
@@ -127,15 +147,17 @@ impl Drop for Running {
     }
 }
 
-/// One exchange between two new processes.
-fn run(program: &Path, load: Load) -> Figures {
+/// One exchange between two new processes, or what one does by itself.
+fn run(program: &Path, load: Load, members: usize) -> Figures {
     // Ports that were free a moment ago.
     let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let addresses = sockets.map(|socket| socket.local_addr().unwrap());
     let start = |at: usize| {
         let mut command = Command::new(program);
         command.args(["--id", &(at + 1).to_string(), "--listen", &addresses[at].to_string()]);
-        command.args(["--peer", &format!("{}={}", 2 - at, addresses[1 - at])]);
+        if members > 1 {
+            command.args(["--peer", &format!("{}={}", 2 - at, addresses[1 - at])]);
+        }
         if at == 0 {
             command.args(["--count", &load.count.to_string(), "--window", &load.window.to_string()]);
             command.args(["--copy", if load.is_copied { "1" } else { "0" }]);
@@ -143,7 +165,7 @@ fn run(program: &Path, load: Load) -> Figures {
         let child = command.env_remove("LD_LIBRARY_PATH").stdout(Stdio::piped()).spawn().unwrap();
         Running(child)
     };
-    let (pinger, other) = (start(0), start(1));
+    let (pinger, other) = (start(0), (members > 1).then(|| start(1)));
     let said = |mut it: Running| {
         let mut said = String::new();
         std::io::Read::read_to_string(&mut it.0.stdout.take().unwrap(), &mut said).unwrap();
@@ -151,11 +173,13 @@ fn run(program: &Path, load: Load) -> Figures {
         said
     };
     let line = said(pinger);
-    said(other);
-    // 1000 messages of 64 bytes: 123456 a second, median 1234 ns, p99 2345 ns
-    let after =
-        |mark: &str| line.split_once(mark).unwrap().1.split_whitespace().next().unwrap().parse().unwrap();
-    Figures { rate: after("bytes: "), median: after("median ") }
+    other.map(said);
+    // 1000 messages of 64 bytes: 123456 a second, median 1234 ns, p99 2345 ns, takes 123 ns of processor time each
+    let after = |mark: &str| {
+        let word = line.split_once(mark).unwrap().1.split_whitespace().next();
+        word.unwrap().parse().unwrap()
+    };
+    Figures { rate: after("bytes: "), median: after("median "), busy: after(" takes ") }
 }
 
 /// `main` of ping.c, line by line.
@@ -179,7 +203,11 @@ fn member(mut node: DrivenNode, load: Load) {
     }
     if load.count > 0 {
         let (warm, mut sent) = (load.count / 10, 0);
-        let mut began = 0;
+        let (mut began, mut busy) = (0, 0);
+        let worked = || {
+            let time = clock_gettime(ClockId::ThreadCPUTime);
+            time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+        };
         let copied = std::hint::black_box([0; 64]);
         let mut took = vec![0; load.count as usize];
         let clock = Instant::now();
@@ -196,7 +224,7 @@ fn member(mut node: DrivenNode, load: Load) {
                         }
                         room.send();
                         if sent == warm {
-                            began = at;
+                            (began, busy) = (at, worked());
                         }
                         if sent >= warm {
                             took[(sent - warm) as usize] = at;
@@ -217,10 +245,15 @@ fn member(mut node: DrivenNode, load: Load) {
                 took[(at - warm) as usize] = there - took[(at - warm) as usize];
             }
         }
+        busy = worked() - busy;
         let rate = load.count as f64 / ((now() - began) as f64 / 1e9);
         took.sort_unstable();
         let (median, p99) = (took[took.len() / 2], took[took.len() / 100 * 99]);
-        println!("{} messages of 64 bytes: {rate:.0} a second, median {median} ns, p99 {p99} ns", load.count);
+        let each = busy / load.count;
+        println!(
+            "{} messages of 64 bytes: {rate:.0} a second, median {median} ns, p99 {p99} ns, takes {each} ns of processor time each",
+            load.count
+        );
         while sender.end() == Err(SendError::WouldDeadlock) {
             turn(&mut delivered, &mut has_view, &mut has_ended);
         }

@@ -73,19 +73,13 @@ pub(crate) fn call(body: impl FnOnce() -> Result<(), Error>) -> i32 {
 
 #[cold]
 fn forked() -> Error {
-    Error::fixed(
-        Status::Forked,
-        &c"this process was forked from one that used the library, and has neither its threads nor its links: call exec first, or fork before you use it",
-    )
+    Error::fixed(&(Status::Forked, c"this process was forked from one that used the library, and has neither its threads nor its links: call exec first, or fork before you use it"))
 }
 
 /// What a call says that ran into a bug of the library, and every later call of the same handle.
 #[cold]
 pub(crate) fn panicked() -> Error {
-    Error::fixed(
-        Status::Panicked,
-        &c"the library ran into a bug of its own, and what the handle stands for may be half changed: free it, go on with a new one, and report the bug",
-    )
+    Error::fixed(&(Status::Panicked, c"the library ran into a bug of its own, and what the handle stands for may be half changed: free it, go on with a new one, and report the bug"))
 }
 
 /// A handle, as C holds it: a number in a pointer's clothes, which nobody follows.

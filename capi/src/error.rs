@@ -100,7 +100,7 @@ impl Status {
 #[derive(Debug)]
 pub(crate) enum Error {
     /// What happens in the course of things, so that it must cost nothing: a string that was there before.
-    Fixed(Status, &'static &'static CStr),
+    Fixed(&'static (Status, &'static CStr)),
     Made(Box<(Status, CString)>),
 }
 
@@ -117,13 +117,13 @@ impl Error {
     }
 
     /// One that costs nothing.
-    pub(crate) const fn fixed(status: Status, text: &'static &'static CStr) -> Self {
-        Self::Fixed(status, text)
+    pub(crate) const fn fixed(known: &'static (Status, &'static CStr)) -> Self {
+        Self::Fixed(known)
     }
 
     pub(crate) fn status(&self) -> Status {
         match self {
-            Self::Fixed(status, _) => *status,
+            Self::Fixed(known) => known.0,
             Self::Made(made) => made.0,
         }
     }
@@ -135,7 +135,7 @@ impl Error {
     /// The sentence. Lives as long as this, wherever it goes.
     fn pointer(&self) -> *const c_char {
         match self {
-            Self::Fixed(_, text) => text.as_ptr(),
+            Self::Fixed(known) => known.1.as_ptr(),
             Self::Made(made) => made.1.as_ptr(),
         }
     }
@@ -143,7 +143,7 @@ impl Error {
     /// The sentence, for who isn't told by a return value.
     pub(crate) fn text(&self) -> String {
         match self {
-            Self::Fixed(_, text) => text.to_string_lossy().into_owned(),
+            Self::Fixed(known) => known.1.to_string_lossy().into_owned(),
             Self::Made(made) => made.1.to_string_lossy().into_owned(),
         }
     }
@@ -168,28 +168,22 @@ pub(crate) fn last() -> *const c_char {
 
 /// Nothing came in the time that was given.
 pub(crate) const TIMED_OUT: Error =
-    Error::fixed(Status::TimedOut, &c"it is not there yet: call again, or give it more time");
+    Error::fixed(&(Status::TimedOut, c"it is not there yet: call again, or give it more time"));
 
 impl From<SendError> for Error {
     fn from(error: SendError) -> Self {
         match error {
-            SendError::Full => Self::fixed(
-                Status::Full,
-                &c"the ring is full: some member has not yet taken what was sent before; try again, or block",
-            ),
+            SendError::Full => Self::fixed(&(Status::Full, c"the ring is full: some member has not yet taken what was sent before; try again, or block")),
             SendError::NotStarted => {
-                Self::fixed(Status::NotStarted, &c"the group has not started: wait for the first view")
+                Self::fixed(&(Status::NotStarted, c"the group has not started: wait for the first view"))
             }
             SendError::Changing => {
-                Self::fixed(Status::Changing, &c"the view is changing: try again in a moment, or block")
+                Self::fixed(&(Status::Changing, c"the view is changing: try again in a moment, or block"))
             }
             SendError::NotMember => Self::new(Status::NotMember, error),
             SendError::TooLong { .. } => Self::new(Status::TooLong, error),
             SendError::Ended => Self::new(Status::Ended, error),
-            SendError::WouldDeadlock => Self::fixed(
-                Status::WouldDeadlock,
-                &c"this thread would wait for itself, for it drives the node: use consort_try_reserve or consort_try_multicast, and go on polling",
-            ),
+            SendError::WouldDeadlock => Self::fixed(&(Status::WouldDeadlock, c"this thread would wait for itself, for it drives the node: use consort_try_reserve or consort_try_multicast, and go on polling")),
             SendError::Stopped(_) => Self::new(Status::Stopped, error),
             _ => Self::new(Status::Refused, error),
         }

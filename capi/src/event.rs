@@ -39,10 +39,10 @@ static LENT: Lent<Held> = Lent::new(&HERE);
 /// Room for an event, to be had before the event is taken from where it is.
 #[inline]
 pub(crate) fn vacant() -> Result<Vacant<Held>, Error> {
-    LENT.vacant().ok_or(Error::fixed(
+    LENT.vacant().ok_or(Error::fixed(&(
         Status::Busy,
-        &c"a million events are lent: give them back with consort_release when they are read",
-    ))
+        c"a million events are lent: give them back with consort_release when they are read",
+    )))
 }
 
 /// Lends an event.
@@ -130,10 +130,7 @@ pub(crate) fn take_back(event: &Event) {
 
 #[cold]
 fn not_lent() -> Error {
-    Error::fixed(
-        Status::BadHandle,
-        &c"this event is not lent (any more): it was released, or kept elsewhere, or its callback has returned",
-    )
+    Error::fixed(&(Status::BadHandle, c"this event is not lent (any more): it was released, or kept elsewhere, or its callback has returned"))
 }
 
 export! {
@@ -154,10 +151,7 @@ export! {
             None if event.lent == 0 && event.kind == MESSAGE => match callback::ask(Ask::Keep(event.data)) {
                 Some(Answer::Loan(Some(loan))) => Held::Loan(loan),
                 Some(Answer::Loan(None)) => {
-                    return Err(Error::fixed(
-                        Status::Busy,
-                        &c"this message is kept already, or too many are: release some, or copy what you need",
-                    ));
+                    return Err(Error::fixed(&(Status::Busy, c"this message is kept already, or too many are: release some, or copy what you need")));
                 }
                 _ => return Err(not_lent()),
             },

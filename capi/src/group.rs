@@ -143,10 +143,7 @@ export! {
         let fd = fd.check("fd")?;
         with(group, |lease| {
             let Some(it) = &lease.group else {
-                return Err(Error::fixed(
-                    Status::Refused,
-                    &c"a node that the caller drives has no descriptor: call consort_poll, and consort_wait when there was nothing to do",
-                ));
+                return Err(Error::fixed(&(Status::Refused, c"a node that the caller drives has no descriptor: call consort_poll, and consort_wait when there was nothing to do")));
             };
             if lease.bell.get().is_none() {
                 NODES.with(lease.node, |running| {

@@ -185,10 +185,7 @@ export! {
                 written.extend_from_slice(data);
                 Ok(())
             }
-            None => Err(Error::fixed(
-                Status::BadHandle,
-                &c"this writer is closed: write only while the function runs that it was given to",
-            )),
+            None => Err(Error::fixed(&(Status::BadHandle, c"this writer is closed: write only while the function runs that it was given to"))),
         })
     }
 
@@ -205,10 +202,7 @@ export! {
                 Status::Machine,
                 format_args!("the state can't be read: {cause}; give a number other than 0 from `restore`, and the replica stops"),
             )),
-            _ => Err(Error::fixed(
-                Status::BadHandle,
-                &c"this reader is closed: read only in the machine's `restore`, on the thread that it was called on",
-            )),
+            _ => Err(Error::fixed(&(Status::BadHandle, c"this reader is closed: read only in the machine's `restore`, on the thread that it was called on"))),
         })
     }
 }

@@ -86,15 +86,15 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cold]
 pub(crate) fn over() -> Error {
-    Error::fixed(Status::Stopped, &c"the node has left or was stopped: free it, and make a new one to go on")
+    Error::fixed(&(
+        Status::Stopped,
+        c"the node has left or was stopped: free it, and make a new one to go on",
+    ))
 }
 
 #[cold]
 pub(crate) fn would_deadlock() -> Error {
-    Error::fixed(
-        Status::WouldDeadlock,
-        &c"this thread runs a callback of the library, which would wait for its own end: do it from another thread, or after the callback",
-    )
+    Error::fixed(&(Status::WouldDeadlock, c"this thread runs a callback of the library, which would wait for its own end: do it from another thread, or after the callback"))
 }
 
 /// The first argument of a wait: -1 is for ever, `None`.
@@ -127,29 +127,20 @@ impl Running {
             Engine::Own(node) => {
                 node.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(body).ok_or_else(over)
             }
-            Engine::Driven(_) => Err(Error::fixed(
-                Status::Refused,
-                &c"this node is driven by consort_poll, which gives its events: make it with consort_node_new for that",
-            )),
+            Engine::Driven(_) => Err(Error::fixed(&(Status::Refused, c"this node is driven by consort_poll, which gives its events: make it with consort_node_new for that"))),
         }
     }
 
     /// The node that the caller drives.
     pub(crate) fn driven<R>(&self, body: impl FnOnce(&mut DrivenNode) -> R) -> Result<R, Error> {
         let Engine::Driven(node) = &self.engine else {
-            return Err(Error::fixed(
-                Status::Refused,
-                &c"this node has a thread of its own: take its events with consort_next, or make it with consort_driven_new",
-            ));
+            return Err(Error::fixed(&(Status::Refused, c"this node has a thread of its own: take its events with consort_next, or make it with consort_driven_new")));
         };
         let mut node = match node.try_lock() {
             Ok(node) => node,
             Err(std::sync::TryLockError::Poisoned(node)) => node.into_inner(),
             Err(std::sync::TryLockError::WouldBlock) => {
-                return Err(Error::fixed(
-                    Status::WouldDeadlock,
-                    &c"the node is driven just now, by another thread or by the one whose callback this is: drive it from one thread, and not from within its callbacks",
-                ));
+                return Err(Error::fixed(&(Status::WouldDeadlock, c"the node is driven just now, by another thread or by the one whose callback this is: drive it from one thread, and not from within its callbacks")));
             }
         };
         node.as_deref_mut().map(body).ok_or_else(over)
@@ -322,10 +313,7 @@ export! {
                 Engine::Own(slot) => {
                     let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
                     if slot.as_ref().is_some_and(|node| Arc::strong_count(node) > 1) {
-                        return Err(Error::fixed(
-                            Status::Busy,
-                            &c"a replica lives on this node: free that first",
-                        ));
+                        return Err(Error::fixed(&(Status::Busy, c"a replica lives on this node: free that first")));
                     }
                     Ok(())
                 }

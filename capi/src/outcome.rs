@@ -86,7 +86,7 @@ export! {
             let waits = |limit| {
                 let outcome = lock(slot);
                 let Some(outcome) = &*outcome else {
-                    return Err(Error::fixed(Status::BadHandle, &c"this outcome is told to a callback already: wait there"));
+                    return Err(Error::fixed(&(Status::BadHandle, c"this outcome is told to a callback already: wait there")));
                 };
                 Ok(outcome.wait_timeout(limit))
             };
@@ -104,7 +104,7 @@ export! {
         let on_outcome = on_outcome.ok_or_else(|| Error::invalid("`on_outcome` is NULL: pass the function to be called"))?;
         let slot = OUTCOMES.take(outcome)?;
         let Some(outcome) = lock(&slot).take() else {
-            return Err(Error::fixed(Status::BadHandle, &c"this outcome is told to a callback already"));
+            return Err(Error::fixed(&(Status::BadHandle, c"this outcome is told to a callback already")));
         };
         Then::start(outcome, move |result| match result {
             Ok(it) => on_outcome(context, Status::Ok as i32, &raw const *Box::new(delivered(it))),

@@ -14,10 +14,10 @@ use crate::stream::{Stream, with};
 
 #[cold]
 fn not_here() -> Error {
-    Error::fixed(
+    Error::fixed(&(
         Status::Refused,
-        &c"this group's node is driven by consort_poll, which gives its events: take them there",
-    )
+        c"this group's node is driven by consort_poll, which gives its events: take them there",
+    ))
 }
 
 /// What is there just now. Lowers the descriptor where nothing is.
@@ -67,7 +67,7 @@ export! {
         with(group, |stream| {
             let it = stream.group.clone().ok_or_else(not_here)?;
             if stream.is_listening.swap(true, Ordering::Relaxed) {
-                return Err(Error::fixed(Status::Busy, &c"this group's events go to a callback already"));
+                return Err(Error::fixed(&(Status::Busy, c"this group's events go to a callback already")));
             }
             let shard = stream.shard;
             let tell = move |event: &Event| {

@@ -52,10 +52,7 @@ fn end(handle: Handle, how: impl FnOnce(Replica<Foreign>) -> Result<(), Error>) 
             Ok(replica) => how(replica),
             Err(replica) => {
                 *slot.write().unwrap_or_else(PoisonError::into_inner) = Some(replica);
-                Err(Error::fixed(
-                    Status::Busy,
-                    &c"another thread is in a call on this replica: stop it with consort_replica_stop, which lets such calls go, and try again when they are back",
-                ))
+                Err(Error::fixed(&(Status::Busy, c"another thread is in a call on this replica: stop it with consort_replica_stop, which lets such calls go, and try again when they are back")))
             }
         }
     })
@@ -147,7 +144,7 @@ export! {
         PENDINGS.with(pending, |slot| {
             let mut slot = lock(slot);
             let Some(it) = slot.take() else {
-                return Err(Error::fixed(Status::BadHandle, &c"this reply was given out already: free what waited for it"));
+                return Err(Error::fixed(&(Status::BadHandle, c"this reply was given out already: free what waited for it")));
             };
             let now = if inside() { Some(std::time::Duration::ZERO) } else { limit };
             let result = match now {

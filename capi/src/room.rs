@@ -31,7 +31,7 @@ pub(crate) fn lend(
 ) -> Result<Room, Error> {
     let vacant = LENT
         .vacant()
-        .ok_or(Error::fixed(Status::Busy, &c"a million rooms are lent: send them, or cancel them"))?;
+        .ok_or(Error::fixed(&(Status::Busy, c"a million rooms are lent: send them, or cancel them")))?;
     let mut room = reserve(&lease)?;
     let (data, len) = (room.as_mut_ptr(), room.len());
     // SAFETY: only the lifetime changes. What it borrows is in the group's object, which doesn't move when the lease does, and which the
@@ -43,10 +43,10 @@ pub(crate) fn lend(
 /// Takes one back, for good: the struct that named it says nothing any more.
 #[inline(always)]
 pub(crate) fn take(room: &mut Room) -> Result<Held, Error> {
-    let held = LENT.take(room.lent).ok_or(Error::fixed(
+    let held = LENT.take(room.lent).ok_or(Error::fixed(&(
         Status::BadHandle,
-        &c"this room is not lent (any more): it was sent or cancelled; reserve another",
-    ))?;
+        c"this room is not lent (any more): it was sent or cancelled; reserve another",
+    )))?;
     *room = Room { data: std::ptr::null_mut(), len: 0, lent: 0 };
     Ok(held)
 }
