@@ -86,7 +86,7 @@ typedef enum consort_status {
     CONSORT_BAD_HANDLE = 6,     /* a handle that was freed, or of another type; a loan that was given back */
     CONSORT_STOPPED = 7,        /* the node does nothing more */
     CONSORT_EVICTED = 8,        /* ... because the others went on without it */
-    CONSORT_NOT_MEMBER = 9,     /* this node isn't a member of the shard */
+    CONSORT_NOT_MEMBER = 9,     /* this node isn't a member of the shard, or whom a message is for isn't */
     CONSORT_TOO_LONG = 10,      /* the message never fits in these rings */
     CONSORT_ENDED = 11,         /* consort_end was called */
     CONSORT_WOULD_DEADLOCK = 12,/* the thread would wait for itself: in a callback, or driving the node */
@@ -402,7 +402,17 @@ consort_status consort_reserve(consort_group *group, size_t len, consort_room *r
 /* The same, and never blocks: CONSORT_FULL, CONSORT_CHANGING, CONSORT_NOT_STARTED when it isn't possible just now. */
 consort_status consort_try_reserve(consort_group *group, size_t len, consort_room *room);
 
-/* Multicasts the message that was written there, to all members of the group, this one too. Never blocks. The room is given back, and its
+/* As consort_reserve, for a message to some of the members: count node numbers at nodes, at most 64. It has a place in the one order that all
+ * members agree on, and is delivered to these alone; the others are not sent its bytes. This node gets it only if it is in the list. If the
+ * view changes first, it goes to those in the list who remain. The longest message is 8 bytes shorter than others.
+ * CONSORT_NOT_MEMBER: one of them is none; and CONSORT_INVALID: an empty list; CONSORT_REFUSED: the group's guarantee isn't
+ * CONSORT_ATOMIC, or its messages travel along a chain. */
+consort_status consort_reserve_to(consort_group *group, const uint32_t *nodes, size_t count, size_t len, consort_room *room);
+
+/* The same, and never blocks, like consort_try_reserve. */
+consort_status consort_try_reserve_to(consort_group *group, const uint32_t *nodes, size_t count, size_t len, consort_room *room);
+
+/* Multicasts the message that was written there, to all members of the group, this one too, or to those that the room was reserved for. Never blocks. The room is given back, and its
  * struct cleared. ticket (may be NULL) names the send, over all views: its event has it. Any thread. */
 consort_status consort_send(consort_room *room, uint64_t *ticket);
 
@@ -418,6 +428,9 @@ consort_status consort_multicast(consort_group *group, const void *data, size_t 
 
 /* The same, and never blocks, like consort_try_reserve. */
 consort_status consort_try_multicast(consort_group *group, const void *data, size_t len, uint64_t *ticket);
+
+/* Multicasts a copy of data to some of the members: see consort_reserve_to. ticket may be NULL. */
+consort_status consort_multicast_to(consort_group *group, const uint32_t *nodes, size_t count, const void *data, size_t len, uint64_t *ticket);
 
 /* As consort_multicast, and tells what becomes of it. */
 consort_status consort_multicast_tracked(consort_group *group, const void *data, size_t len, consort_outcome **outcome);

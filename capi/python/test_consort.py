@@ -74,6 +74,22 @@ class Test(unittest.TestCase):
             while True:
                 groups[0].next().release()
 
+    def test_messages_for_some_members(self):
+        nodes = [consort.Node(**options) for options in sockets(2)]
+        groups = [node.group() for node in nodes]
+        for group in groups:
+            until(group, consort.VIEW)
+        groups[0].multicast_to([2], b"for the second")
+        groups[0].multicast(b"for both")
+        self.assertEqual(bytes(until(groups[0], consort.MESSAGE).data), b"for both")
+        self.assertEqual(bytes(until(groups[1], consort.MESSAGE).data), b"for the second")
+        self.assertEqual(bytes(until(groups[1], consort.MESSAGE).data), b"for both")
+        with self.assertRaises(consort.Error) as caught:
+            groups[0].multicast_to([3], b"x")
+        self.assertEqual(caught.exception.name, "CONSORT_NOT_MEMBER")
+        for node in nodes:
+            node.close()
+
     def test_a_view_of_a_message_dies_with_the_event(self):
         with consort.Node(1) as node, node.group() as group:
             outcome = group.multicast_tracked(b"hello")

@@ -180,7 +180,8 @@ impl From<SendError> for Error {
             SendError::Changing => {
                 Self::fixed(&(Status::Changing, c"the view is changing: try again in a moment, or block"))
             }
-            SendError::NotMember => Self::new(Status::NotMember, error),
+            SendError::NotMember | SendError::NoSuchMember(_) => Self::new(Status::NotMember, error),
+            SendError::NoDestination => Self::new(Status::Invalid, error),
             SendError::TooLong { .. } => Self::new(Status::TooLong, error),
             SendError::Ended => Self::new(Status::Ended, error),
             SendError::WouldDeadlock => Self::fixed(&(Status::WouldDeadlock, c"this thread would wait for itself, for it drives the node: use consort_try_reserve or consort_try_multicast, and go on polling")),
@@ -200,7 +201,10 @@ impl From<Stopped> for Error {
 
 impl From<OutcomeError> for Error {
     fn from(error: OutcomeError) -> Self {
-        let status = if matches!(error, OutcomeError::Moved) { Status::NotMember } else { Status::Unknown };
+        let status = match error {
+            OutcomeError::Moved | OutcomeError::NoDestination => Status::NotMember,
+            _ => Status::Unknown,
+        };
         Self::new(status, error)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
-use consort::SendError;
+use consort::{NodeId, SendError};
 
 use crate::border::{Handle, In, InOut, Out, Text, export};
 use crate::callback::inside;
@@ -60,7 +60,80 @@ fn multicast(group: Handle, data: In<u8>, len: usize, ticket: Out<u64>, block: b
     })
 }
 
+/// The most nodes that a list of destinations may name.
+const DESTINATIONS: usize = 64;
+
+/// Calls `act` with a list of destinations.
+fn with_nodes<T>(
+    nodes: &In<u32>,
+    count: usize,
+    act: impl FnOnce(&[NodeId]) -> Result<T, Error>,
+) -> Result<T, Error> {
+    if count > DESTINATIONS {
+        return Err(Error::invalid(format_args!(
+            "`count`: {count} destinations; a group has at most {DESTINATIONS} members, so name each once"
+        )));
+    }
+    let mut list = [NodeId(0); DESTINATIONS];
+    for (place, node) in list.iter_mut().zip(nodes.slice(count, "nodes")?) {
+        *place = NodeId(*node);
+    }
+    act(&list[..count])
+}
+
+/// As [`reserve`], for some members.
+fn reserve_to<'a>(
+    lease: &'a Lease,
+    to: &[NodeId],
+    len: usize,
+    block: bool,
+) -> Result<consort::Reservation<'a>, Error> {
+    match lease.sender.try_reserve_to(to, len) {
+        Err(SendError::Full | SendError::Changing | SendError::NotStarted) if block && inside() => {
+            Err(would_deadlock())
+        }
+        Err(SendError::Full | SendError::Changing | SendError::NotStarted) if block => {
+            Ok(lease.sender.reserve_to(to, len)?)
+        }
+        done => Ok(done?),
+    }
+}
+
+fn lend_to(
+    group: Handle,
+    (nodes, count): (&In<u32>, usize),
+    len: usize,
+    room: Out<Room>,
+    block: bool,
+) -> Result<(), Error> {
+    let room = room.check("room")?;
+    with_nodes(nodes, count, |to| {
+        room.set(room::lend(lease(group)?, |lease| reserve_to(lease, to, len, block))?);
+        Ok(())
+    })
+}
+
 export! {
+    fn consort_reserve_to(group: Handle, nodes: In<u32>, count: usize, len: usize, room: Out<Room>) {
+        lend_to(group, (&nodes, count), len, room, true)
+    }
+
+    fn consort_try_reserve_to(group: Handle, nodes: In<u32>, count: usize, len: usize, room: Out<Room>) {
+        lend_to(group, (&nodes, count), len, room, false)
+    }
+
+    fn consort_multicast_to(group: Handle, nodes: In<u32>, count: usize, data: In<u8>, len: usize, ticket: Out<u64>) {
+        let data = data.slice(len, "data")?;
+        with_nodes(&nodes, count, |to| {
+            with(group, |lease| {
+                let mut room = reserve_to(lease, to, len, true)?;
+                room.copy_from_slice(data);
+                ticket.set(room.send().0.0);
+                Ok(())
+            })
+        })
+    }
+
     fn consort_node_group(node: Handle, name: Text, shard: u32, group: Out<Handle>) {
         let group = group.check("group")?;
         let name = name.optional("name")?.unwrap_or(consort::config::MAIN);

@@ -302,6 +302,12 @@ class Group(_Handle):
         _check(function(self._handle, bytes(data), len(data), ctypes.byref(ticket)))
         return ticket.value
 
+    def multicast_to(self, nodes, data):
+        """Multicasts a copy to some of the members, by their nodes' numbers. Gives its ticket."""
+        nodes, ticket = (ctypes.c_uint32 * len(nodes))(*nodes), ctypes.c_uint64()
+        _check(_library.consort_multicast_to(self._handle, nodes, len(nodes), bytes(data), len(data), ctypes.byref(ticket)))
+        return ticket.value
+
     def multicast_tracked(self, data):
         """Multicasts a copy. Gives its `Outcome`."""
         return Outcome(_made(_library.consort_multicast_tracked, self._handle, bytes(data), len(data)))

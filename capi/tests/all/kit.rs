@@ -77,7 +77,9 @@ pub(crate) fn compile(source: &Path, build: Build) -> PathBuf {
             "-fno-omit-frame-pointer",
         ]);
     }
-    compiler.arg("-I").arg(here().join("include")).arg("-I").arg(here().join("examples"));
+    for headers in ["include", "examples", "tests/c"] {
+        compiler.arg("-I").arg(here().join(headers));
+    }
     if source.is_dir() {
         let files = std::fs::read_dir(source).unwrap().map(|file| file.unwrap().path());
         compiler.args(files.filter(|file| file.extension().is_some_and(|it| it == "c")));

@@ -122,6 +122,27 @@ static void sending(void)
     SURE(event.len == 0);
     MUST(consort_release(&event));
 
+    /* For some members: this one is all there are. */
+    const uint32_t here[] = {1}, nobody[] = {1, 2};
+    static const uint32_t many[65];
+    EXPECT(CONSORT_NOT_MEMBER, consort_multicast_to(it.group, nobody, 2, "x", 1, NULL));
+    EXPECT(CONSORT_NOT_MEMBER, consort_reserve_to(it.group, nobody, 2, 8, &room));
+    EXPECT(CONSORT_INVALID, consort_multicast_to(it.group, here, 0, "x", 1, NULL));
+    EXPECT(CONSORT_INVALID, consort_multicast_to(it.group, many, 65, "x", 1, NULL));
+    EXPECT(CONSORT_INVALID, consort_multicast_to(it.group, NULL, 1, "x", 1, NULL));
+    EXPECT(CONSORT_TOO_LONG, consort_reserve_to(it.group, here, 1, most, &room));
+    MUST(consort_multicast_to(it.group, here, 1, "here", 4, &ticket));
+    until(it.group, CONSORT_MESSAGE, &event);
+    SURE(event.ticket == ticket && event.len == 4 && memcmp(event.data, "here", 4) == 0);
+    MUST(consort_release(&event));
+    MUST(consort_try_reserve_to(it.group, here, 1, 8, &room));
+    SURE(room.len == 8);
+    memcpy(room.data, "in place", 8);
+    MUST(consort_send(&room, NULL));
+    until(it.group, CONSORT_MESSAGE, &event);
+    SURE(event.len == 8 && memcmp(event.data, "in place", 8) == 0);
+    MUST(consort_release(&event));
+
     MUST(consort_multicast_tracked(it.group, "x", 1, &outcome));
     MUST(consort_outcome_wait(outcome, -1, &delivered));
     SURE(delivered.view > 0);
