@@ -7,7 +7,7 @@ use consort::{
     WaitStrategy,
 };
 
-use crate::args::{FabricArg, GuaranteeArg, WaitArg};
+use crate::args::{FabricArg, GuaranteeArg, NodeGuaranteeArg, WaitArg};
 use crate::failure::Failure;
 use crate::orders::{FailoverTask, Seat};
 
@@ -41,6 +41,17 @@ impl From<GuaranteeArg> for Guarantee {
             GuaranteeArg::Fifo => Self::Fifo,
             GuaranteeArg::Agreed => Self::Agreed,
             GuaranteeArg::Atomic => Self::Atomic,
+        }
+    }
+}
+
+impl From<NodeGuaranteeArg> for Guarantee {
+    fn from(arg: NodeGuaranteeArg) -> Self {
+        match arg {
+            NodeGuaranteeArg::Fifo => Self::Fifo,
+            NodeGuaranteeArg::Agreed => Self::Agreed,
+            NodeGuaranteeArg::Atomic => Self::Atomic,
+            NodeGuaranteeArg::Durable => Self::Durable,
         }
     }
 }

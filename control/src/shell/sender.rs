@@ -25,7 +25,9 @@ use arc_swap::ArcSwapOption;
 use consort_dataplane::fabric::Doorbell;
 use consort_dataplane::names::Position;
 use consort_dataplane::ring::{self, ReserveError, RingSender, Ticket};
+use consort_dataplane::session::SENT;
 
+use super::clock;
 use super::gate::Gate;
 use super::outcome::{Outcome, OutcomeError, Registry};
 use super::points::{Asked, ReadPoint, ReadPointError};
@@ -73,6 +75,8 @@ pub(crate) struct Open {
     number: u64,
     /// Where this ring's tickets begin: behind all those of the rings before it.
     base: u64,
+    /// Bytes before each message for the clock, in a durable shard.
+    dated: usize,
     pub(crate) registry: Registry,
     /// What is sent from now on is lost, and why.
     over: OnceLock<OutcomeError>,
@@ -134,6 +138,7 @@ pub enum SendError {
 /// wait for it; and so does, for the memory it lies in, the change after that, at all members.
 pub struct Reservation<'a> {
     room: ring::Reservation<Lease>,
+    dated: usize,
     outbox: &'a Outbox,
 }
 
@@ -184,11 +189,18 @@ impl Sender {
             return Err(SendError::Ended);
         }
         let Some(lease) = outbox.lease() else { return Err(outbox.stop_or(SendError::NotStarted)) };
-        match ring::try_reserve(lease, len) {
-            Ok(room) => Ok(Reservation { room, outbox }),
+        let dated = lease.0.dated;
+        match ring::try_reserve(lease, len.saturating_add(dated)) {
+            Ok(room) => Ok(Reservation { room, dated, outbox }),
             Err((lease, error)) => {
                 lease.give_back();
-                Err(outbox.refused(error))
+                Err(outbox.refused(match error {
+                    ReserveError::TooLong { len, max } => ReserveError::TooLong {
+                        len: len.saturating_sub(dated),
+                        max: max.saturating_sub(dated),
+                    },
+                    other => other,
+                }))
             }
         }
     }
@@ -263,7 +275,7 @@ impl Sender {
 
     /// The longest message that fits, in bytes, the same in all views; `None` before the group has started.
     pub fn max_len(&self) -> Option<usize> {
-        self.outbox.current.load().as_ref().map(|open| open.ring.max_len())
+        self.outbox.current.load().as_ref().map(|open| open.ring.max_len().saturating_sub(open.dated))
     }
 }
 
@@ -277,8 +289,9 @@ impl SendError {
 impl Reservation<'_> {
     /// Multicasts the message. Never blocks.
     #[inline]
-    pub fn send(self) -> Ticket {
-        let Self { room, outbox } = self;
+    pub fn send(mut self) -> Ticket {
+        self.date();
+        let Self { room, outbox, .. } = self;
         let (Ticket(end), lease) = room.send_back();
         let ticket = lease.0.ticket(end);
         lease.give_back();
@@ -291,7 +304,8 @@ impl Reservation<'_> {
     }
 
     /// As [`Reservation::send`], and tells what becomes of it.
-    pub fn send_tracked(self) -> Outcome {
+    pub fn send_tracked(mut self) -> Outcome {
+        self.date();
         let open = self.room.handle().0.clone();
         let registered = open.registry.register(self.room.as_ptr());
         let Ticket(end) = self.room.send();
@@ -304,28 +318,38 @@ impl Reservation<'_> {
         }
         registered.outcome(open.ticket(end))
     }
+
+    /// Writes down when this is sent, where that is kept.
+    #[inline]
+    fn date(&mut self) {
+        if self.dated > 0 {
+            let now = clock::since_1970().to_le_bytes();
+            self.room[..self.dated].copy_from_slice(&now);
+        }
+    }
 }
 
 impl Deref for Reservation<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.room
+        &self.room[self.dated..]
     }
 }
 
 impl DerefMut for Reservation<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.room
+        &mut self.room[self.dated..]
     }
 }
 
 impl Open {
-    /// The ring of a session whose tickets begin at `base`.
-    pub(crate) fn new(ring: RingSender, base: u64) -> Self {
+    /// The ring of a session whose tickets begin at `base`. In one that is durable each message begins with the sender's clock.
+    pub(crate) fn new(ring: RingSender, base: u64, is_durable: bool) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { ring, number, base, registry: Registry::default(), over: OnceLock::new() }
+        let dated = if is_durable { SENT } else { 0 };
+        Self { ring, number, base, dated, registry: Registry::default(), over: OnceLock::new() }
     }
 
     /// The engine's way past the [`Outbox`]: for what is sent again.
