@@ -3,13 +3,15 @@
 use std::error::Error;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use consort_control::config::{ConfigError, GroupConfig, NodeConfig, SharedKey, SlowPolicy};
-use consort_control::shell::{DrivenNode, MakeFabric, Node, Start, StartError};
+use consort_control::shell::{DrivenNode, MakeDisk, MakeFabric, Node, Start, StartError};
 use consort_dataplane::fabric::Fabric;
+use consort_dataplane::log::Disk;
+use consort_hw::disk::Directory;
 use consort_hw::shm::{ShmFabric, ShmOptions};
 use consort_hw::tcp::{TcpFabric, TcpOptions};
 
@@ -213,6 +215,12 @@ impl NodeBuilder {
         self
     }
 
+    /// The directory in which this node's durable groups are written down ([`Guarantee::Durable`]); no other node may have it.
+    pub fn data(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.config.data = Some(directory.into());
+        self
+    }
+
     /// Gives up if the group hasn't started by then; if not set, it waits for ever.
     pub fn start_within(mut self, within: Duration) -> Self {
         self.config.start_within = Some(within);
@@ -298,7 +306,8 @@ impl NodeBuilder {
                 Ok((Box::new(fabric) as Box<dyn Fabric + Send>, engine))
             }
         });
-        Ok(Start { config, listener, fabric })
+        let disk: MakeDisk = Box::new(|path| Ok(Box::new(Directory::open(path)?) as Box<dyn Disk>));
+        Ok(Start { config, listener, fabric, disk: Some(disk) })
     }
 }
 

@@ -63,6 +63,7 @@
 //! | [`Fifo`](Guarantee::Fifo) | as it comes, each sender's in its order |
 //! | [`Agreed`](Guarantee::Agreed) | in one order, the same at all members |
 //! | [`Atomic`](Guarantee::Atomic) | in that order, and only once every member has it (the default) |
+//! | [`Durable`](Guarantee::Durable) | in that order, and only once every member has flushed it to its [`log`] ([`NodeBuilder::data`]) |
 //!
 //! When the members change, every member that goes on delivers the same messages, then the next [`Event::View`], then that
 //! view's messages. What was under way is delivered in the old view or sent again in the new one, once and in its sender's
@@ -156,9 +157,9 @@ pub use consort_control::config::{
 pub use consort_control::link::message::Question;
 pub use consort_control::membership::{Absent, Lost, Stopped};
 pub use consort_control::shell::{
-    AskError, CloseError, Closed, Delivered, Departure, DrivenNode, Event, Group, Incoming, Leaving, Message,
-    Node, NodeStats, Outcome, OutcomeError, ReadPoint, ReadPointError, Reservation, Restore, SendError,
-    Sender, SessionStatus, SnapshotRequest, Stage, StartError, Status, ask,
+    AskError, CloseError, Closed, DataError, Delivered, Departure, DrivenNode, Event, Group, Incoming,
+    Leaving, Message, Node, NodeStats, Outcome, OutcomeError, ReadPoint, ReadPointError, Reservation,
+    Restore, SendError, Sender, SessionStatus, SnapshotRequest, Stage, StartError, Status, ask,
 };
 pub use consort_control::view::{Domain, Incarnation, Member, Role, Shard, ShardId, View};
 pub use consort_dataplane::fabric::FabricStats;

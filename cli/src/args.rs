@@ -104,6 +104,19 @@ pub(crate) enum TopologyArg {
     Chain,
 }
 
+/// What a delivery promises, of a long-lived member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NodeGuaranteeArg {
+    /// Each sender's messages in its order
+    Fifo,
+    /// One order at all members
+    Agreed,
+    /// One order, and delivered only once every member has the message
+    Atomic,
+    /// As atomic, and only once every member has flushed it to its log (--data)
+    Durable,
+}
+
 /// What a member does while nothing happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -269,7 +282,8 @@ The configuration file (TOML) says the same as the flags, which go first where b
   id = 1
   listen = \"127.0.0.1:7101\"
   fabric = \"tcp\"                # auto, shm, tcp, verbs
-  guarantee = \"atomic\"          # fifo, agreed, atomic
+  guarantee = \"atomic\"          # fifo, agreed, atomic, durable
+  # data = \"/var/lib/app/1\"     # with durable: where this member's log is kept
   # join = [\"127.0.0.1:7102\"]   # instead of [peers]
   # rejoin = true
   # role = \"witness\"            # data, witness
@@ -330,7 +344,10 @@ pub(crate) struct NodeArgs {
     pub(crate) fabric: Option<FabricArg>,
     /// What a delivery promises; the same at all members [default: atomic]
     #[arg(long, value_enum)]
-    pub(crate) guarantee: Option<GuaranteeArg>,
+    pub(crate) guarantee: Option<NodeGuaranteeArg>,
+    /// Where this member's log is kept, with --guarantee durable: a directory of its own (see `consort log`)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
     /// What this member does while nothing happens [default: adaptive]
     #[arg(long, value_enum)]
     pub(crate) wait: Option<WaitArg>,

@@ -7,7 +7,7 @@ use consort::{
     Topology, WaitStrategy,
 };
 
-use crate::args::{FabricArg, GuaranteeArg, TopologyArg, WaitArg};
+use crate::args::{FabricArg, GuaranteeArg, NodeGuaranteeArg, TopologyArg, WaitArg};
 use crate::failure::Failure;
 use crate::orders::{FailoverTask, Seat};
 
@@ -50,6 +50,17 @@ impl From<TopologyArg> for Topology {
         match arg {
             TopologyArg::Direct => Self::Direct,
             TopologyArg::Chain => Self::Chain,
+        }
+    }
+}
+
+impl From<NodeGuaranteeArg> for Guarantee {
+    fn from(arg: NodeGuaranteeArg) -> Self {
+        match arg {
+            NodeGuaranteeArg::Fifo => Self::Fifo,
+            NodeGuaranteeArg::Agreed => Self::Agreed,
+            NodeGuaranteeArg::Atomic => Self::Atomic,
+            NodeGuaranteeArg::Durable => Self::Durable,
         }
     }
 }

@@ -60,7 +60,7 @@ pub fn next(
     for (at, shape) in shapes.iter().enumerate() {
         let Some(drawn) = shards.get_mut(at) else { continue };
         let before = &old.shards[at];
-        if shape.state && drawn.held.is_empty() && before.since != ViewId(0) {
+        if (shape.state || shape.guarantee.durable()) && drawn.held.is_empty() && before.since != ViewId(0) {
             drawn.learners.clear(); // its state is gone
             continue;
         }

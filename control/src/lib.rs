@@ -42,6 +42,7 @@
 //! | [`layout`] | who has which shard in the next view. Pure |
 //! | [`transfer`] | how a joiner comes to have the application's state. Pure |
 //! | [`config`] | what a node is told, as a value or a TOML file |
+//! | [`held`] | what nodes have on disk, and how a group begins again from it (P3). Pure |
 //! | [`change`] | how a view ends and the next is decided, whatever fails on the way. Pure |
 //! | [`link`] | control links: frames, seals, messages, one link for a pair. Pure |
 //! | [`stop`] | why a node waits, and why it stopped |
@@ -54,6 +55,7 @@ pub mod view;
 pub mod layout;
 pub mod transfer;
 pub mod config;
+pub mod held;
 pub mod change;
 pub mod link;
 pub mod stop;

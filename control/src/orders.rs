@@ -8,6 +8,7 @@ use consort_dataplane::names::{NodeId, Slot, ViewId};
 use consort_dataplane::session::{Blocked, Frontiers};
 
 use crate::change::{Cut, Frozen};
+use crate::held::Held;
 use crate::stop::{Absent, Stopped};
 use crate::transfer::{Lesson, Pupil, Took};
 use crate::view::{ShardId, View};
@@ -26,6 +27,9 @@ pub struct Install {
     pub slots: BTreeMap<NodeId, Slot>,
     /// Where the sessions of the view before end that end; `None` where there is none to end: the first view, or a joiner's.
     pub cut: Option<Vec<Cut>>,
+    /// Durable shards whose log is here as far as it is anywhere: the view stands behind that. Of others this node gets what it lacks from a member first,
+    /// unless it was a member just before.
+    pub level: Vec<ShardId>,
     /// Shards of which a member that is gone may still read the memory that their new sessions use: take fresh memory (V10).
     pub renew: Vec<ShardId>,
 }
@@ -88,6 +92,34 @@ pub enum Order {
     Wait(Vec<Absent>),
     /// This incarnation is over, and another will begin with [`Order::Prepare`]: nothing of the view's sessions is delivered any more.
     Over(Stopped),
+    /// A node wants more of a shard's log (P3); report [`Report::LogPart`].
+    ReadLog {
+        /// Who.
+        node: NodeId,
+        /// Which shard's.
+        shard: ShardId,
+        /// Behind this record,
+        behind: u64,
+        /// with this chain,
+        chain: u32,
+        /// from this byte on.
+        at: u64,
+    },
+    /// More of a log, as [`Report::WantLog`] asked for.
+    LogPart {
+        /// From whom.
+        node: NodeId,
+        /// Of which shard.
+        shard: ShardId,
+        /// Behind this record,
+        behind: u64,
+        /// from this byte on.
+        at: u64,
+        /// What lies there.
+        bytes: Vec<u8>,
+        /// What it is to follow on is not in that log.
+        other: bool,
+    },
     /// Stop, for good.
     Stop(Stopped),
 }
@@ -169,6 +201,36 @@ pub enum Report {
     Leaving,
     /// The application left without order.
     Left,
+    /// What this node has on disk, told before [`Report::Prepared`].
+    Held(Option<Held>),
+    /// This node wants more of a shard's log.
+    WantLog {
+        /// From whom.
+        node: NodeId,
+        /// Which shard's.
+        shard: ShardId,
+        /// Behind this record,
+        behind: u64,
+        /// with this chain,
+        chain: u32,
+        /// from this byte on.
+        at: u64,
+    },
+    /// What a node wanted of a log.
+    LogPart {
+        /// Who.
+        node: NodeId,
+        /// Of which shard.
+        shard: ShardId,
+        /// Behind this record,
+        behind: u64,
+        /// from this byte on.
+        at: u64,
+        /// What lies there.
+        bytes: Vec<u8>,
+        /// What it is to follow on is not in this log.
+        other: bool,
+    },
     /// This node can't go on.
     Broken(String),
 }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use consort_dataplane::names::Time;
 
 use crate::config::NodeConfig;
-use crate::link::message::Hello;
+use crate::link::message::{Hello, Message};
 use crate::link::table::{ConnectionId, LinkNews, Links, Random, Request};
 use crate::membership::{Absent, Decision, Lost, Membership, Phase};
 use crate::orders::{Order, Report};
@@ -88,6 +88,13 @@ impl Plane {
             Report::Pulse(pulse) => self.membership.on_pulse(now, pulse),
             Report::Leaving => self.membership.on_leave(now),
             Report::Left => self.membership.on_left(),
+            Report::Held(held) => self.membership.on_held(held),
+            Report::WantLog { node, shard, behind, chain, at } => {
+                self.membership.on_log_lacked(node, Message::WantLog { shard, behind, chain, at });
+            }
+            Report::LogPart { node, shard, behind, at, bytes, other } => {
+                self.membership.on_log_lacked(node, Message::LogPart { shard, behind, at, bytes, other });
+            }
             Report::Broken(reason) => self.membership.on_broken(reason),
         }
         self.go_on(now);

@@ -20,6 +20,8 @@ pub enum Guarantee {
     /// Ordered and stable, hence uniform: what any member delivers, every survivor delivers. The default.
     #[default]
     Atomic,
+    /// As [`Atomic`](Self::Atomic), and written down: delivered once every member of the shard has flushed it to its log (P2).
+    Durable,
 }
 
 impl Guarantee {
@@ -30,7 +32,12 @@ impl Guarantee {
 
     /// Whether delivery waits until every member has received (D7).
     pub const fn stable(self) -> bool {
-        matches!(self, Self::Atomic)
+        matches!(self, Self::Atomic | Self::Durable)
+    }
+
+    /// Whether delivery waits until every member has written it down (P2).
+    pub const fn durable(self) -> bool {
+        matches!(self, Self::Durable)
     }
 }
 
@@ -40,6 +47,7 @@ impl fmt::Display for Guarantee {
             Self::Fifo => "fifo",
             Self::Agreed => "agreed",
             Self::Atomic => "atomic",
+            Self::Durable => "durable",
         })
     }
 }
@@ -52,6 +60,7 @@ impl FromStr for Guarantee {
             "fifo" => Ok(Self::Fifo),
             "agreed" => Ok(Self::Agreed),
             "atomic" => Ok(Self::Atomic),
+            "durable" => Ok(Self::Durable),
             _ => Err(PlanError::Guarantee(name.to_owned())),
         }
     }
@@ -224,7 +233,7 @@ pub enum PlanError {
     #[error("there is no link to node {0} yet; start the session when all links are up")]
     Unlinked(NodeId),
     /// No such guarantee.
-    #[error("no guarantee is called {0:?}; take fifo, agreed or atomic")]
+    #[error("no guarantee is called {0:?}; take fifo, agreed, atomic or durable")]
     Guarantee(String),
     /// No such topology.
     #[error("no topology is called {0:?}; take direct or chain")]

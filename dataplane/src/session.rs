@@ -6,7 +6,8 @@
 //!    (where rings travel along a `chain`, see there);
 //! 2. *send*: take what was committed to the own ring, stamp it with the current round, publish the bytes;
 //! 3. *acknowledge*: store `received`, raise the promise to the greatest seen (D5), then store `head`, publish the words;
-//! 4. *deliver* (`deliver`): in the order (D6), as far as stable (D7), into the caller's [`Sink`];
+//! 4. *deliver* (`deliver`): in the order (D6), as far as stable (D7), into the caller's [`Sink`]; in a durable session into its log,
+//!    and to be delivered once all members have flushed it (`durable`, P2);
 //! 5. *release*: what was delivered and not lent may be overwritten by its sender (D11).
 //!
 //! # Invariants, checked as [`Frontiers::validate`]
@@ -26,8 +27,9 @@
 //! back, [`Session::is_free`] says so: its memory is not needed here any more.
 
 mod chain;
-mod deliver;
 mod frontiers;
+mod durable;
+mod deliver;
 mod supply;
 mod reads;
 
@@ -43,7 +45,8 @@ use crate::plan::{PlanError, SessionPlan, Topology};
 use crate::record::Kind;
 use crate::ring::{RingOwner, RingSender, Ticket};
 
-pub use deliver::{Delivery, Sink, Verdict};
+pub use deliver::{Delivery, Logged, Sink, Verdict};
+pub use durable::SENT;
 pub use frontiers::{Blocked, Frontiers, SenderFrontiers};
 pub use supply::{Needed, SupplyError};
 
@@ -95,6 +98,14 @@ pub enum Blame {
         /// What was read.
         to: Position,
     },
+    /// It took back what it said to have written down.
+    #[error("it had written down {from} of the session, and now says {to}")]
+    Persisted {
+        /// The last sound value.
+        from: u64,
+        /// What was read.
+        to: u64,
+    },
     /// It answered more questions than were asked.
     #[error("it answered {answered} questions of the {asked} that this node has asked")]
     Answered {
@@ -137,6 +148,8 @@ struct Peer {
     received: Vec<Position>,
     /// Up to where it released this node's ring.
     released: Position,
+    /// How much of the session it has written down.
+    persisted: u64,
     /// How many of its questions for a read point were answered.
     answered: u64,
     /// The digest of its application's state that was read last.
@@ -157,8 +170,10 @@ struct Stream {
     heard: Round,
     /// Up to here every member has its records, as far as was looked.
     stable: Position,
-    /// Up to here its records were delivered.
+    /// Up to here its records were delivered; in a durable session: logged.
     at: Position,
+    /// In a durable session: up to here they were delivered.
+    delivered: Position,
     /// The round of its last record looked at.
     round: Round,
     /// The record at `at`, if looked at already.
@@ -210,8 +225,10 @@ pub struct Session {
     streams: Vec<Stream>,
     /// The streams, as bits by rank, of which something is here that wasn't passed over or delivered.
     pending: u64,
-    /// Messages delivered.
+    /// Messages delivered; in a durable session: logged.
     seq: Seq,
+    /// In a durable session: what was logged and not delivered, in order, and how it stands.
+    durable: durable::Durable,
     held: VecDeque<Held>,
     loans: Loans,
     reads: reads::Reads,
@@ -265,6 +282,8 @@ pub enum Mutant {
     AcknowledgedFirst,
     /// F4: along a chain what others vouch for counts though its origin is fenced.
     LostCounts,
+    /// P2: what this member has written down is delivered, whatever the others have.
+    OwnLogOnly,
 }
 
 impl Session {
@@ -315,6 +334,7 @@ impl Session {
                     head: 0,
                     received: vec![Position(0); n],
                     released: Position(0),
+                    persisted: 0,
                     answered: 0,
                     digest: 0,
                 });
@@ -327,6 +347,7 @@ impl Session {
                 heard: Round(0),
                 stable: Position(0),
                 at: Position(0),
+                delivered: Position(0),
                 round: Round(0),
                 next: None,
                 released: Position(0),
@@ -352,6 +373,7 @@ impl Session {
             streams,
             pending: 0,
             seq: Seq(0),
+            durable: durable::Durable::default(),
             held: VecDeque::new(),
             loans,
             reads: reads::Reads::default(),

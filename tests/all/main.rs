@@ -3,6 +3,7 @@
 
 mod sim;
 mod states;
+mod durable;
 mod groups;
 mod destinations;
 mod objects;

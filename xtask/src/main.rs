@@ -75,6 +75,15 @@ enum Command {
         #[arg(long, value_parser = ["shm", "tcp"])]
         fabric: Option<String>,
     },
+    /// A durable group whose members are killed under load and started again, round after round; the seed is printed
+    Crash {
+        /// How many rounds
+        #[arg(long, default_value_t = steps::CRASH_ROUNDS)]
+        rounds: u64,
+        /// With this seed, to repeat a failure
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// View changes in small worlds, every step in every order, and that a broken rule is noticed (Stateright)
     Model {
         /// Larger worlds, which take many minutes and gigabytes
@@ -126,6 +135,7 @@ fn main() -> ExitCode {
         Command::Test { filter } => one(Step::Test { filter }),
         Command::Sim { seeds, seed } => one(Step::Sim(seed.map_or(Sim::Seeds(seeds), Sim::Seed))),
         Command::Chaos { seconds, seed, fabric } => one(Step::Chaos { seconds, seed, fabric }),
+        Command::Crash { rounds, seed } => one(Step::Crash { rounds, seed }),
         Command::Model { large, filter } => one(Step::Model { large, filter }),
         Command::Loom => one(Step::Loom),
         Command::Miri => one(Step::Miri),

@@ -21,6 +21,9 @@ pub(crate) const FUZZ_SECONDS: u64 = 15;
 /// Seconds of a campaign of random faults; its short share is among the tests.
 pub(crate) const CHAOS_SECONDS: u64 = 60;
 
+/// Rounds of the campaign of kills; a few are among the tests.
+pub(crate) const CRASH_ROUNDS: u64 = 500;
+
 /// The crates that have a `fuzz/` directory of their own.
 const FUZZED: [&str; 3] = ["dataplane", "hw", "control"];
 
@@ -35,6 +38,7 @@ pub(crate) enum Step {
     Test { filter: Option<String> },
     Sim(Sim),
     Chaos { seconds: u64, seed: Option<u64>, fabric: Option<String> },
+    Crash { rounds: u64, seed: Option<u64> },
     Model { large: bool, filter: Option<String> },
     Loom,
     Miri,
@@ -75,6 +79,7 @@ impl Step {
             Self::Test { .. } => "test",
             Self::Sim(_) => "sim",
             Self::Chaos { .. } => "chaos",
+            Self::Crash { .. } => "crash",
             Self::Model { .. } => "model",
             Self::Loom => "loom",
             Self::Miri => "miri",
@@ -95,6 +100,10 @@ impl Step {
                 line += &format!(" --seconds {seconds}");
                 line += &seed.map(|seed| format!(" --seed {seed}")).unwrap_or_default();
                 line += &fabric.as_ref().map(|fabric| format!(" --fabric {fabric}")).unwrap_or_default();
+            }
+            Self::Crash { rounds, seed } => {
+                line += &format!(" --rounds {rounds}");
+                line += &seed.map(|seed| format!(" --seed {seed}")).unwrap_or_default();
             }
             Self::Model { large, filter } => {
                 line += if *large { " --large" } else { "" };
@@ -187,6 +196,15 @@ impl Step {
                 }
                 if let Some(fabric) = fabric {
                     command.env("CONSORT_CHAOS_FABRIC", fabric);
+                }
+                counted(run(command, limit))
+            }
+            Self::Crash { rounds, seed } => {
+                let mut command = workspace.cargo();
+                command.args(["test", "-p", "consort-cli", "--test", "cli", "crash::", "--", "--nocapture"]);
+                command.env("CONSORT_CRASH_ROUNDS", rounds.to_string());
+                if let Some(seed) = seed {
+                    command.env("CONSORT_CRASH_SEED", seed.to_string());
                 }
                 counted(run(command, limit))
             }

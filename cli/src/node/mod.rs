@@ -22,7 +22,10 @@ use std::sync::OnceLock;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use consort::{ConfigError, Event, Incarnation, KeyError, Node, NodeBuilder, SharedKey, StartError, Stopped};
+use consort::{
+    ConfigError, Delivered, Event, Guarantee, Incarnation, KeyError, Node, NodeBuilder, SharedKey,
+    StartError, Stopped,
+};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -59,7 +62,8 @@ pub(crate) fn run(args: &NodeArgs) -> Result<(), Failure> {
     let pending = Arc::new(Pending::new());
     let printer = {
         let (out, pending) = (out.clone(), pending.clone());
-        std::thread::spawn(move || print_outcomes(&pending, &out))
+        let durable = node.main().guarantee() == Guarantee::Durable;
+        std::thread::spawn(move || print_outcomes(&pending, &out, durable))
     };
     let mut member = Member {
         node,
@@ -130,6 +134,9 @@ fn configure(args: &NodeArgs) -> Result<NodeBuilder, Failure> {
     }
     if let Some(guarantee) = args.guarantee {
         builder = builder.guarantee(guarantee.into());
+    }
+    if let Some(data) = &args.data {
+        builder = builder.data(data);
     }
     if let Some(wait) = args.wait {
         builder = builder.wait(wait.into());
@@ -409,7 +416,7 @@ impl Member {
 }
 
 /// Prints the outcomes in the order of the input, as they come in.
-fn print_outcomes(pending: &Pending<(u64, Sent)>, out: &Out<Stdout>) {
+fn print_outcomes(pending: &Pending<(u64, Sent)>, out: &Out<Stdout>, durable: bool) {
     loop {
         let next = pending.try_pop().or_else(|| {
             out.flush();
@@ -423,7 +430,8 @@ fn print_outcomes(pending: &Pending<(u64, Sent)>, out: &Out<Stdout>) {
                     out.flush();
                 }
                 match outcome.wait() {
-                    Ok(delivered) => Fate::Delivered { view: delivered.view.0, seq: delivered.seq.0 },
+                    Ok(Delivered { view, seq }) if durable => Fate::Durable { view: view.0, seq: seq.0 },
+                    Ok(Delivered { view, seq }) => Fate::Delivered { view: view.0, seq: seq.0 },
                     Err(error) => Fate::Failed { reason: group::chain(&error) },
                 }
             }

@@ -52,8 +52,18 @@ pub(crate) enum Line<'a> {
 #[derive(Debug, Serialize)]
 #[serde(tag = "status", rename_all = "lowercase")]
 pub(crate) enum Fate {
-    Delivered { view: u64, seq: u64 },
-    Failed { reason: String },
+    Delivered {
+        view: u64,
+        seq: u64,
+    },
+    /// In a durable group: delivered, and in every member's log.
+    Durable {
+        view: u64,
+        seq: u64,
+    },
+    Failed {
+        reason: String,
+    },
 }
 
 impl<'a> Line<'a> {

@@ -12,6 +12,7 @@ mod bench;
 mod kv;
 mod kv_histories;
 mod log;
+mod crash;
 
 #[path = "../../examples/exchange_day.rs"]
 #[allow(unreachable_pub)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -37,6 +37,7 @@ struct Raw {
     quorum_within: Option<Spanned<String>>,
     slow: Option<Spanned<String>>,
     domain: Option<Spanned<String>>,
+    data: Option<Spanned<PathBuf>>,
     #[serde(default)]
     groups: BTreeMap<Spanned<String>, RawGroup>,
     #[serde(default)]
@@ -131,6 +132,10 @@ impl NodeConfig {
             spans.insert("join".to_owned(), value.span());
             let address = source.parse("join", value, "some member's `listen`, such as \"10.0.0.2:7101\"")?;
             config.join.push(address);
+        }
+        if let Some(value) = &raw.data {
+            spans.insert("data".to_owned(), value.span());
+            config.data = Some(file.parent().unwrap_or(Path::new("")).join(value.get_ref()));
         }
         config.rejoin = raw.rejoin.unwrap_or(false);
         config.state = raw.state.unwrap_or(false);
@@ -354,7 +359,7 @@ start_within = "1500 ms"
             (change("id = 1", "id = 2"), ":12: `peers.2`: ", "list only the others"),
             (change("127.0.0.1:7101", "localhost"), ":4: `listen`: ", "an address and a port"),
             (change("\"tcp\"", "\"carrier pigeon\""), ":5: `fabric`: ", "take auto, shm, tcp"),
-            (change("agreed", "exactly-once"), ":6: `guarantee`: ", "take fifo, agreed or atomic"),
+            (change("agreed", "exactly-once"), ":6: `guarantee`: ", "take fifo, agreed, atomic or durable"),
             (change("block", "sleep"), ":7: `wait`: ", "take spin, adaptive or block"),
             (change("64 KiB", "65 KiB"), ":8: `ring`: ", "power of two"),
             (change("64 KiB", "64 kb"), ":8: `ring`: ", "\"4 MiB\""),

@@ -8,7 +8,7 @@
 //! # advertise = "…:7101"        # the address that peers reach it by, if `listen` is 0.0.0.0 or translated
 //!
 //! fabric = "auto"               # auto | shm | tcp: how messages travel; the same at all nodes
-//! guarantee = "atomic"          # fifo | agreed | atomic: when a message is delivered; the same at all nodes
+//! guarantee = "atomic"          # fifo | agreed | atomic | durable: when a message is delivered; the same at all nodes
 //! topology = "direct"           # direct | chain: which way the bytes of messages go; the same at all nodes
 //! wait = "adaptive"             # spin | adaptive | block: what this node does while nothing happens
 //! ring = "4 MiB"                # memory for messages under way, per member: a power of two; the same at all nodes
@@ -23,6 +23,7 @@
 //! # slow = "wait"               # wait | a time such as "5s": how long a member's engine may stand still before it is left out
 //! # key_file = "cluster.key"    # a secret that all nodes share, beside this file; without one, no authentication
 //!
+//! # data = "/var/lib/app/1"     # where durable groups are written down: a directory of this node's own, beside this file if relative
 //! # domain = "rack-1"           # what this node fails with: replicas of a shard are spread over domains
 //!
 //! [peers]                       # everyone else; at every node the same members
@@ -125,6 +126,8 @@ pub struct NodeConfig {
     pub domain: Domain,
     /// The groups beside the main one, which all members that hold data are in; the same at all nodes.
     pub groups: Vec<GroupConfig>,
+    /// The directory for the logs of durable groups: this node's alone.
+    pub data: Option<PathBuf>,
 }
 
 /// What becomes of a member whose engine stands still: in a callback that doesn't return, or for want of a processor.
@@ -254,6 +257,7 @@ impl NodeConfig {
             slow: SlowPolicy::Wait,
             domain: Domain::default(),
             groups: Vec::new(),
+            data: None,
         }
     }
 
@@ -374,6 +378,13 @@ impl NodeConfig {
             }
         }
         let shards = 1 + self.groups.iter().map(GroupConfig::shards).sum::<usize>();
+        let is_durable =
+            self.guarantee.durable() || self.groups.iter().any(|group| group.guarantee.durable());
+        if is_durable && self.data.is_none() && self.role == Role::Data {
+            let problem =
+                "a durable group is written down: name a directory that is this node's alone".to_owned();
+            return Some(("data".to_owned(), problem));
+        }
         (shards > SHARDS).then(|| {
             let problem =
                 format!("{shards} shards in all, the main group's among them; at most {SHARDS} can be");

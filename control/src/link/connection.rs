@@ -269,6 +269,7 @@ mod tests {
             domain: Default::default(),
             groups: 0,
             offer: vec![1, 2, 3],
+            held: None,
         })
     }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::frame::{PEER_LEN, STRANGER_LEN};
 use crate::change::{Next, Report, Saying};
 use crate::config::{CLUSTER_LEN, FABRIC_LEN, SHARDS};
+use crate::held::Held;
 use crate::transfer::{CHUNK, Lesson, REASON, Took};
 use crate::view::{Domain, Incarnation, Role, ShardId, View, node_id, view_id};
 
@@ -98,6 +99,31 @@ pub enum Message {
         /// How far.
         took: Took,
     },
+    /// To a member of a durable shard: give me more of your log (P3). A stream of records behind one, from some byte on.
+    WantLog {
+        /// Which shard's.
+        shard: ShardId,
+        /// Behind this record,
+        behind: u64,
+        /// with this chain,
+        chain: u32,
+        /// from this byte on.
+        at: u64,
+    },
+    /// The answer.
+    LogPart {
+        /// As in what it answers.
+        shard: ShardId,
+        /// As in what it answers.
+        behind: u64,
+        /// As in what it answers.
+        at: u64,
+        /// What lies there; none if there is no more yet. At most [`PIECE_LEN`].
+        #[serde(with = "serde_bytes")]
+        bytes: Vec<u8>,
+        /// What it is to follow on is not in this log: the other's is of another history.
+        other: bool,
+    },
     /// To a member that has it: give me this part of a ring (V3).
     Want(Want),
     /// A piece of what was wanted.
@@ -155,6 +181,8 @@ pub struct Hello {
     pub groups: u64,
     /// What the fabric must know to link to this node.
     pub offer: Vec<u8>,
+    /// What it has on disk from an earlier life (P3).
+    pub held: Option<Box<Held>>,
 }
 
 /// How a node belongs to its group.
@@ -269,7 +297,10 @@ impl Message {
                 if let Standing::Founding { members } = &hello.standing {
                     bound("a list of members", members.len(), MAX_NODES)?;
                 }
-                bound("an offer", hello.offer.len(), OFFER_LEN)
+                bound("an offer", hello.offer.len(), OFFER_LEN)?;
+                let Some(held) = &hello.held else { return Ok(()) };
+                bound("a list of logs", held.tips.len(), SHARDS)?;
+                is_bounded_view(&held.view)
             }
             Self::Propose(view) | Self::Welcome { view } => is_bounded_view(view),
             Self::Goodbye(
@@ -280,7 +311,9 @@ impl Message {
             Self::Lesson { lesson, .. } if !lesson.is_bounded() => {
                 Err(MessageError("a lesson longer than may be".to_owned()))
             }
-            Self::Part { bytes, .. } => bound("a piece", bytes.len(), PIECE_LEN),
+            Self::Part { bytes, .. } | Self::LogPart { bytes, .. } => {
+                bound("a piece", bytes.len(), PIECE_LEN)
+            }
             Self::Answer { text, .. } => bound("a piece of an answer", text.len(), PIECE_LEN),
             Self::Goodbye(Goodbye::Ended | Goodbye::Left)
             | Self::Proof
@@ -291,6 +324,7 @@ impl Message {
             | Self::Retired(..)
             | Self::Leaving
             | Self::Want(_)
+            | Self::WantLog { .. }
             | Self::Caught { .. }
             | Self::Learn { .. }
             | Self::Lesson { .. }
@@ -471,6 +505,7 @@ pub(crate) mod tests {
                     (standing, role, fabric, guarantee),
                     (ring_bytes, state, offer),
                 )| Hello {
+                    held: None,
                     domain: Domain::new("rack").unwrap(),
                     groups: ring_bytes ^ 1,
                     cluster,
@@ -666,6 +701,7 @@ pub(crate) mod tests {
             domain: member.domain,
             groups: u64::MAX,
             offer: vec![0xff; OFFER_LEN],
+            held: None,
         };
         vec![
             (Message::Hello(hello), wire::HELLO),

@@ -240,7 +240,7 @@ impl Membership {
         let leaves = self.leaving.contains(&me.node);
         if stays {
             let old = self.view().cloned();
-            self.install(now, next, old);
+            self.install(now, next, old, Vec::new());
         } else if leaves && self.has_failed() {
             self.drive(Order::Over(Stopped::Unlearned));
             self.seek_members();
@@ -250,7 +250,8 @@ impl Membership {
             if self.change.as_ref().is_some_and(|change| change.covers(&next)) {
                 let view = next.view.clone();
                 let renew = Vec::new();
-                let install = Install { view, slots: BTreeMap::new(), cut: Some(next.cuts), renew };
+                let level = Vec::new();
+                let install = Install { view, slots: BTreeMap::new(), cut: Some(next.cuts), level, renew };
                 self.drive(Order::Install(install));
             }
             self.phase = Phase::Stopped(Stopped::Closed);

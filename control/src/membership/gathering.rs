@@ -10,51 +10,133 @@
 //! - If anyone is lost on the way, nobody can tell who knows what. So whoever took part *renews* itself: it cuts its links,
 //!   takes a new incarnation and a new fabric (fresh memory, new offer), and gathers again.
 //!
+//! # A group that begins again (P3)
+//! Nodes that have durable logs say in their hellos how far these are ([`crate::held`]). If anyone was ever in a view, the first view is not view 1, but
+//! one behind the newest of all; a majority of that one's members has to be there, with sound logs. When everyone who is configured is there, or
+//! when nobody more has come for a while, the lowest of those who are there proposes. Whose log isn't the longest gets what it lacks once the view
+//! stands, and nothing counts as durable before it has.
+//!
+//! The argument below holds for these, too: two majorities of the newest view share a member, which takes part in one proposal alone.
+//!
 //! # Why no two different views 1 can be installed
 //! An incarnation takes part in one proposal, ever: it leaves *Linking* only by installing that view or by ceasing to be.
 //! A view is installed, by anyone, only if every incarnation in it said ready (the proposer's own word included). So if two
 //! different views were installed, no incarnation would be in both: their members are different lives of the
 //! nodes, and the first view's were all gone, or never delivered an Atomic message together with the second's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Time, ViewId};
 
-use super::{Membership, PATIENCE, Phase};
+use super::{Membership, PATIENCE, Phase, proposer_of};
+use crate::held::{self, Held, Restart};
 use crate::layout;
-use crate::link::message::Message;
-use crate::view::{Member, View};
+use crate::link::message::{Message, Standing};
+use crate::stop::Absent;
+use crate::view::{Member, ShardId, View};
+
+/// How long a group that begins again waits for those whom it doesn't need.
+const GRACE: Duration = Duration::from_secs(3);
 
 impl Membership {
     /// Something changed: maybe all are here, maybe the reasons for waiting are others.
     pub(super) fn gather(&mut self, now: Time) {
         let absent = self.absent();
-        if absent.is_empty() && self.terms.me == self.terms.proposer() {
-            return self.propose(now);
+        let here = self.here();
+        let is_first = here.keys().next() == Some(&self.terms.me);
+        match self.restart(&here) {
+            None if absent.is_empty() && is_first => return self.propose(now),
+            None => {}
+            Some(restart) if !restart.is_enough => self.enough_since = None,
+            Some(_) => {
+                let is_all = here.len() == self.terms.members.len();
+                let since = *self.enough_since.get_or_insert(now);
+                if is_first && (is_all || since.plus(GRACE) <= now) {
+                    return self.propose(now);
+                }
+            }
         }
         if absent != self.told && self.tell_at.is_none() {
             self.tell_at = Some(now.plus(PATIENCE));
         }
     }
 
+    /// When a group that begins again waits no longer for those whom it doesn't need.
+    pub(super) fn gather_due(&self) -> Option<Time> {
+        self.enough_since
+            .map(|since| since.plus(GRACE))
+            .filter(|_| self.here().keys().next() == Some(&self.terms.me))
+    }
+
+    /// Who is here and free to found a group, this node included, with what each holds.
+    fn here(&self) -> BTreeMap<NodeId, Option<&Held>> {
+        let founders = self.founders.keys().filter_map(|node| {
+            let hello = self.peers.get(node)?.hello.as_ref()?;
+            let is_free = hello.engaged.is_none() && matches!(hello.standing, Standing::Founding { .. });
+            is_free.then_some((*node, hello.held.as_deref()))
+        });
+        founders.chain([(self.terms.me, self.held.as_ref())]).collect()
+    }
+
+    fn restart(&self, here: &BTreeMap<NodeId, Option<&Held>>) -> Option<Restart> {
+        held::restart(here, &self.terms.durable())
+    }
+
+    /// Of a group that is to begin again: whose logs are lacking. None if it isn't one, or if enough are here.
+    pub(super) fn lacking(&self) -> Option<Vec<Absent>> {
+        if self.phase != Phase::Gathering {
+            return None;
+        }
+        let Restart { newest, lacks, is_enough } = self.restart(&self.here())?;
+        if is_enough {
+            return Some(Vec::new());
+        }
+        let needed = |why: &str| {
+            let (id, most, all) = (newest.id, newest.majority(), newest.members.len());
+            format!("{why}; the group begins again with the logs of {most} of the {all} members of view {id}")
+        };
+        let why = |node: NodeId, why: &'static str| {
+            let trouble = self.peers.get(&node).and_then(|peer| peer.trouble.clone());
+            let is_absent = self.peers.get(&node).is_none_or(|peer| peer.hello.is_none());
+            needed(&trouble.filter(|_| is_absent).unwrap_or_else(|| why.to_owned()))
+        };
+        let lacks = lacks.into_iter().filter(|(node, _)| *node != self.terms.me || self.peers.is_empty());
+        Some(lacks.map(|(node, it)| Absent { node, why: why(node, it) }).collect())
+    }
+
     fn propose(&mut self, now: Time) {
-        let view = self.first_view(self.members());
+        let nodes: Vec<_> = self.here().into_keys().collect();
+        let view = self.first_view(self.members(&nodes));
         self.say_all(&Message::Propose(view.clone()));
         self.engage(now, view);
     }
 
-    /// View 1, of these members.
+    /// The first view, of these members: view 1, or the one behind the newest that they were in.
     fn first_view(&self, members: Vec<Member>) -> View {
-        let before = View { id: ViewId(0), members: Vec::new(), shards: layout::none(&self.terms.shapes) };
-        let shapes = &self.terms.shapes;
-        let shards = layout::next(shapes, &before, &members, &BTreeSet::new(), &BTreeSet::new());
-        View { id: ViewId(1), members, shards }
+        let (shapes, durable) = (&self.terms.shapes, self.terms.durable());
+        let nodes: BTreeMap<_, _> =
+            members.iter().map(|member| (member.node, self.held_by(member.node))).collect();
+        let none = View { id: ViewId(0), members: Vec::new(), shards: layout::none(shapes) };
+        let before = self.restart(&nodes).map(|restart| restart.before(&members, &durable));
+        // A cluster that was configured anew, with other groups, has nothing to follow on.
+        let before = before.filter(|before| before.shards.len() == shapes.len()).unwrap_or(none);
+        let ended: BTreeSet<_> = (0..).map(ShardId).take(shapes.len()).collect();
+        let shards = layout::next(shapes, &before, &members, &BTreeSet::new(), &ended);
+        View { id: before.id.next(), members, shards }
     }
 
-    /// Everyone as they have said hello, this node included, in ascending order: the first view's ranks.
-    fn members(&self) -> Vec<Member> {
+    fn held_by(&self, node: NodeId) -> Option<&Held> {
+        if node == self.terms.me {
+            return self.held.as_ref();
+        }
+        self.peers.get(&node)?.hello.as_ref()?.held.as_deref()
+    }
+
+    /// These as they have said hello, this node included, in ascending order: the first view's ranks.
+    fn members(&self, nodes: &[NodeId]) -> Vec<Member> {
         let me = self.me();
-        let hellos = self.founders.keys().filter_map(|node| self.peers.get(node)?.hello.as_ref());
+        let hellos = nodes.iter().filter_map(|node| self.peers.get(node)?.hello.as_ref());
         let others = hellos.map(|hello| Member {
             node: hello.node,
             incarnation: hello.incarnation,
@@ -69,11 +151,26 @@ impl Membership {
 
     /// The proposer's word: this is to be the view.
     pub(super) fn on_proposal(&mut self, now: Time, from: NodeId, view: View) {
+        let nodes = view.nodes();
+        if nodes
+            .iter()
+            .any(|node| *node != self.terms.me && self.peers.get(node).is_none_or(|it| it.hello.is_none()))
+        {
+            // Of a group that begins again: it has met somebody whom this node hasn't. What that one holds has to be known first.
+            let all_are_founders = nodes.iter().all(|node| self.terms.members.contains(node));
+            if all_are_founders && from == nodes.first().copied().unwrap_or(from) {
+                return self.renew(now);
+            }
+        }
         let proposer =
             self.peers.get(&from).and_then(|peer| peer.hello.as_ref()).map(|hello| hello.incarnation);
-        let sound = from == self.terms.proposer()
-            && view.id == ViewId(1)
-            && view.nodes() == self.terms.members
+        let holds: BTreeMap<_, _> = nodes.iter().map(|node| (*node, self.held_by(*node))).collect();
+        let is_enough = match self.restart(&holds) {
+            None => nodes == self.terms.members,
+            Some(restart) => restart.is_enough && nodes.iter().all(|node| self.terms.members.contains(node)),
+        };
+        let sound = Some(from) == proposer_of(&view)
+            && is_enough
             && view == self.first_view(view.members.clone())
             && view.member(self.terms.me).is_some_and(|me| me.incarnation == self.incarnation)
             && view.member(from).is_some_and(|member| Some(member.incarnation) == proposer);
@@ -85,11 +182,22 @@ impl Membership {
         }
     }
 
+    /// The durable shards of a first view whose logs are the longest here.
+    pub(super) fn level(&self, view: &View) -> Vec<ShardId> {
+        let holds: BTreeMap<_, _> = view.nodes().into_iter().map(|node| (node, self.held_by(node))).collect();
+        let durable = self.terms.durable();
+        let level = view.shards().filter(|(id, shard)| {
+            durable.contains(id) && held::longest(&holds, *id, &shard.members).contains(&self.terms.me)
+        });
+        level.map(|(id, _)| id).collect()
+    }
+
     /// From here on this incarnation belongs to this proposal.
     fn engage(&mut self, now: Time, view: View) {
-        let proposer = view.member(self.terms.proposer()).map(|member| member.incarnation);
+        let proposer = view.members.first().map(|member| member.incarnation);
         let members = view.nodes();
         self.tell_at.get_or_insert(now.plus(PATIENCE));
+        self.enough_since = None;
         self.phase = Phase::Linking { view, since: now, ready: false };
         self.decide(super::Decision::Reword(self.hello(proposer)));
         for node in members {

@@ -16,7 +16,8 @@ pub(super) const AGAIN: Duration = Duration::from_millis(200);
 
 impl Membership {
     /// Installs a decided view, which ends `old` (V4). If this node isn't in it, the sessions of `old` are ended and no more.
-    pub(super) fn install(&mut self, now: Time, next: Next, old: Option<View>) {
+    /// `level` are the durable shards of which nobody has more than this node, though it was in no view with them just before.
+    pub(super) fn install(&mut self, now: Time, next: Next, old: Option<View>, level: Vec<ShardId>) {
         let view = next.view.clone();
         self.tell_at = None;
         // Whoever is not in it is told, then cut off (F4, V9).
@@ -38,7 +39,7 @@ impl Membership {
         let cut = old.as_ref().map(|_| next.cuts.clone());
         let slots = self.links.slots();
         let slots = slots.into_iter().filter(|(node, _)| view.member(*node).is_some()).collect();
-        self.drive(Order::Install(Install { view: view.clone(), slots, cut, renew }));
+        self.drive(Order::Install(Install { view: view.clone(), slots, cut, level, renew }));
         self.before = old;
         self.last = Some(next);
         self.changing = Changing::default();

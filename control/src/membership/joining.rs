@@ -172,7 +172,7 @@ impl Membership {
             return;
         }
         tracing::info!(view = %next.view, "admitted");
-        self.install(now, Next { cuts: Vec::new(), ..next }, None);
+        self.install(now, Next { cuts: Vec::new(), ..next }, None, Vec::new());
         self.check_state(now);
     }
 

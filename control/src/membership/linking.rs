@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Time};
 
-use super::{Absent, Decision, Membership, Phase};
+use super::{Absent, Decision, Membership, Phase, proposer_of};
 use crate::change::Next;
 use crate::link::message::Message;
 
@@ -30,22 +30,22 @@ impl Membership {
 
     /// Something changed: maybe this node is ready, maybe all are.
     pub(super) fn link(&mut self, now: Time) {
+        let Phase::Linking { view, .. } = &self.phase else { return };
+        let proposer = proposer_of(view).unwrap_or(self.terms.me);
+        let others: Vec<_> = view.nodes().into_iter().filter(|node| *node != self.terms.me).collect();
         let met = |node| self.peers.get(node).is_some_and(|peer| peer.hello.is_some());
-        let linked = self
-            .founders
-            .keys()
-            .all(|node| met(node) && (self.links.is_up(*node) || !self.wants_link(*node)));
+        let linked =
+            others.iter().all(|node| met(node) && (self.links.is_up(*node) || !self.wants_link(*node)));
         let Phase::Linking { ready, .. } = &mut self.phase else { return };
         if !linked {
             return;
         }
         let before = std::mem::replace(ready, true);
-        let proposer = self.terms.proposer();
         if proposer != self.terms.me {
             if !before {
                 self.decide(Decision::Say(proposer, Message::Ready));
             }
-        } else if self.founders.keys().all(|node| self.peers.get(node).is_some_and(|peer| peer.ready)) {
+        } else if others.iter().all(|node| self.peers.get(node).is_some_and(|peer| peer.ready)) {
             self.say_all(&Message::Commit);
             self.found(now);
         }
@@ -60,7 +60,8 @@ impl Membership {
 
     /// From the proposer: all are ready.
     pub(super) fn on_commit(&mut self, now: Time, from: NodeId) {
-        if from == self.terms.proposer() {
+        let Phase::Linking { view, .. } = &self.phase else { return };
+        if Some(from) == proposer_of(view) {
             self.found(now);
         } else {
             let reason = "it committed what another proposed".to_owned();
@@ -71,7 +72,8 @@ impl Membership {
     fn found(&mut self, now: Time) {
         let Phase::Linking { view, .. } = &self.phase else { return };
         let next = Next { view: view.clone(), cuts: Vec::new() };
-        self.install(now, next, None);
+        let level = self.level(&next.view);
+        self.install(now, next, None, level);
     }
 
     pub(super) fn too_slow(&mut self, now: Time) {

@@ -46,6 +46,7 @@ use consort_dataplane::names::{NodeId, Time, ViewId};
 
 use crate::change::{self, Change, Frozen, Next, Place};
 use crate::config::{NodeConfig, SlowPolicy};
+use crate::held::Held;
 use crate::layout::Ready;
 use crate::link::message::{Goodbye, Hello, Message, Standing, Want};
 use crate::link::table::Random;
@@ -153,6 +154,10 @@ pub struct Membership {
     started: Time,
     incarnation: Incarnation,
     offer: Vec<u8>,
+    /// What this node has on disk, until there is a group.
+    held: Option<Held>,
+    /// Since when there are enough to begin again, but not all (P3).
+    enough_since: Option<Time>,
     phase: Phase,
     peers: BTreeMap<NodeId, Peer>,
     links: DataLinks,
@@ -256,6 +261,8 @@ impl Membership {
             started: now,
             incarnation: Incarnation(0),
             offer: Vec::new(),
+            held: None,
+            enough_since: None,
             phase: Phase::Renewing { at: now, asked: true },
             peers: config.peers.keys().map(|node| (*node, Peer::default())).collect(),
             links: DataLinks::default(),
@@ -353,6 +360,16 @@ impl Membership {
         view.clone().any(|it| it.node != self.terms.me && !self.founders.contains_key(&it.node))
     }
 
+    /// What this node has on disk. Told before [`Membership::on_prepared`].
+    pub fn on_held(&mut self, held: Option<Held>) {
+        self.held = held;
+    }
+
+    /// The driver has something to say to another's, of a log (P3).
+    pub fn on_log_lacked(&mut self, node: NodeId, message: Message) {
+        self.say(node, message);
+    }
+
     /// The control link to a peer is up; this is its hello, which [`Membership::judge`] found right.
     pub fn on_up(&mut self, now: Time, hello: Hello) {
         let node = hello.node;
@@ -420,6 +437,16 @@ impl Membership {
             (_, Message::Took { shard, attempt, took }) => self.on_pupil_took(node, shard, attempt, took),
             (_, Message::Want(want)) => self.on_want(node, want),
             (_, Message::Part { want, at, bytes, last }) => self.on_part(node, want, at, &bytes, last),
+            (_, Message::WantLog { shard, behind, chain, at }) => {
+                if self.terms.has(shard) {
+                    self.drive(Order::ReadLog { node, shard, behind, chain, at });
+                }
+            }
+            (_, Message::LogPart { shard, behind, at, bytes, other }) => {
+                if self.terms.has(shard) {
+                    self.drive(Order::LogPart { node, shard, behind, at, bytes, other });
+                }
+            }
             (_, Message::Goodbye(goodbye)) => self.on_goodbye(now, node, &goodbye),
             // Founding's words that come late, or from who begins anew, say nothing any more.
             (_, Message::Propose(_) | Message::Ready | Message::Commit | Message::Welcome { .. }) => {}
@@ -513,6 +540,7 @@ impl Membership {
             let within = self.start_within.unwrap_or_default();
             return self.stop(Goodbye::Left, Stopped::NotStarted { within, waiting });
         }
+        let gathers = self.phase == Phase::Gathering && self.gather_due().is_some_and(|at| at <= now);
         match &mut self.phase {
             Phase::Renewing { at, asked } if !*asked && *at <= now => {
                 *asked = true;
@@ -520,6 +548,7 @@ impl Membership {
             }
             Phase::Linking { since, .. } if since.plus(linking::WITHIN) <= now => self.too_slow(now),
             Phase::Joining(_) => self.seek_again(now),
+            Phase::Gathering if gathers => self.gather(now),
             Phase::Installed(_) | Phase::Changing(..) => self.watch(now),
             _ => {}
         }
@@ -538,6 +567,7 @@ impl Membership {
             Phase::Renewing { at, asked: false } => Some(*at),
             Phase::Linking { since, .. } => Some(since.plus(linking::WITHIN)),
             Phase::Joining(_) | Phase::Installed(_) | Phase::Changing(..) => self.watch_due(),
+            Phase::Gathering => self.gather_due(),
             _ => None,
         };
         [phase, self.start_deadline(), self.tell_at].into_iter().flatten().min()
@@ -557,6 +587,9 @@ impl Membership {
             Phase::Linking { view, .. } => Some(view),
             _ => None,
         };
+        if let Some(absent) = self.lacking() {
+            return absent;
+        }
         let absent = self.founders.keys().filter_map(|node| {
             let fabric = &self.terms.fabric;
             let peer = self.peers.get(node)?;
@@ -572,7 +605,7 @@ impl Membership {
                     format!("its {fabric} link isn't up yet")
                 }
                 // Only the proposer hears who is ready.
-                (Some(_), Some(_)) if self.terms.me == self.terms.proposer() && !peer.ready => {
+                (Some(_), Some(view)) if Some(self.terms.me) == proposer_of(view) && !peer.ready => {
                     "it isn't linked to everyone yet".to_owned()
                 }
                 _ => return None,
@@ -588,7 +621,18 @@ impl Membership {
             Phase::Joining(_) => Standing::Joining,
             _ => Standing::Founding { members: self.terms.members.iter().map(|node| node.0).collect() },
         };
-        self.terms.hello(self.incarnation, engaged, standing, self.role, self.address, self.offer.clone())
+        let mut hello = self.terms.hello(
+            self.incarnation,
+            engaged,
+            standing,
+            self.role,
+            self.address,
+            self.offer.clone(),
+        );
+        if matches!(hello.standing, Standing::Founding { .. }) {
+            hello.held = self.held.clone().map(Box::new);
+        }
+        hello
     }
 
     fn me(&self) -> Member {
@@ -674,6 +718,11 @@ impl Membership {
         let data = |hello: &Hello| hello.role == Role::Data;
         self.role == Role::Data && self.peers.get(&node).and_then(|it| it.hello.as_ref()).is_some_and(data)
     }
+}
+
+/// Who proposes a first view: the first of its members.
+fn proposer_of(view: &View) -> Option<NodeId> {
+    view.members.first().map(|member| member.node)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What all members must agree on before they are a group, and the words for where they don't.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -70,9 +71,10 @@ impl Terms {
         self.shapes.first().is_some_and(|main| main.state)
     }
 
-    /// The member that proposes.
-    pub fn proposer(&self) -> NodeId {
-        self.members.first().copied().unwrap_or(self.me)
+    /// The durable shards.
+    pub fn durable(&self) -> BTreeSet<ShardId> {
+        let shapes = (0..).map(ShardId).zip(self.shapes.iter());
+        shapes.filter(|(_, shape)| shape.guarantee.durable()).map(|(id, _)| id).collect()
     }
 
     /// This node's hello.
@@ -100,6 +102,7 @@ impl Terms {
             domain: self.domain,
             groups: self.groups.1,
             offer,
+            held: None,
         }
     }
 

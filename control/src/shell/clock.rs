@@ -13,6 +13,16 @@ pub(crate) fn now() -> Time {
     Time(time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs())
 }
 
+/// Nanoseconds since 1970, by the machine's calendar clock: for people, and for stamps, which are never set against [`now`].
+pub(crate) fn since_1970() -> u64 {
+    #[cfg(test)]
+    if let Some(now) = PRETENDED.get() {
+        return now.0;
+    }
+    let time = clock_gettime(ClockId::Realtime);
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+}
+
 #[cfg(test)]
 thread_local! {
     /// What this thread takes for the time.

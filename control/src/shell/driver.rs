@@ -26,6 +26,7 @@ use consort_dataplane::session::{Fault, Needed};
 
 use super::clock;
 use super::control::Reports;
+use super::durable::{Data, Home, ShardLog};
 use super::outcome::OutcomeError;
 use super::running::{Application, Running};
 use super::shared::{Ask, Shared};
@@ -66,6 +67,8 @@ pub(crate) struct Driver {
     links: BTreeMap<Slot, LinkNumber>,
     /// The shards, by number.
     streams: Vec<Stream>,
+    /// Where the node's last view is kept, if it has a durable shard.
+    home: Option<Home>,
     /// The newest view; it may be one without this node.
     view: Option<View>,
     shared: Arc<Shared>,
@@ -99,12 +102,23 @@ impl Driver {
         shared: Arc<Shared>,
         (orders, asks): (mpsc::Receiver<Order>, mpsc::Receiver<Ask>),
         reports: Reports,
+        data: Option<Data>,
     ) -> Self {
         let shapes = config.shapes().into_iter().zip(&shared.channels);
         let stream = |(id, (shape, channel))| Stream::new(ShardId(id), shape, Arc::clone(channel));
+        let mut streams: Vec<_> = (0..).zip(shapes).map(stream).collect();
+        let mut home = None;
+        if let Some(mut data) = data {
+            data.set_bell(&shared.bell);
+            home = Some(data.home);
+            for (stream, log) in streams.iter_mut().zip(data.logs) {
+                stream.log = log;
+            }
+        }
         Self {
             waiting: Waiting::new(config.wait),
-            streams: (0..).zip(shapes).map(stream).collect(),
+            streams,
+            home,
             config,
             make,
             fabric,
@@ -149,6 +163,12 @@ impl Driver {
         }
         busy |= self.fabric.poll(self.now);
         busy |= self.tell_of_links();
+        if let Some(home) = &mut self.home {
+            match home.turn() {
+                Ok(any) => busy |= any,
+                Err(error) => self.break_off(format!("its last view can't be written down: {error}")),
+            }
+        }
         for at in 0..self.streams.len() {
             busy |= self.turn_of(at, app);
             if self.stopped.is_some() {
@@ -181,11 +201,15 @@ impl Driver {
         let wanted = outbox.take_wanted();
         stream.want();
         let stepped = stream.is_steady().then(|| stream.step(&mut **fabric, app));
-        let busy = match stepped {
+        let mut busy = match stepped {
             Some(Ok(busy)) => busy,
             Some(Err(trouble)) => self.on_trouble(at, trouble),
             None => self.change(at, app),
         };
+        if let (Some(home), Some(_)) = (&self.home, &self.streams[at].log) {
+            let persisted = self.streams[at].persist(&mut *self.fabric, home.written(), &self.reports);
+            busy |= persisted.unwrap_or_else(|trouble| self.on_trouble(at, trouble));
+        }
         let stream = &mut self.streams[at];
         if !stream.teaching.tails.is_empty() {
             stream.teaching.go_on(&self.reports);
@@ -246,7 +270,7 @@ impl Driver {
         if std::mem::take(&mut self.moved) {
             until = until.min(self.now.plus(BRIEF));
         }
-        let (streams, links, shared) = (&self.streams, &self.links, &self.shared);
+        let (streams, links, shared, home) = (&self.streams, &self.links, &self.shared, &self.home);
         let has_work = |stream: &Stream| {
             let outbox = &stream.channel.outbox;
             let wants = || {
@@ -256,13 +280,16 @@ impl Driver {
                     || !stream.refused && stream.learner.has_work()
                     || stream.wants()
                     || stream.is_retirable(links)
+                    || stream.log.as_ref().is_some_and(ShardLog::has_news)
             };
             stream.sessions.iter().any(Running::has_work) || !stream.is_absent() && wants()
         };
         // The node's own bell before the fabric's, whose announcement is part of the wait: see `Shared::new`.
         shared.bell.announce();
         self.fabric.wait(self.now, until, &mut || {
-            !(shared.called.load(Ordering::Relaxed) || streams.iter().any(has_work))
+            !(shared.called.load(Ordering::Relaxed)
+                || streams.iter().any(has_work)
+                || home.as_ref().is_some_and(Home::has_news))
         });
         shared.bell.awake();
     }
@@ -270,8 +297,13 @@ impl Driver {
     /// Counts this node's heartbeat up, and tells membership of the others' (V9).
     fn beat(&mut self) {
         self.beat_at = self.now.plus(BEAT);
-        for running in self.streams.iter_mut().flat_map(|stream| &mut stream.sessions) {
-            running.session.beat(&mut *self.fabric);
+        for stream in &mut self.streams {
+            for running in &mut stream.sessions {
+                running.session.beat(&mut *self.fabric);
+            }
+            if let Some(log) = &mut stream.log {
+                log.on_beat();
+            }
         }
         self.fabric.flush();
         let sessions = || self.streams.iter().flat_map(|stream| &stream.sessions);
@@ -428,6 +460,17 @@ impl Driver {
                 main.untold.retain(|untold| !matches!(untold, Untold::Waiting(_)));
                 main.untold.push_back(Untold::Waiting(absent));
             }
+            Order::ReadLog { node, shard, behind, chain, at } => {
+                let Some(log) = self.stream(shard).and_then(|stream| stream.log.as_mut()) else { return };
+                let (bytes, other) = log.serve(node, behind, chain, at);
+                self.reports.tell(Report::LogPart { node, shard, behind, at, bytes, other });
+            }
+            Order::LogPart { node, shard, behind, at, bytes, other } => {
+                let Some(log) = self.stream(shard).and_then(|stream| stream.log.as_mut()) else { return };
+                if let Err(why) = log.on_part(node, behind, at, &bytes, other) {
+                    self.break_off(why);
+                }
+            }
             Order::Over(reason) => self.over(&reason),
             Order::Stop(Stopped::Closed) if self.has_last_words() => {
                 if let Some(closing) = &mut self.closing {
@@ -463,9 +506,18 @@ impl Driver {
             Ok((fabric, engine)) => {
                 (self.fabric, self.engine) = (fabric, engine);
                 self.shared.renew(self.fabric.doorbell());
+                self.tell_held();
                 self.reports.tell(Report::Prepared(number, self.fabric.offer()));
             }
             Err(error) => self.break_off(format!("no fabric: {error}")),
+        }
+    }
+
+    /// P3: what this node has on disk.
+    pub(crate) fn tell_held(&self) {
+        if let Some(home) = &self.home {
+            let logs = self.streams.iter().filter_map(|stream| Some((stream.id, stream.log.as_ref()?)));
+            self.reports.tell(Report::Held(home.held(logs)));
         }
     }
 
@@ -518,17 +570,21 @@ impl Driver {
     }
 
     fn install(&mut self, install: Install) {
-        let Install { view, slots, cut, renew } = install;
+        let Install { view, slots, cut, level, renew } = install;
         if self.view.as_ref().is_some_and(|newest| newest.id >= view.id) {
             return; // said twice
         }
         let me = self.config.id;
+        if let Some(home) = &mut self.home {
+            home.on_view(me, &view);
+        }
         for at in 0..self.streams.len() {
             let Self { streams, fabric, .. } = self;
             let stream = &mut streams[at];
             let cut = cut.iter().flatten().find(|cut| cut.shard == stream.id);
             let (trim, renew) = (cut.map(|cut| &cut.trim[..]), renew.contains(&stream.id));
-            if let Err(refusal) = stream.install(me, &view, &slots, trim, renew, &mut **fabric) {
+            let is_level = level.contains(&stream.id);
+            if let Err(refusal) = stream.install(me, &view, &slots, (trim, is_level, renew), &mut **fabric) {
                 return self.break_off(format!("{view}: {refusal}"));
             }
         }

@@ -104,6 +104,8 @@ pub struct Message {
     pub sender: NodeId,
     /// Which of this node's own sends it is; `None` for others'.
     pub ticket: Option<Ticket>,
+    /// In a durable group: when it was sent, as all members have it: nanoseconds since 1970 that never fall from one message to the next. Else 0.
+    pub stamp: u64,
     // In this order: the engine is roused when the loan is back.
     loan: Loan,
     _returned: Returned,
@@ -144,7 +146,7 @@ pub(crate) enum Entry {
     Waiting(Vec<Absent>),
     Evicted(Stopped),
     View(View),
-    Message { view: ViewId, seq: Seq, sender: NodeId, ticket: Option<Ticket>, loan: Loan },
+    Message { view: ViewId, seq: Seq, sender: NodeId, ticket: Option<Ticket>, stamp: u64, loan: Loan },
     Snapshot(SnapshotRequest),
     Restore(Restore),
     Ended(NodeId),
@@ -213,8 +215,8 @@ impl Inbox {
             Incoming::Message(delivery) => {
                 // None: as many loans are out as can be. One that comes back rings the bell.
                 let Some(loan) = delivery.lend() else { return Verdict::Later };
-                let Delivery { view, seq, sender, ticket, .. } = *delivery;
-                Entry::Message { view, seq, sender, ticket, loan }
+                let Delivery { view, seq, sender, ticket, stamp, .. } = *delivery;
+                Entry::Message { view, seq, sender, ticket, stamp, loan }
             }
         };
         match self.queue.push(entry) {
@@ -303,9 +305,9 @@ impl Inbox {
             Entry::Waiting(for_whom) => Event::Waiting { for_whom },
             Entry::Evicted(reason) => Event::Evicted { reason },
             Entry::View(view) => Event::View(view),
-            Entry::Message { view, seq, sender, ticket, loan } => {
+            Entry::Message { view, seq, sender, ticket, stamp, loan } => {
                 let returned = Returned(self.bell.clone());
-                Event::Message(Message { view, seq, sender, ticket, loan, _returned: returned })
+                Event::Message(Message { view, seq, sender, ticket, stamp, loan, _returned: returned })
             }
             Entry::Snapshot(request) => Event::Snapshot(request),
             Entry::Restore(restore) => Event::Restore(restore),

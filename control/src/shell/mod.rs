@@ -24,12 +24,14 @@ mod wait;
 mod outcome;
 mod points;
 mod sender;
+mod data;
 mod start;
 mod shared;
 mod control;
 mod teaching;
 mod restore;
 mod event;
+mod durable;
 mod reading;
 mod running;
 mod learning;
@@ -38,6 +40,7 @@ mod driver;
 mod node;
 
 pub use ask::{AskError, ask};
+pub use data::{DataError, MakeDisk};
 pub use event::{Event, Incoming, Message};
 #[doc(hidden)]
 pub use gate::Gate;

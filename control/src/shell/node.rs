@@ -13,6 +13,7 @@ use consort_dataplane::session::Verdict;
 
 use super::control::{Control, Reports};
 use super::driver::{Driver, PANICKED};
+use super::durable::Data;
 use super::event::{Event, Inbox, Incoming};
 use super::sender::Sender;
 use super::shared::{Ask, Shared};
@@ -479,8 +480,9 @@ impl Asking {
 
 /// Checks, listens, makes the fabric, and starts the control thread.
 fn prepare(start: Start) -> Result<(Driver, Asking, JoinHandle<()>), StartError> {
-    let Start { config, listener, fabric: mut make } = start;
+    let Start { config, listener, fabric: mut make, mut disk } = start;
     config.check()?;
+    let data = Data::open(&config, disk.as_mut())?;
     let listener = match listener {
         Some(listener) => listener,
         None => TcpListener::bind(config.listen)
@@ -490,9 +492,10 @@ fn prepare(start: Start) -> Result<(Driver, Asking, JoinHandle<()>), StartError>
     let shared = Arc::new(Shared::new(made.0.doorbell(), config.shapes().len()));
     let ((orders, ordered), (asks, asked)) = (mpsc::channel(), mpsc::channel());
     let (control, reports): (Control, Reports) = Control::new(&config, listener, orders, shared.clone())?;
-    reports.tell(Report::Prepared(0, made.0.offer()));
-    let name = format!("consort-{}-ctl", config.id);
-    let driver = Driver::new(config, make, made, shared.clone(), (ordered, asked), reports);
+    let (name, offer) = (format!("consort-{}-ctl", config.id), made.0.offer());
+    let driver = Driver::new(config, make, made, shared.clone(), (ordered, asked), reports.clone(), data);
+    driver.tell_held();
+    reports.tell(Report::Prepared(0, offer));
     let thread = control.spawn(name)?;
     Ok((driver, Asking { asks, shared }, thread))
 }

@@ -18,8 +18,9 @@ use consort_dataplane::names::{NodeId, Position, Rank, Slot, ViewId};
 use consort_dataplane::plan::{PlanError, SessionPlan};
 use consort_dataplane::record::Kind;
 use consort_dataplane::ring::Ticket;
-use consort_dataplane::session::{Beyond, Delivery, Fault, Needed, Session, Verdict};
+use consort_dataplane::session::{Beyond, Delivery, Fault, Logged, Needed, Session, Sink, Verdict};
 
+use super::durable::ShardLog;
 use super::event::Incoming;
 use super::outcome::{Delivered, Moved, OutcomeError, Pending};
 use super::reading::Reading;
@@ -89,6 +90,40 @@ pub(crate) struct Taker<'a, 'b> {
     pub(crate) reading: &'a mut Reading,
     /// The application refused something.
     pub(crate) refused: &'a mut bool,
+    /// Where a durable shard's messages are written down.
+    pub(crate) log: Option<&'a mut ShardLog>,
+}
+
+/// A session's deliveries, on their way to the application.
+struct Deliveries<'a, 't, 'b> {
+    taker: &'a mut Taker<'t, 'b>,
+    view: &'a View,
+    open: &'a Open,
+    pending: &'a mut Pending,
+    again: &'a mut BTreeMap<Position, Ticket>,
+}
+
+impl Sink for Deliveries<'_, '_, '_> {
+    fn deliver(&mut self, delivery: &mut Delivery<'_>) -> Verdict {
+        deliver(delivery, self.taker, self.view, self.open, self.pending, self.again)
+    }
+
+    fn log(&mut self, logged: &Logged<'_>) -> Option<u64> {
+        self.taker.log.as_mut()?.append(logged)
+    }
+}
+
+/// The log alone: nothing is delivered.
+struct Written<'a>(&'a mut ShardLog);
+
+impl Sink for Written<'_> {
+    fn deliver(&mut self, _: &mut Delivery<'_>) -> Verdict {
+        Verdict::Later
+    }
+
+    fn log(&mut self, logged: &Logged<'_>) -> Option<u64> {
+        self.0.append(logged)
+    }
 }
 
 impl Taker<'_, '_> {
@@ -130,9 +165,7 @@ impl Running {
     /// Exchanges and delivers, while it runs.
     pub(crate) fn step(&mut self, fabric: &mut dyn Fabric, taker: &mut Taker<'_, '_>) -> Result<bool, Fault> {
         let Self { session, view, open, pending, again, .. } = self;
-        let busy = session.step(fabric, &mut |delivery: &mut Delivery<'_>| {
-            deliver(delivery, taker, view, open, pending, again)
-        })?;
+        let busy = session.step(fabric, &mut Deliveries { taker, view, open, pending, again })?;
         Ok(taker.read(session) || busy)
     }
 
@@ -144,7 +177,7 @@ impl Running {
     ) -> Result<bool, Fault> {
         let Self { session, view, open, pending, again, trim, is_over, .. } = self;
         let before = session.delivered();
-        let mut sink = |delivery: &mut Delivery<'_>| deliver(delivery, taker, view, open, pending, again);
+        let mut sink = Deliveries { taker, view, open, pending, again };
         let any = match trim {
             Some(trim) => {
                 *is_over = session.cut(trim, &mut sink)?;
@@ -153,6 +186,15 @@ impl Running {
             None => session.deliver(fabric, &mut sink)?,
         };
         Ok(taker.read(session) || any)
+    }
+
+    /// In a durable shard: writes down what lies below the trim, if that is known, before it can be delivered. Returns whether
+    /// anything was.
+    pub(crate) fn write_down(&mut self, log: &mut ShardLog) -> Result<bool, Fault> {
+        match &self.trim {
+            Some(trim) if !self.session.is_logged() => self.session.log_below(trim, &mut Written(log)),
+            _ => Ok(false),
+        }
     }
 
     /// Stops it for good (V2). Returns where it stood when it was stopped first.
@@ -354,8 +396,7 @@ fn deliver(
         Kind::Data => {
             // Copied before the application has the delivery: it may lend the payload, not change these.
             let own = delivery.ticket;
-            let (place, outcome) =
-                (delivery.payload.as_ptr(), Delivered { view: delivery.view, seq: delivery.seq });
+            let (place, outcome) = (delivery.place(), Delivered { view: delivery.view, seq: delivery.seq });
             if let Some(Ticket(end)) = own {
                 let first = if again.is_empty() { None } else { again.get(&end).copied() };
                 delivery.ticket = Some(first.unwrap_or_else(|| open.ticket(end)));
@@ -366,6 +407,9 @@ fn deliver(
                 if !taker.tails.is_empty() {
                     let sender = (delivery.rank, delivery.sender);
                     taker.tails.message(outcome.view, outcome.seq, sender, payload);
+                }
+                if let Some(log) = &mut taker.log {
+                    log.on_told(outcome.view, outcome.seq);
                 }
                 count(&taker.channel.delivered);
                 if let Some(Ticket(end)) = own {

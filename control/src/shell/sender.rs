@@ -26,7 +26,9 @@ use consort_dataplane::fabric::Doorbell;
 use consort_dataplane::names::{NodeId, Position, Rank, RankSet};
 use consort_dataplane::plan::{Guarantee, SessionPlan, Topology};
 use consort_dataplane::ring::{self, ReserveError, RingSender, Ticket};
+use consort_dataplane::session::SENT;
 
+use super::clock;
 use super::gate::Gate;
 use super::outcome::{Outcome, OutcomeError, Registry};
 use super::points::{Asked, ReadPoint, ReadPointError};
@@ -78,6 +80,8 @@ pub(crate) struct Open {
     members: Box<[NodeId]>,
     /// Messages to some members only are possible here.
     addresses: bool,
+    /// Bytes before each message for the clock, in a durable shard.
+    dated: usize,
     pub(crate) registry: Registry,
     /// What is sent from now on is lost, and why.
     over: OnceLock<OutcomeError>,
@@ -151,6 +155,7 @@ pub enum SendError {
 /// wait for it; and so does, for the memory it lies in, the change after that, at all members.
 pub struct Reservation<'a> {
     room: ring::Reservation<Lease>,
+    dated: usize,
     outbox: &'a Outbox,
 }
 
@@ -221,11 +226,18 @@ impl Sender {
             return Err(SendError::Ended);
         }
         let Some(lease) = outbox.lease() else { return Err(outbox.stop_or(SendError::NotStarted)) };
-        match ring::try_reserve(lease, len) {
-            Ok(room) => Ok(Reservation { room, outbox }),
+        let dated = lease.0.dated;
+        match ring::try_reserve(lease, len.saturating_add(dated)) {
+            Ok(room) => Ok(Reservation { room, dated, outbox }),
             Err((lease, error)) => {
                 lease.give_back();
-                Err(outbox.refused(error))
+                Err(outbox.refused(match error {
+                    ReserveError::TooLong { len, max } => ReserveError::TooLong {
+                        len: len.saturating_sub(dated),
+                        max: max.saturating_sub(dated),
+                    },
+                    other => other,
+                }))
             }
         }
     }
@@ -248,7 +260,7 @@ impl Sender {
             }
         };
         match ring::try_reserve_to(lease, ranks, len) {
-            Ok(room) => Ok(Reservation { room, outbox }),
+            Ok(room) => Ok(Reservation { room, outbox, dated: 0 }),
             Err((lease, error)) => {
                 lease.give_back();
                 Err(outbox.refused(error))
@@ -346,7 +358,7 @@ impl Sender {
 
     /// The longest message that fits, in bytes, the same in all views; `None` before the group has started.
     pub fn max_len(&self) -> Option<usize> {
-        self.outbox.current.load().as_ref().map(|open| open.ring.max_len())
+        self.outbox.current.load().as_ref().map(|open| open.ring.max_len().saturating_sub(open.dated))
     }
 }
 
@@ -360,8 +372,9 @@ impl SendError {
 impl Reservation<'_> {
     /// Multicasts the message. Never blocks.
     #[inline]
-    pub fn send(self) -> Ticket {
-        let Self { room, outbox } = self;
+    pub fn send(mut self) -> Ticket {
+        self.date();
+        let Self { room, outbox, .. } = self;
         let (Ticket(end), lease) = room.send_back();
         let ticket = lease.0.ticket(end);
         lease.give_back();
@@ -374,7 +387,8 @@ impl Reservation<'_> {
     }
 
     /// As [`Reservation::send`], and tells what becomes of it.
-    pub fn send_tracked(self) -> Outcome {
+    pub fn send_tracked(mut self) -> Outcome {
+        self.date();
         let open = self.room.handle().0.clone();
         let registered = open.registry.register(self.room.as_ptr());
         let Ticket(end) = self.room.send();
@@ -387,31 +401,42 @@ impl Reservation<'_> {
         }
         registered.outcome(open.ticket(end))
     }
+
+    /// Writes down when this is sent, where that is kept.
+    #[inline]
+    fn date(&mut self) {
+        if self.dated > 0 {
+            let now = clock::since_1970().to_le_bytes();
+            self.room[..self.dated].copy_from_slice(&now);
+        }
+    }
 }
 
 impl Deref for Reservation<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.room
+        &self.room[self.dated..]
     }
 }
 
 impl DerefMut for Reservation<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.room
+        &mut self.room[self.dated..]
     }
 }
 
 impl Open {
-    /// The ring of a session whose tickets begin at `base`.
+    /// The ring of a session whose tickets begin at `base`. In one that is durable each message begins with the sender's clock.
     pub(crate) fn new(ring: RingSender, base: u64, plan: &SessionPlan) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let members = plan.members.iter().map(|member| member.node).collect();
         // Along a chain every byte passes every member.
         let addresses = plan.guarantee == Guarantee::Atomic && plan.topology == Topology::Direct;
-        Self { ring, number, base, members, addresses, registry: Registry::default(), over: OnceLock::new() }
+        let dated = if plan.guarantee.durable() { SENT } else { 0 };
+        let (registry, over) = (Registry::default(), OnceLock::new());
+        Self { ring, number, base, members, addresses, dated, registry, over }
     }
 
     /// The ranks of those whom a message is to be for (D12).

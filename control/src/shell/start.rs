@@ -9,6 +9,7 @@ use consort_dataplane::fabric::{Fabric, FabricStats};
 use consort_dataplane::names::{NodeId, ViewId};
 use consort_dataplane::session::{Blocked, Frontiers};
 
+use super::data::{DataError, MakeDisk};
 use crate::config::{ConfigError, NodeConfig};
 use crate::membership::{Absent, Lost, Stopped};
 use crate::view::{ShardId, View};
@@ -27,6 +28,8 @@ pub struct Start {
     pub listener: Option<TcpListener>,
     /// Its fabric.
     pub fabric: MakeFabric,
+    /// What its durable groups are kept on; none is needed where there are none.
+    pub disk: Option<MakeDisk>,
 }
 
 /// A node could not start.
@@ -47,6 +50,9 @@ pub enum StartError {
         #[source]
         cause: std::io::Error,
     },
+    /// What it has on disk can't be used.
+    #[error("no log: {0}")]
+    Data(#[from] DataError),
     /// The fabric could not be made.
     #[error("no fabric: {0}")]
     Fabric(#[source] Box<dyn Error + Send + Sync>),

@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use consort_dataplane::fabric::{Doorbell, Fabric, RenewError};
-use consort_dataplane::names::{NodeId, Slot};
+use consort_dataplane::names::{NodeId, Slot, ViewId};
 use consort_dataplane::plan::PlanError;
 use consort_dataplane::ring::Ticket;
 use consort_dataplane::session::{Fault, Verdict};
 
 use super::control::Reports;
+use super::durable::{ShardLog, Wanted};
 use super::event::Incoming;
 use super::learning::{Learned, Learner};
 use super::outcome::OutcomeError;
@@ -50,6 +51,8 @@ pub(super) struct Stream {
     newcomers: bool,
     /// The newest session's ring is open to senders.
     is_open: bool,
+    /// Nothing that is written down is to be told before the sessions' messages.
+    is_told_again: bool,
     /// What was sent in old sessions, delivered in none, and waits for one to be sent in again (D13).
     unsent: BTreeMap<Ticket, Unsent>,
     /// Where the next session's tickets begin.
@@ -66,6 +69,8 @@ pub(super) struct Stream {
     pub(super) untold: VecDeque<Untold>,
     /// The application refused something in the last turn.
     pub(super) refused: bool,
+    /// Where it is written down, if it is durable.
+    pub(super) log: Option<ShardLog>,
     /// The last turn looked for room for a sender on this thread: until a peer releases more, there is none to be found.
     pub(super) looked: bool,
     #[cfg(test)]
@@ -103,6 +108,7 @@ impl Stream {
             is_member: false,
             newcomers: false,
             is_open: false,
+            is_told_again: true,
             unsent: BTreeMap::new(),
             tickets: 0,
             channel,
@@ -112,6 +118,7 @@ impl Stream {
             ended: Vec::new(),
             untold: VecDeque::new(),
             refused: false,
+            log: None,
             looked: false,
             #[cfg(test)]
             mutant: None,
@@ -140,7 +147,10 @@ impl Stream {
     /// Whether there is one session, which runs, and nothing else to be done but its steps.
     #[inline]
     pub(super) fn is_steady(&self) -> bool {
-        matches!(&self.sessions[..], [only] if only.is_live()) && self.is_open && self.untold.is_empty()
+        matches!(&self.sessions[..], [only] if only.is_live())
+            && self.is_open
+            && self.untold.is_empty()
+            && self.is_told_again
     }
 
     /// Whether there is nothing here that could have anything to do.
@@ -158,9 +168,9 @@ impl Stream {
         fabric: &mut dyn Fabric,
         app: &mut Application<'_>,
     ) -> Result<bool, Trouble> {
-        let Self { id, sessions, ended, channel, teaching, reading, refused, .. } = self;
-        let mut taker =
-            Taker { shard: *id, app, ended, channel, tails: &mut teaching.tails, reading, refused };
+        let Self { id, sessions, ended, channel, teaching, reading, refused, log, .. } = self;
+        let (tails, log) = (&mut teaching.tails, log.as_mut());
+        let mut taker = Taker { shard: *id, app, ended, channel, tails, reading, refused, log };
         sessions[0].step(fabric, &mut taker).map_err(|fault| Trouble::Fault(0, fault))
     }
 
@@ -173,6 +183,10 @@ impl Stream {
         reports: &Reports,
     ) -> Result<bool, Trouble> {
         let mut busy = self.learn(app, bell, reports)?;
+        if !self.is_told_again && !self.tell_again(app, &mut busy)? {
+            self.resend();
+            return Ok(busy);
+        }
         // V4: what lies below the trim, then the view, then its messages.
         loop {
             busy |= self.tell(app);
@@ -189,6 +203,43 @@ impl Stream {
         }
         self.resend();
         Ok(busy)
+    }
+
+    /// P3: what was written down before the first session of this life is told first. Returns whether that is done.
+    fn tell_again(&mut self, app: &mut Application<'_>, busy: &mut bool) -> Result<bool, Trouble> {
+        // That it was evicted is told before what comes of joining again, and for whom it waits before it is in any view.
+        while let Some(untold) = self.untold.front() {
+            let verdict = match untold {
+                Untold::Waiting(absent) => app(self.id, Incoming::Waiting(absent)),
+                Untold::Evicted(reason) => app(self.id, Incoming::Evicted(reason)),
+                Untold::View(_) | Untold::Snapshot(_) => break,
+            };
+            if verdict == Verdict::Later {
+                self.refused = true;
+                return Ok(false);
+            }
+            self.untold.pop_front();
+            *busy = true;
+        }
+        let (id, Some(log)) = (self.id, &mut self.log) else { return Ok(true) };
+        let told = log.tell_again(&mut |incoming| app(id, incoming), &mut self.refused);
+        let (is_all, any) = told
+            .map_err(|error| Trouble::Broken(format!("what is written down can't be told again: {error}")))?;
+        *busy |= any;
+        self.is_told_again = is_all;
+        Ok(is_all)
+    }
+
+    /// P3: goes on with fetching what this node's log lacks.
+    fn fetch(&mut self, reports: &Reports) -> Result<bool, Trouble> {
+        let (shard, Some(log)) = (self.id, &mut self.log) else { return Ok(false) };
+        let (any, wanted) = log.fetch().map_err(|why| {
+            Trouble::Broken(format!("another member's log doesn't follow on its own: {why}"))
+        })?;
+        if let Some(Wanted { node, behind, chain, at }) = wanted {
+            reports.tell(Report::WantLog { node, shard, behind, chain, at });
+        }
+        Ok(any)
     }
 
     /// V7: what was before the first session of this node comes from a member, not from rings.
@@ -225,9 +276,9 @@ impl Stream {
         fabric: &mut dyn Fabric,
         app: &mut Application<'_>,
     ) -> Result<bool, Trouble> {
-        let Self { id, sessions, ended, channel, teaching, reading, refused, .. } = self;
-        let mut taker =
-            Taker { shard: *id, app, ended, channel, tails: &mut teaching.tails, reading, refused };
+        let Self { id, sessions, ended, channel, teaching, reading, refused, log, .. } = self;
+        let (tails, log) = (&mut teaching.tails, log.as_mut());
+        let mut taker = Taker { shard: *id, app, ended, channel, tails, reading, refused, log };
         let running = &mut sessions[at];
         match running.deliver(fabric, &mut taker) {
             Ok(busy) => {
@@ -245,6 +296,51 @@ impl Stream {
             }
             Err(fault) => Err(Trouble::Fault(at, fault)),
         }
+    }
+
+    /// P2: writes down what the sessions hand over, and tells the others how far that is flushed. `home` is the last view that the node's
+    /// home has flushed.
+    pub(super) fn persist(
+        &mut self,
+        fabric: &mut dyn Fabric,
+        home: ViewId,
+        reports: &Reports,
+    ) -> Result<bool, Trouble> {
+        let mut busy = self.fetch(reports)?;
+        let Self { sessions, log: Some(log), .. } = self else { return Ok(false) };
+        // A view stands behind all that the sessions before it left.
+        for (at, running) in sessions.iter_mut().enumerate() {
+            if !log.has_begun(running.since()) && !log.begin(&running.view) {
+                break;
+            }
+            busy |= running.write_down(log).map_err(|fault| Trouble::Fault(at, fault))?;
+            if !running.session.is_logged() {
+                break;
+            }
+        }
+        busy |= log.turn().map_err(|error| Trouble::Broken(format!("its log can't be written: {error}")))?;
+        let Some((newest, before)) = sessions.split_last_mut() else { return Ok(busy) };
+        if newest.session.persist(fabric, log.persisted(newest.since(), home)) {
+            fabric.flush();
+            busy = true;
+        }
+        if before.is_empty() && newest.is_live() {
+            return Ok(busy);
+        }
+        // What the sessions before left is with all who go on, once they say that they have the newest view: their logs have that
+        // behind it. A node that is in no further session is told nothing more, and has what it has itself.
+        let place = before.len();
+        let is_known = match newest.session.look_at_logs() {
+            Ok(least) => least > 0,
+            Err(fault) => return Err(Trouble::Fault(place, fault)),
+        };
+        if is_known {
+            before.iter_mut().for_each(|running| running.session.all_persisted());
+        }
+        if !self.is_member && log.is_flushed() {
+            sessions.iter_mut().for_each(|running| running.session.all_persisted());
+        }
+        Ok(busy)
     }
 
     /// Tells the application what it couldn't take before.
@@ -271,6 +367,9 @@ impl Stream {
             any = true;
             match self.untold.pop_front() {
                 Some(Untold::View(view)) => {
+                    if let Some(log) = &mut self.log {
+                        log.on_view_told(view.id);
+                    }
                     self.teaching.tails.view(&view);
                     // A node that comes again begins anew.
                     let is_in = |life: &(NodeId, Incarnation)| {
@@ -367,6 +466,9 @@ impl Stream {
         (self.is_open, self.is_member) = (false, false);
         self.teaching.clear();
         self.learner.end();
+        if let Some(log) = &mut self.log {
+            log.end();
+        }
     }
 
     /// This node stops. What there is of sessions stays to be asked for.
@@ -396,13 +498,13 @@ impl Stream {
     }
 
     /// A view is installed: its session takes the place of the one that was cut (V4), if it has another.
+    /// `trim` is where the one before ends, if it does; `is_level`: no other member has more in its log; `renew`: its memory must be fresh.
     pub(super) fn install(
         &mut self,
         me: NodeId,
         view: &View,
         slots: &BTreeMap<NodeId, Slot>,
-        trim: Option<&[u64]>,
-        renew: bool,
+        (trim, is_level, renew): (Option<&[u64]>, bool, bool),
         fabric: &mut dyn Fabric,
     ) -> Result<(), Refusal> {
         let Some(shard) = view.shard(self.id) else { return Ok(()) };
@@ -416,6 +518,14 @@ impl Stream {
             return Ok(());
         }
         let mut before = BTreeSet::new();
+        // P3: who was in the session before has what it left; who comes gets it from one who was.
+        let was_in = self.sessions.last().is_some_and(|last| !last.is_trimmed());
+        if let Some(log) = &mut self.log
+            && self.is_member
+            && (!was_in && !is_level || log.lacks())
+        {
+            log.lack(shard.since, shard.members.iter().copied().filter(|node| *node != me).collect());
+        }
         if let Some(last) = self.sessions.last().filter(|last| !last.is_trimmed()) {
             before = last.session.members().map(|(_, node)| node).collect();
             let since = last.since();
@@ -428,6 +538,7 @@ impl Stream {
         self.newcomers = shard.members.iter().any(|node| !before.contains(node));
         self.untold.push_back(Untold::View(view.clone()));
         self.is_open = false;
+        self.is_told_again = self.log.is_none() || was_in && self.is_told_again;
         let Some(plan) = view.plan(shard, me, slots, &self.shape) else { return Ok(()) };
         if renew {
             fabric.renew(self.shape.region(shard.second)).map_err(Refusal::Fabric)?;
@@ -445,7 +556,7 @@ impl Stream {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("the next view doesn't say where the session of view {0} ends")]
-    Uncut(consort_dataplane::names::ViewId),
+    Uncut(ViewId),
     #[error(transparent)]
     Fabric(RenewError),
     #[error(transparent)]

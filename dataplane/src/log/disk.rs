@@ -206,6 +206,12 @@ pub trait Disk: Send {
     /// A job that is over, in the order in which they were taken. Never waits.
     fn poll(&mut self) -> Option<Done>;
 
+    /// A second handle, to read what this one writes.
+    fn beside(&self) -> Box<dyn Disk>;
+
+    /// Whether [`Disk::poll`] would have something to tell.
+    fn has_news(&self) -> bool;
+
     /// What to ring when a job is over.
     fn set_bell(&mut self, bell: Doorbell);
 }

@@ -158,6 +158,27 @@ impl Reader {
         }
     }
 
+    /// The record of that number, which is the next one, or the last that was read.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub fn again(&mut self, index: Index) -> Result<Option<(RecordHeader, &[u8])>, ReadError> {
+        if self.last != 0 && self.tip.index == index { self.last() } else { self.read() }
+    }
+
+    /// Adds the next records to `into` as they lie in the log, whole, until it has `most` bytes or more, or there are no more.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub fn copy(&mut self, into: &mut Vec<u8>, most: usize) -> Result<(), ReadError> {
+        while into.len() < most && self.read()?.is_some() {
+            let Some((_, name, _)) = &self.segment else { return Ok(()) };
+            let len = usize::try_from(self.at - self.last).unwrap_or(0);
+            into.extend_from_slice(self.window.get(&mut *self.disk, name, self.last, len)?);
+        }
+        Ok(())
+    }
+
     /// The record before the place.
     fn last(&mut self) -> Result<Option<(RecordHeader, &[u8])>, ReadError> {
         let Some((_, name, bytes)) = &self.segment else { return Ok(None) };

@@ -23,6 +23,9 @@ use crate::names::{Seq, ViewId};
 /// Bytes read at once.
 const WINDOW: usize = 64 << 10;
 
+/// What most of a segment is while it fills up.
+static ZEROS: [u8; 16 << 10] = [0; 16 << 10];
+
 /// Where a log stands behind a record: all that the next one follows from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tip {
@@ -449,15 +452,15 @@ fn find_later(
         let mut at = start.next_multiple_of(8);
         while at + RECORD_HEADER as u64 <= bytes {
             // Most of it is zeros: a page of them is passed over at once.
-            let page = window.get(disk, &name, at, 4096)?;
+            let page = window.get(disk, &name, at, ZEROS.len())?;
             if page.is_empty() {
                 break;
             }
-            let zeros = page.iter().take_while(|byte| **byte == 0).count();
-            if zeros == page.len() {
-                at += (zeros / 8 * 8).max(8) as u64;
+            if page == &ZEROS[..page.len()] {
+                at += (page.len() / 8 * 8).max(8) as u64;
                 continue;
             }
+            let zeros = page.iter().take_while(|byte| **byte == 0).count();
             // A record's header begins with its length and kind, which are not all zero, so not before the last word of the zeros.
             at += (zeros / 8 * 8) as u64;
             noise.get_or_insert_with(|| (name.clone(), at));

@@ -448,6 +448,64 @@ fn a_log_is_read_from_a_place_or_a_time_and_followed() {
     }
 }
 
+// P3: another member's log is copied, from wherever one is, in pieces of whatever length.
+#[test]
+fn a_log_is_copied_from_another() {
+    let (disk, all) = written();
+    for have in [0, 1, 7, 30] {
+        let other = SimDisk::new(3, DiskFaults::default());
+        let (mut log, _) = Log::open(Box::new(other.clone()), SMALL, Index(0)).unwrap();
+        let (mut reader, mut bytes) =
+            (Reader::open(Box::new(disk.clone()), From::Index(Index(1))).unwrap(), Vec::new());
+        reader.copy(&mut bytes, usize::MAX).unwrap();
+        let first = Index(have + 1);
+        let mut copied = 0;
+        let mut count = |header: &RecordHeader| {
+            copied = header.index.0;
+            true
+        };
+        // What it has.
+        let mut at = 0;
+        while log.tip().index.0 < have {
+            let len = bytes.len().min(at + 160);
+            at += log.append_copied(&bytes[at..len], &mut |_| false).unwrap();
+        }
+        flush(&mut log);
+        log.truncate_after(Index(have)).unwrap();
+        let mut reader = Reader::open(Box::new(disk.clone()), From::Index(first)).unwrap();
+        let (mut piece, mut rest) = (Vec::new(), Vec::new());
+        loop {
+            piece.clear();
+            reader.copy(&mut piece, 100).unwrap();
+            if piece.is_empty() {
+                break;
+            }
+            for part in piece.chunks(33) {
+                rest.extend_from_slice(part);
+                let done = log.append_copied(&rest, &mut count).unwrap();
+                rest.drain(..done);
+                log.turn().unwrap();
+            }
+        }
+        flush(&mut log);
+        assert_eq!((rest.len(), copied), (0, if have == 30 { 0 } else { 30 }));
+        let (read, scan) = read_all(&other.crash());
+        assert_eq!((&read, scan.condition), (&all, Condition::Sound));
+        assert_eq!(scan.tip, read_all(&disk).1.tip, "the same chain");
+        let again = log.append_copied(&bytes, &mut |_| true);
+        assert_eq!(again, Err(CopyError::Other(Index(30))));
+        let end = bytes.len() - 1;
+        log.truncate_after(Index(29)).unwrap();
+        bytes[end - 20] ^= 1;
+        let last = bytes.len() - (log_size(&all[29]));
+        assert_eq!(log.append_copied(&bytes[last..], &mut |_| true), Err(CopyError::Unsound));
+    }
+}
+
+fn log_size(kept: &Kept) -> usize {
+    format::record_size(kept.payload.len())
+}
+
 #[test]
 fn snapshots_bound_the_log() {
     let (disk, all) = written();

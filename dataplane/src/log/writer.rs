@@ -87,6 +87,21 @@ pub enum AppendError {
     Broken(DiskError),
 }
 
+/// Another member's records can't be appended.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CopyError {
+    /// They are not as they were written.
+    #[error("a record that is not as it was written")]
+    Unsound,
+    /// They don't follow on this log.
+    #[error("its record is not the one that follows record {0} here: the logs are of different histories")]
+    Other(Index),
+    /// A write or flush failed (P2).
+    #[error("the log can't be written any more: {0}")]
+    Broken(DiskError),
+}
+
 /// A log can't be opened.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -286,6 +301,41 @@ impl Log {
         Ok(self.tip)
     }
 
+    /// Appends the records that `bytes` begins with, as another member's log has them ([`super::Reader::copy`]), as far as they are whole here;
+    /// `each` is told of every one, and says whether to go on. Returns how many bytes these were: what is left is the beginning of one, or waits until the disk has caught up.
+    ///
+    /// # Errors
+    /// A record is not as it was written, or not the one that follows here: this log and the other's are of different histories.
+    /// Those before it are appended.
+    pub fn append_copied(
+        &mut self,
+        bytes: &[u8],
+        each: &mut dyn FnMut(&RecordHeader) -> bool,
+    ) -> Result<usize, CopyError> {
+        let mut done = 0;
+        while let Some(head) = bytes[done..].first_chunk::<RECORD_HEADER>() {
+            let header = RecordHeader::parse(head).ok_or(CopyError::Unsound)?;
+            let size = record_size(header.len);
+            let Some(padded) = bytes.get(done + RECORD_HEADER..done + size) else { break };
+            let content = RecordHeader::check(head, padded).ok_or(CopyError::Unsound)?;
+            follows(&self.tip, &header, Rules::default()).map_err(|_| CopyError::Other(self.tip.index))?;
+            let RecordHeader { kind, view, seq, sender, stamp, .. } = header;
+            let payload = &padded[..header.len];
+            let entry = Entry { kind, view, seq, sent: stamp.0, sender, payload: Payload::Copied(payload) };
+            match self.append(&entry) {
+                Ok(tip) if tip == Tip::behind(&header, content) => {}
+                Ok(_) => return Err(CopyError::Unsound), // a stamp that doesn't follow
+                Err(AppendError::Behind(_)) => break,
+                Err(AppendError::Broken(error)) => return Err(CopyError::Broken(error)),
+            }
+            done += size;
+            if !each(&header) {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
     /// Begins another segment if the last one has no room for so much, and prepares for the next.
     fn make_room(&mut self, size: u64) {
         let Some(last) = self.segments.last() else { return };
@@ -385,6 +435,11 @@ impl Log {
             batch.pieces.clear();
             self.spare.push(batch);
         }
+    }
+
+    /// Whether the disk has done something since the last turn.
+    pub fn has_news(&self) -> bool {
+        self.disk.has_news()
     }
 
     /// Up to this record everything is flushed.

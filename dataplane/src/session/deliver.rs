@@ -8,10 +8,12 @@
 
 use std::ops::Range;
 
+use super::durable::{Due, SENT};
 use super::{Blame, Cold, Fault, Held, Session, rank_at};
 use crate::fabric::Fabric;
 use crate::layout::unwrap;
 use crate::loan::{Loan, Loans};
+use crate::memory::Mirror;
 use crate::names::{NodeId, Position, Rank, RankSet, Round, Seq, ViewId};
 use crate::order::{Key, Least};
 use crate::record::{ADDRESS, HEADER, Header, Kind};
@@ -21,12 +23,36 @@ use crate::ring::Ticket;
 pub trait Sink {
     /// A message is due. The payload is lent for the call; [`Delivery::lend`] keeps it longer.
     fn deliver(&mut self, delivery: &mut Delivery<'_>) -> Verdict;
+
+    /// In a durable session: a message has its place in the order, and is to be written down. It is delivered later, with the stamp that this
+    /// returns. `None`: not now, as with [`Verdict::Later`].
+    fn log(&mut self, _logged: &Logged<'_>) -> Option<u64> {
+        Some(0)
+    }
 }
 
 impl<F: FnMut(&mut Delivery<'_>) -> Verdict> Sink for F {
     fn deliver(&mut self, delivery: &mut Delivery<'_>) -> Verdict {
         self(delivery)
     }
+}
+
+/// A message that is to be written down (P1), in ring memory: it stays as it is there until it is delivered.
+pub struct Logged<'a> {
+    /// The session's view.
+    pub view: ViewId,
+    /// The message's place in the session's order.
+    pub seq: Seq,
+    /// The sender.
+    pub sender: NodeId,
+    /// When it was sent, by the sender's clock: nanoseconds since 1970.
+    pub sent: u64,
+    /// The message,
+    pub payload: &'a [u8],
+    /// and where it lies: at this range of this memory.
+    pub memory: &'a Mirror,
+    /// As above.
+    pub range: Range<usize>,
 }
 
 /// What became of a delivery.
@@ -58,6 +84,8 @@ pub struct Delivery<'a> {
     pub to: Option<RankSet>,
     /// Which of this node's sends it is; `None` for other senders'.
     pub ticket: Option<Ticket>,
+    /// In a durable session: its stamp in the log, the same at all members; else 0.
+    pub stamp: u64,
     /// The message.
     pub payload: &'a [u8],
     range: Range<usize>,
@@ -78,11 +106,20 @@ impl<'a> Delivery<'a> {
             kind,
             to: None,
             ticket: None,
+            stamp: 0,
             payload,
             range,
             loans: None,
             lent: None,
         }
+    }
+}
+
+impl Delivery<'_> {
+    /// Where the record's payload begins in the ring: what its sender was lent to write to.
+    pub fn place(&self) -> *const u8 {
+        let is_dated = self.stamp != 0 && self.kind == Kind::Data;
+        self.payload.as_ptr().wrapping_sub(if is_dated { SENT } else { 0 })
     }
 }
 
@@ -107,9 +144,9 @@ impl Delivery<'_> {
 #[derive(Clone, Copy)]
 pub(super) struct Next {
     key: Key,
-    kind: Kind,
+    pub(super) kind: Kind,
     len: usize,
-    end: Position,
+    pub(super) end: Position,
 }
 
 impl Session {
@@ -125,7 +162,11 @@ impl Session {
         if self.is_wedged() {
             return Ok(false);
         }
-        let delivered = self.deliver_due(None, sink)?;
+        let mut delivered = self.deliver_due(None, sink)?;
+        if self.plan.guarantee.durable() {
+            self.look_for_persisted()?;
+            delivered |= self.deliver_durable(sink);
+        }
         let back = self.take_back_loans();
         if delivered || back {
             self.release(fabric);
@@ -146,8 +187,27 @@ impl Session {
             return Ok(false);
         }
         self.deliver_due(Some(trim), sink)?;
-        self.is_cut = self.streams.iter().zip(trim).all(|(stream, trim)| stream.at >= *trim);
+        let is_passed = self.streams.iter().zip(trim).all(|(stream, trim)| stream.at >= *trim);
+        if self.plan.guarantee.durable() {
+            self.durable.is_logged = is_passed;
+            self.deliver_durable(sink);
+        }
+        self.is_cut = is_passed && self.durable.is_empty();
         Ok(self.is_cut)
+    }
+
+    /// The first half of [`Session::cut`], in a durable session: hands what lies below the trim to the log, and delivers nothing.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn log_below(&mut self, trim: &[Position], sink: &mut dyn Sink) -> Result<bool, Fault> {
+        debug_assert!(self.is_wedged() && trim.len() == self.streams.len());
+        if self.streams.iter().zip(trim).any(|(stream, trim)| stream.received < *trim) {
+            return Ok(false);
+        }
+        let any = self.deliver_due(Some(trim), sink)?;
+        self.durable.is_logged = self.streams.iter().zip(trim).all(|(stream, trim)| stream.at >= *trim);
+        Ok(any)
     }
 
     /// Delivers runs until nothing is due. With `trim`, everything below it is due.
@@ -297,6 +357,14 @@ impl Session {
             let stream = &mut self.streams[rank];
             let from = stream.ring + (stream.at.0 & mask) as usize + HEADER;
             let mut range = from..from + next.len;
+            if self.plan.guarantee.durable() {
+                ran.refused = !self.log(rank, next, range, sink)?;
+                if ran.refused {
+                    break;
+                }
+                ran.any = true;
+                continue;
+            }
             let (mut kind, mut to) = (next.kind, None);
             if kind == Kind::Addressed {
                 // D12. Its header's check saw to it that there is such a word, which was published with the header to all.
@@ -321,6 +389,7 @@ impl Session {
                 kind,
                 to,
                 ticket: mine.then_some(Ticket(next.end)),
+                stamp: 0,
                 payload,
                 range,
                 loans: Some(&mut self.loans),
@@ -362,6 +431,84 @@ impl Session {
         kind != Kind::End
     }
 
+    /// Hands a record of a durable session to the log. Returns false if that doesn't take it now.
+    fn log(
+        &mut self,
+        rank: usize,
+        next: Next,
+        range: Range<usize>,
+        sink: &mut dyn Sink,
+    ) -> Result<bool, Cold> {
+        let stream = &mut self.streams[rank];
+        if next.kind == Kind::Addressed {
+            // D12: no sound sender sends one here, for the others couldn't give it back to who has lost it.
+            let (at, word) = (stream.at, next.len as u64);
+            return Err(self.blame(rank, Blame::Record { at, word }));
+        }
+        let mut due = Due { rank, kind: next.kind, seq: self.seq, end: next.end, range, stamp: 0 };
+        if next.kind == Kind::Data {
+            // S1: the sender's clock comes first.
+            if due.range.len() < SENT {
+                let (at, word) = (stream.at, next.len as u64);
+                return Err(self.blame(rank, Blame::Record { at, word }));
+            }
+            let sent = u64::from_le_bytes(stream.memory.load(due.range.start).to_ne_bytes());
+            due.range.start += SENT;
+            // SAFETY: as in `run`: received, and not released before it was delivered, which comes later.
+            let payload = unsafe { stream.memory.bytes(due.range.clone()) };
+            let (view, seq, sender) = (self.plan.view, self.seq, self.plan.members[rank].node);
+            let memory = &stream.memory;
+            let logged = Logged { view, seq, sender, sent, payload, memory, range: due.range.clone() };
+            let Some(stamp) = sink.log(&logged) else { return Ok(false) };
+            due.stamp = stamp;
+            self.seq.0 += 1;
+        }
+        stream.at = next.end;
+        stream.next = None;
+        self.durable.push(due);
+        Ok(true)
+    }
+
+    /// Delivers what was logged, as far as every member has it in its log (P2).
+    fn deliver_durable(&mut self, sink: &mut dyn Sink) -> bool {
+        let mut any = false;
+        while let Some(due) = self.durable.first() {
+            let (rank, end) = (due.rank, due.end);
+            let stream = &mut self.streams[rank];
+            // SAFETY: as in `run`: received, and not released, as `released` never passes `delivered` here.
+            let payload = unsafe { stream.memory.bytes(due.range.clone()) };
+            let mut delivery = Delivery {
+                view: self.plan.view,
+                seq: due.seq,
+                rank: rank_at(rank),
+                sender: self.plan.members[rank].node,
+                kind: due.kind,
+                to: None,
+                ticket: (rank == self.me).then_some(Ticket(end)),
+                stamp: due.stamp,
+                payload,
+                range: due.range.clone(),
+                loans: Some(&mut self.loans),
+                lent: None,
+            };
+            let verdict = sink.deliver(&mut delivery);
+            let lent = delivery.lent;
+            if verdict == Verdict::Later {
+                if lent.is_some() {
+                    self.held.push_back(Held { rank, end: stream.delivered, loan: lent });
+                }
+                break;
+            }
+            stream.delivered = end;
+            self.durable.pop();
+            any = true;
+            if lent.is_some() || !self.held.is_empty() {
+                self.hold(rank, end, lent);
+            }
+        }
+        any
+    }
+
     /// Remembers that what was delivered up to `end` can't be released before a loan, its own or an earlier one, is back.
     fn hold(&mut self, rank: usize, upto: Position, loan: Option<u64>) {
         match self.held.back_mut() {
@@ -393,9 +540,14 @@ impl Session {
     fn release<F: Fabric + ?Sized>(&mut self, fabric: &mut F) {
         let hurry = self.plan.ring_bytes as u64 / 8;
         let mut hurried = false;
+        // Of a durable session, what is logged and not delivered is needed yet; what is no message is not.
+        let waits = !self.durable.is_empty();
         for (rank, stream) in self.streams.iter_mut().enumerate() {
+            if !waits {
+                stream.delivered = stream.at;
+            }
             if self.held.is_empty() {
-                stream.released = stream.at;
+                stream.released = stream.delivered;
             }
             #[cfg(feature = "mutants")]
             if self.mutant == Some(super::Mutant::EarlyRelease) {
@@ -406,7 +558,7 @@ impl Session {
                 hurried |= stream.released.0 - stream.released_published.0 >= hurry;
             }
         }
-        self.segment.store(self.base + self.layout.delivered(), self.seq.0);
+        self.segment.store(self.base + self.layout.delivered(), self.delivered().0);
         self.later = true;
         if hurried {
             self.publish(fabric);

@@ -98,19 +98,28 @@ impl Session {
             promise: stream.promise,
             received: stream.received,
             stable: stream.stable,
-            delivered: stream.at,
+            delivered: self.delivered_upto(stream),
             released: stream.released,
         });
-        Frontiers { delivered: self.seq, senders: senders.collect(), ring_bytes: self.plan.ring_bytes }
+        Frontiers {
+            delivered: self.delivered(),
+            senders: senders.collect(),
+            ring_bytes: self.plan.ring_bytes,
+        }
     }
 
     /// Messages delivered so far.
     pub fn delivered(&self) -> Seq {
-        self.seq
+        if self.plan.guarantee.durable() { self.durable.told } else { self.seq }
     }
 
     /// What keeps the next message from being delivered; `None` if none is here, or if nothing does.
     pub fn blocked(&self) -> Option<Blocked> {
+        if self.plan.guarantee.durable()
+            && let Some(blocked) = self.not_persisted()
+        {
+            return Some(blocked);
+        }
         let mut first: Option<(Key, Position)> = None;
         for (rank, stream) in self.streams.iter().enumerate() {
             let Some((round, end)) = self.first_record(rank, stream.at) else { continue };

@@ -86,7 +86,7 @@ impl Session {
         let mut due = None;
         while let Some(point) = self.reads.confirmed.front() {
             let mut passed = self.streams.iter().zip(&point.frontier);
-            let is_delivered = self.is_cut || passed.all(|(stream, end)| stream.at >= *end);
+            let is_delivered = self.is_cut || passed.all(|(stream, end)| self.delivered_upto(stream) >= *end);
             #[cfg(feature = "mutants")]
             let is_delivered = is_delivered || self.mutant == Some(super::Mutant::UndeliveredPoint);
             if !is_delivered {

@@ -1046,3 +1046,193 @@ fn a_read_point_goes_by_what_the_rows_say_when_they_are_answered() {
     #[cfg(feature = "mutants")]
     assert_eq!(asks_with_old_rows(|session| session.mutate(Mutant::EarlyFrontier)), [Some(1), None]);
 }
+
+/// Keeps what it is given to write down, and what it is given to deliver.
+#[derive(Default)]
+struct Book {
+    logged: Vec<(u64, u64, Vec<u8>)>,
+    delivered: Vec<(u64, u64, Vec<u8>)>,
+    ended: usize,
+    is_full: bool,
+}
+
+impl Sink for Book {
+    fn deliver(&mut self, delivery: &mut Delivery<'_>) -> Verdict {
+        if delivery.kind == Kind::End {
+            self.ended += 1;
+            return Verdict::Taken;
+        }
+        assert_eq!(delivery.place().wrapping_add(SENT), delivery.payload.as_ptr());
+        self.delivered.push((delivery.seq.0, delivery.stamp, delivery.payload.to_vec()));
+        Verdict::Taken
+    }
+
+    fn log(&mut self, logged: &Logged<'_>) -> Option<u64> {
+        if self.is_full {
+            return None;
+        }
+        assert!(logged.memory.size() > logged.range.end);
+        self.logged.push((logged.seq.0, logged.sent, logged.payload.to_vec()));
+        Some(100 + logged.sent)
+    }
+}
+
+struct Durables {
+    world: World,
+    books: Vec<Book>,
+}
+
+impl Durables {
+    fn new() -> Self {
+        let world = World::new(3, Guarantee::Durable);
+        Self { world, books: (0..3).map(|_| Book::default()).collect() }
+    }
+
+    fn send(&self, at: usize, sent: u64, text: &[u8]) {
+        self.world.send(at, &[&sent.to_le_bytes()[..], text].concat());
+    }
+
+    fn settle(&mut self) {
+        let World { fabrics, sessions, now, .. } = &mut self.world;
+        for _ in 0..20 {
+            for ((fabric, session), book) in fabrics.iter_mut().zip(sessions.iter_mut()).zip(&mut self.books)
+            {
+                *now = Time(now.0 + 1);
+                fabric.poll(*now);
+                session.step(fabric, book).unwrap();
+                session.settle(fabric);
+                fabric.flush();
+                session.frontiers().validate().unwrap();
+            }
+        }
+    }
+
+    fn persist(&mut self, at: usize, word: u64) {
+        let World { fabrics, sessions, .. } = &mut self.world;
+        sessions[at].persist(&mut fabrics[at], word);
+        fabrics[at].flush();
+        self.settle();
+    }
+
+    fn counts(&self) -> Vec<(usize, usize)> {
+        self.books.iter().map(|book| (book.logged.len(), book.delivered.len())).collect()
+    }
+}
+
+// P1, P2
+#[test]
+fn what_is_durable_is_delivered_once_all_have_it() {
+    let mut group = Durables::new();
+    group.send(0, 7, b"one");
+    group.send(1, 5, b"two");
+    group.settle();
+    assert_eq!(group.counts(), [(2, 0); 3], "written down everywhere, delivered nowhere");
+    let blocked = group.world.sessions[0].blocked().unwrap();
+    assert_eq!((blocked.clause, blocked.sender), ("P2", NodeId(1)), "{blocked}");
+    group.persist(0, 3);
+    group.persist(1, 3);
+    group.persist(2, 1);
+    assert_eq!(group.counts(), [(2, 0); 3], "the third has flushed no more than the view");
+    let blocked = group.world.sessions[0].blocked().unwrap();
+    assert!(blocked.waits_for == NodeId(3) && blocked.counter.contains("0 messages"), "{blocked}");
+    group.persist(2, 2);
+    assert_eq!(group.counts(), [(2, 1); 3]);
+    group.persist(2, 3);
+    for book in &group.books {
+        assert_eq!(book.logged, [(0, 7, b"one".to_vec()), (1, 5, b"two".to_vec())]);
+        assert_eq!(book.delivered, [(0, 107, b"one".to_vec()), (1, 105, b"two".to_vec())]);
+    }
+    assert_eq!(group.world.sessions[0].delivered(), Seq(2));
+    assert_eq!(group.world.sessions[0].blocked(), None);
+}
+
+// P2, against a member that delivers what it has flushed itself.
+#[cfg(feature = "mutants")]
+#[test]
+fn a_member_that_looks_at_its_own_log_alone_is_noticed() {
+    let mut group = Durables::new();
+    group.world.sessions[0].mutate(Mutant::OwnLogOnly);
+    group.send(0, 7, b"one");
+    group.persist(0, 2);
+    assert_eq!(group.counts(), [(1, 1), (1, 0), (1, 0)], "the test above would fail");
+}
+
+// P1, D11: what the disk can't keep up with keeps its room, and the senders wait.
+#[test]
+fn a_slow_disk_holds_the_senders_back() {
+    let mut group = Durables::new();
+    (0..3).for_each(|at| group.persist(at, 1));
+    let mut sent = 0;
+    loop {
+        let Ok(mut room) = group.world.senders[0].try_reserve(SENT + 92) else { break };
+        room[..SENT].copy_from_slice(&1_u64.to_le_bytes());
+        room.send();
+        sent += 1;
+        group.settle();
+    }
+    assert!(sent >= 30, "{sent}");
+    assert_eq!(group.counts(), [(sent, 0); 3]);
+    (0..3).for_each(|at| group.persist(at, 1 + sent as u64));
+    assert_eq!(group.counts(), [(sent, sent); 3]);
+    assert!(group.world.senders[0].try_reserve(SENT + 92).is_ok(), "there is room again");
+    // A log that takes nothing stops only what is behind.
+    group.books[1].is_full = true;
+    group.send(2, 9, b"later");
+    group.world.senders[2].try_end().unwrap();
+    group.settle();
+    assert_eq!((group.books[0].logged.len(), group.books[1].logged.len()), (sent + 1, sent));
+    group.books[1].is_full = false;
+    (0..3).for_each(|at| group.persist(at, 2 + sent as u64));
+    assert_eq!(group.counts(), [(sent + 1, sent + 1); 3]);
+    assert!(group.books.iter().all(|book| book.ended == 1));
+}
+
+// V4, P2: the last messages of a view are delivered once those who go on have them.
+#[test]
+fn the_end_of_a_durable_session_waits_for_who_goes_on() {
+    let mut group = Durables::new();
+    (0..3).for_each(|at| group.persist(at, 1));
+    group.send(0, 7, b"one");
+    group.send(0, 8, b"two");
+    group.settle();
+    group.persist(0, 2);
+    let World { sessions, .. } = &mut group.world;
+    let trim: Vec<_> = sessions[0].wedge().senders.iter().map(|sender| sender.received).collect();
+    let book = &mut group.books[0];
+    assert!(!sessions[0].cut(&trim, book).unwrap() && sessions[0].is_logged());
+    assert_eq!((book.logged.len(), book.delivered.len()), (2, 0));
+    sessions[0].all_persisted();
+    assert!(sessions[0].cut(&trim, book).unwrap());
+    assert_eq!(book.delivered.len(), 2);
+}
+
+// S1
+#[test]
+fn a_message_too_short_for_its_clock_or_a_log_that_shrinks_is_blamed() {
+    let mut group = Durables::new();
+    group.persist(0, 3);
+    let at = BASE + Layout::new(3).persisted();
+    group.world.network.poke(0, 1, at, 1);
+    let (fabric, session) = (&mut group.world.fabrics[1], &mut group.world.sessions[1]);
+    let fault = session.step(fabric, &mut group.books[1]).unwrap_err();
+    assert!(
+        matches!(fault, Fault::Peer { node: NodeId(1), blame: Blame::Persisted { from: 3, to: 1 }, .. }),
+        "{fault}"
+    );
+
+    let mut group = Durables::new();
+    group.world.send(0, b"short");
+    let mut blamed = None;
+    for _ in 0..20 {
+        for at in 0..3 {
+            group.world.now = Time(group.world.now.0 + 1);
+            let fabric = &mut group.world.fabrics[at];
+            fabric.poll(group.world.now);
+            blamed = group.world.sessions[at].step(fabric, &mut group.books[at]).err().or(blamed);
+        }
+    }
+    assert!(
+        matches!(blamed, Some(Fault::Peer { node: NodeId(1), blame: Blame::Record { .. }, .. })),
+        "{blamed:?}"
+    );
+}

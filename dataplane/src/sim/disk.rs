@@ -369,6 +369,15 @@ impl Disk for SimDisk {
         Some(Done { job, result })
     }
 
+    fn beside(&self) -> Box<dyn Disk> {
+        Box::new(self.clone())
+    }
+
+    fn has_news(&self) -> bool {
+        let state = self.state();
+        !self.is_dead(&state) && !state.jobs.is_empty()
+    }
+
     fn set_bell(&mut self, bell: Doorbell) {
         self.state().bell = Some(bell);
     }

@@ -18,6 +18,7 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
@@ -53,6 +54,9 @@ struct Worker {
     /// None when it is to end.
     jobs: Option<mpsc::Sender<Job>>,
     done: mpsc::Receiver<Done>,
+    /// How many are done, and how many of these were told.
+    finished: Arc<AtomicU64>,
+    told: u64,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -119,10 +123,12 @@ impl Directory {
             let (tell, done) = mpsc::channel();
             let (path, bell) = (self.path.clone(), self.bell.clone());
             let files = Files { path, open: HashMap::new() };
-            let body = move || work(files, &ordered, &tell, &bell);
+            let finished = Arc::new(AtomicU64::new(0));
+            let counted = finished.clone();
+            let body = move || work(files, &ordered, &|done| tell.send(done).is_ok(), &counted, &bell);
             let thread = std::thread::Builder::new().name("consort-disk".to_owned()).spawn(body);
             let thread = thread.map_err(|cause| error("get a thread to write", &self.path, &cause))?;
-            self.worker = Some(Worker { jobs: Some(jobs), done, thread: Some(thread) });
+            self.worker = Some(Worker { jobs: Some(jobs), done, finished, told: 0, thread: Some(thread) });
         }
         match &mut self.worker {
             Some(worker) => Ok(worker),
@@ -150,15 +156,17 @@ fn error(doing: &str, path: &Path, cause: &io::Error) -> DiskError {
 fn work(
     mut files: Files,
     jobs: &mpsc::Receiver<Job>,
-    tell: &mpsc::Sender<Done>,
+    tell: &dyn Fn(Done) -> bool,
+    finished: &AtomicU64,
     bell: &Mutex<Option<Doorbell>>,
 ) {
     let mut writer = Writer::new();
     while let Ok(mut job) = jobs.recv() {
         let result = files.carry_out(&mut writer, &mut job);
-        if tell.send(Done { job, result }).is_err() {
+        if !tell(Done { job, result }) {
             return;
         }
+        finished.fetch_add(1, Ordering::Release); // pairs with the Acquire in `Directory::has_news`
         if let Some(bell) = &*bell.lock().unwrap_or_else(PoisonError::into_inner) {
             bell.ring();
         }
@@ -362,11 +370,23 @@ impl Disk for Directory {
         };
         // Told like any other.
         let _ = tell.send(refused);
-        self.worker = Some(Worker { jobs: None, done, thread: None });
+        let finished = Arc::new(AtomicU64::new(1));
+        self.worker = Some(Worker { jobs: None, done, finished, told: 0, thread: None });
     }
 
     fn poll(&mut self) -> Option<Done> {
-        self.worker.as_ref()?.done.try_recv().ok()
+        let worker = self.worker.as_mut()?;
+        let done = worker.done.try_recv().ok()?;
+        worker.told += 1;
+        Some(done)
+    }
+
+    fn beside(&self) -> Box<dyn Disk> {
+        Box::new(Self::beside(self))
+    }
+
+    fn has_news(&self) -> bool {
+        self.worker.as_ref().is_some_and(|worker| worker.finished.load(Ordering::Acquire) > worker.told)
     }
 
     fn set_bell(&mut self, bell: Doorbell) {

@@ -27,6 +27,7 @@ fn hello(node: u32, life: u64) -> Hello {
         domain: Default::default(),
         groups: 0,
         offer: Vec::new(),
+        held: None,
     }
 }
 

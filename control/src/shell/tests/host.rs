@@ -192,7 +192,7 @@ impl Host {
         let sender = Sender::new(shared.channels[0].outbox.clone());
         let shards = shared.channels[1..].iter().map(App::new).collect();
         Self {
-            driver: Driver::new(config, make, fabric, shared.clone(), (ordered, asked), reports),
+            driver: Driver::new(config, make, fabric, shared.clone(), (ordered, asked), reports, None),
             shared,
             sender,
             orders,

@@ -170,7 +170,13 @@ fn a_view_that_can_t_be_is_not_begun() {
         let mut world = World::new(24, 2, Guarantee::Atomic);
         world.wedge(&[1], &[]);
         let (view, slots) = (world.next(&[1, 2]), [(NodeId(2), world.host(1).links[&2].0)].into());
-        world.host(1).order(Order::Install(Install { view, slots, cut, renew: Vec::new() }));
+        world.host(1).order(Order::Install(Install {
+            view,
+            slots,
+            cut,
+            level: Vec::new(),
+            renew: Vec::new(),
+        }));
         world.until("stopped", |world| matches!(world.hosts[&1].stopped, Some(Stopped::Machine(_))));
         assert!(world.host(1).reports.iter().any(|report| matches!(report, Report::Broken(_))));
     }
@@ -183,7 +189,13 @@ fn a_view_that_is_said_twice_is_installed_once() {
     world.change(&[1, 2]);
     world.load(20);
     let (view, slots) = (world.view.clone(), [(NodeId(2), world.host(1).links[&2].0)].into());
-    world.host(1).order(Order::Install(Install { view, slots, cut: None, renew: Vec::new() }));
+    world.host(1).order(Order::Install(Install {
+        view,
+        slots,
+        cut: None,
+        level: Vec::new(),
+        renew: Vec::new(),
+    }));
     world.load(20);
     world.settle();
     world.check();

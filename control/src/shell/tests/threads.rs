@@ -120,7 +120,7 @@ fn senders_on_any_thread_go_on_in_the_next_view() {
         let ((orders, ordered), (_, asked)) = (mpsc::channel(), mpsc::channel());
         let (to, reports) = Reports::apart();
         let make = Box::new(|| Err("there is only one".into()));
-        let driver = Driver::new(config, make, fabric, shared.clone(), (ordered, asked), to);
+        let driver = Driver::new(config, make, fabric, shared.clone(), (ordered, asked), to, None);
         let theirs = [inbox.clone()];
         let driver = std::thread::spawn(move || run(driver, &theirs));
         Host { shared, inbox, orders, reports, driver }
@@ -140,7 +140,13 @@ fn senders_on_any_thread_go_on_in_the_next_view() {
             host.report(|report| matches!(report, Report::Up(_)).then_some(()));
         }
         let slots = slots(me, 3);
-        host.order(Order::Install(Install { view: view(1, 3), slots, cut: None, renew: Vec::new() }));
+        host.order(Order::Install(Install {
+            view: view(1, 3),
+            slots,
+            cut: None,
+            level: Vec::new(),
+            renew: Vec::new(),
+        }));
     }
     let takers: Vec<_> = hosts
         .iter()
@@ -184,7 +190,7 @@ fn senders_on_any_thread_go_on_in_the_next_view() {
         let cut = Cut { shard: ShardId::MAIN, trim };
         for (host, me) in hosts[..2].iter().zip(1..) {
             let (view, slots, cut) = (view(id + 1, 2), slots(me, 2), Some(vec![cut.clone()]));
-            host.order(Order::Install(Install { view, slots, cut, renew: Vec::new() }));
+            host.order(Order::Install(Install { view, slots, cut, level: Vec::new(), renew: Vec::new() }));
         }
         for host in &hosts[..2] {
             host.report(|report| (report == Report::Retired(ShardId::MAIN, ViewId(id))).then_some(()));

@@ -297,6 +297,7 @@ impl World {
                 view: view.clone(),
                 slots,
                 cut,
+                level: Vec::new(),
                 renew: vec![ShardId::MAIN],
             }));
         }

@@ -1,0 +1,536 @@
+//! What a node has on disk (P1, P2): [`ShardLog`], the log of one durable shard, and [`Home`], the file that says whose data this is and
+//! which view it was in last.
+//!
+//! The driver appends what its sessions hand over, takes the logs' turns beside its own, and lets each session know how far its log is flushed. It
+//! waits for no disk: a thread of the disk's own writes, and rings the node's bell.
+//!
+//! # The order of things
+//! Everything that the sessions before left is in the log before the view that follows them; the view is in the log, and in the [`Home`],
+//! before a message behind it counts as flushed (P3). So whoever says that it has written down a message of a view, has the view, and
+//! everything before.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use consort_dataplane::fabric::Doorbell;
+use consort_dataplane::log::disk::Job;
+use consort_dataplane::log::meta::{self, Mark};
+use consort_dataplane::log::{
+    AppendError, Disk, DiskError, Entry, From, Index, Log, LogKind, LogOptions, Meta, Payload, Reader, Tip,
+};
+use consort_dataplane::names::{NodeId, Rank, Seq, ViewId};
+use consort_dataplane::session::{Delivery, Logged, Verdict};
+
+use super::data::{DataError, MakeDisk};
+use super::event::Incoming;
+use crate::config::NodeConfig;
+use crate::held::{Held, HeldTip};
+use crate::link::message::PIECE_LEN;
+use crate::view::{ShardId, View};
+
+/// Sessions of a shard that are here at once, at most: those that deliver, and the one that runs.
+const SESSIONS: usize = 8;
+
+/// Bytes of another's log that may wait to be appended.
+const MOST_AHEAD: usize = 4 << 20;
+
+/// Records that are told again in one turn.
+const A_TURN: u64 = 256;
+
+/// All that a node has on disk.
+pub(crate) struct Data {
+    pub(crate) home: Home,
+    /// By number of the shard; none for those that aren't durable.
+    pub(crate) logs: Vec<Option<ShardLog>>,
+}
+
+impl Data {
+    /// Opens what there is, or begins with nothing. None if no group is durable. Waits for the disk.
+    pub(crate) fn open(config: &NodeConfig, make: Option<&mut MakeDisk>) -> Result<Option<Self>, DataError> {
+        let shapes = config.shapes();
+        if !shapes.iter().any(|shape| shape.guarantee.durable()) {
+            return Ok(None);
+        }
+        let (Some(make), Some(data)) = (make, &config.data) else { return Err(DataError::Missing) };
+        let mut disk = make(data)?;
+        let fresh = Meta { cluster: config.cluster.clone(), node: config.id, ..Meta::default() };
+        let known = Meta::read(&mut *disk)?;
+        let is_new = known.is_none();
+        let meta = known.unwrap_or(fresh);
+        if meta.cluster != config.cluster || meta.node != config.id {
+            let Meta { cluster, node, .. } = meta;
+            return Err(DataError::NotOurs { directory: data.clone(), cluster, node });
+        }
+        if is_new {
+            meta.write(&mut *disk)?;
+        }
+        let mut logs = Vec::new();
+        for (id, shape) in (0..).map(ShardId).zip(&shapes) {
+            if !shape.guarantee.durable() {
+                logs.push(None);
+                continue;
+            }
+            let directory = data.join(format!("shard-{id}"));
+            let options =
+                LogOptions { shard: id.0, most_waiting: shape.ring_bytes * 4, ..LogOptions::default() };
+            let opened = Log::open(make(&directory)?, options, Index(0));
+            let (log, _) = opened.map_err(|cause| DataError::Log { directory, cause })?;
+            logs.push(Some(ShardLog::new(log)));
+        }
+        let written = meta.view;
+        Ok(Some(Self { home: Home { disk, meta, written, under_way: 0 }, logs }))
+    }
+
+    /// What to ring when something was written.
+    pub(crate) fn set_bell(&mut self, bell: &Doorbell) {
+        self.home.disk.set_bell(bell.clone());
+        for log in self.logs.iter_mut().flatten() {
+            log.log.disk().set_bell(bell.clone());
+        }
+    }
+}
+
+/// The file that says whose data this is.
+pub(crate) struct Home {
+    disk: Box<dyn Disk>,
+    meta: Meta,
+    /// The view that is flushed.
+    written: ViewId,
+    /// Replacements that were submitted.
+    under_way: usize,
+}
+
+impl Home {
+    /// A view is installed.
+    pub(crate) fn on_view(&mut self, me: NodeId, view: &View) {
+        self.meta.view = view.id;
+        self.meta.incarnation = view.member(me).map_or(0, |member| member.incarnation.0);
+        self.meta.members = encode(view);
+        self.meta.mark = if view.member(me).is_some() { Mark::Open } else { Mark::Left };
+        self.write();
+    }
+
+    /// What this node has on disk, given how far its logs are; none if it was never in a view.
+    pub(crate) fn held<'a>(&self, logs: impl Iterator<Item = (ShardId, &'a ShardLog)>) -> Option<Held> {
+        let view: View =
+            postcard::from_bytes(&self.meta.members).ok().filter(|_| self.meta.view != ViewId(0))?;
+        let mut sound = self.meta.mark != Mark::Damaged;
+        let mut tips = Vec::new();
+        for (id, log) in logs {
+            let tip = log.held(id);
+            // A member of a later view than the first has something in its log, and all of it.
+            let is_had = view.shard(id).is_some_and(|shard| shard.members.contains(&self.meta.node));
+            let is_blank = tip.index == 0 && view.id > ViewId(1);
+            sound &= !(is_had && is_blank) && log.log.first() <= Index(1);
+            tips.push(tip);
+        }
+        Some(Held { view, sound, tips })
+    }
+
+    fn write(&mut self) {
+        self.under_way += 1;
+        self.disk.submit(Job::Replace(meta::NAME.to_owned(), self.meta.encode()));
+    }
+
+    /// Takes in what was written. Never waits.
+    pub(crate) fn turn(&mut self) -> Result<bool, DiskError> {
+        let mut any = false;
+        while let Some(done) = self.disk.poll() {
+            done.result?;
+            any = true;
+            self.under_way = self.under_way.saturating_sub(1);
+            if self.under_way == 0 {
+                self.written = self.meta.view;
+            }
+        }
+        Ok(any)
+    }
+
+    /// The view that is flushed, and those before it.
+    pub(crate) fn written(&self) -> ViewId {
+        self.written
+    }
+
+    /// Whether something was written since the last turn.
+    pub(crate) fn has_news(&self) -> bool {
+        self.disk.has_news()
+    }
+}
+
+/// A view as it is kept.
+pub(crate) fn encode(view: &View) -> Vec<u8> {
+    // Nothing in a view fails to encode.
+    postcard::to_allocvec(view).unwrap_or_default()
+}
+
+/// The log of one durable shard.
+pub(crate) struct ShardLog {
+    log: Log,
+    /// The newest sessions of which the view is in the log, and where.
+    begun: VecDeque<(ViewId, Index)>,
+    /// The application was told everything up to here.
+    told: Index,
+    /// What is told again of what an earlier life had written down.
+    replay: Option<Replay>,
+    /// What is here of the log of a member that has more.
+    missing: Option<Missing>,
+    /// Who gets this log's records, and how far each is.
+    served: BTreeMap<NodeId, Served>,
+}
+
+/// Records that are told again, up to one.
+struct Replay {
+    reader: Reader,
+    upto: Index,
+    /// The view that was told last, for its members' ranks.
+    view: Option<View>,
+}
+
+/// A log that is fetched, up to the view with which a session began.
+struct Missing {
+    since: ViewId,
+    /// The members of that session, and which of them is asked.
+    from: Vec<NodeId>,
+    turn: usize,
+    /// What was asked for: a stream behind this record, and so much of it has come.
+    behind: (Index, u32),
+    got: u64,
+    /// What has come and isn't appended yet.
+    bytes: Vec<u8>,
+    /// An answer is awaited.
+    is_asked: bool,
+    /// Nothing has come since the last beat.
+    is_idle: bool,
+}
+
+/// A stream of this log for another member.
+struct Served {
+    reader: Reader,
+    behind: Index,
+    given: u64,
+    pending: Vec<u8>,
+}
+
+/// What to ask another member for.
+pub(crate) struct Wanted {
+    pub(crate) node: NodeId,
+    pub(crate) behind: u64,
+    pub(crate) chain: u32,
+    pub(crate) at: u64,
+}
+
+/// What is told of what was written down, borrowed for a call.
+pub(crate) type Telling<'a> = dyn FnMut(Incoming<'_, '_>) -> Verdict + 'a;
+
+impl ShardLog {
+    fn new(log: Log) -> Self {
+        let (begun, served) = (VecDeque::new(), BTreeMap::new());
+        Self { log, begun, told: Index(0), replay: None, missing: None, served }
+    }
+
+    /// A message has its place in the order. Returns its stamp; `None` if the disk is behind, or broken, which the next turn says.
+    pub(crate) fn append(&mut self, logged: &Logged<'_>) -> Option<u64> {
+        // The view first.
+        if self.begun.back().is_none_or(|(begun, _)| *begun < logged.view) {
+            return None;
+        }
+        let payload = Payload::Lying(logged.payload, logged.memory, logged.range.clone());
+        let Logged { view, seq, sender, sent, .. } = *logged;
+        let entry = Entry { kind: LogKind::Message, view, seq, sent, sender, payload };
+        self.log.append(&entry).ok().map(|tip| tip.stamp.0)
+    }
+
+    /// Whether the view with which that session began is in the log.
+    pub(crate) fn has_begun(&self, since: ViewId) -> bool {
+        self.begun.back().is_some_and(|(begun, _)| *begun >= since)
+    }
+
+    fn begun(&mut self, since: ViewId, at: Index) {
+        self.begun.push_back((since, at));
+        if self.begun.len() > SESSIONS {
+            self.begun.pop_front();
+        }
+    }
+
+    /// A session begins with this view, and all that came before it in the shard is in the log. Returns false if that isn't so yet: the disk is
+    /// behind, or another member has more.
+    pub(crate) fn begin(&mut self, view: &View) -> bool {
+        if self.missing.is_some() {
+            return false;
+        }
+        let (bytes, kind) = (encode(view), LogKind::View);
+        let tip = self.log.tip();
+        let (seq, sender) = (Seq(0), NodeId(0));
+        // A view has no sender's clock; its stamp is that of what is before it, and one more.
+        let sent = tip.stamp.0;
+        let entry = Entry { kind, view: view.id, seq, sent, sender, payload: Payload::Copied(&bytes) };
+        match self.log.append(&entry) {
+            Ok(tip) => {
+                self.begun(view.id, tip.index);
+                true
+            }
+            Err(AppendError::Behind(_)) => false,
+            Err(_) => true, // the next turn says so
+        }
+    }
+
+    /// The session that began with that view is the first that this node is in after a while, and others may have more in their logs: it is
+    /// fetched from one of these, up to the view.
+    pub(crate) fn lack(&mut self, since: ViewId, from: Vec<NodeId>) {
+        let behind = (self.log.tip().index, self.log.tip().chain);
+        let bytes = Vec::new();
+        let turn = 0;
+        self.missing =
+            Some(Missing { since, from, turn, behind, got: 0, bytes, is_asked: false, is_idle: false });
+    }
+
+    /// Whether something is fetched.
+    pub(crate) fn lacks(&self) -> bool {
+        self.missing.is_some()
+    }
+
+    /// Goes on with fetching: appends what has come, and says what to ask for.
+    ///
+    /// # Errors
+    /// What has come doesn't follow on this log.
+    pub(crate) fn fetch(&mut self) -> Result<(bool, Option<Wanted>), String> {
+        let Self { log, missing, .. } = self;
+        let Some(it) = missing else { return Ok((false, None)) };
+        let mut view = None;
+        let since = it.since;
+        let done = log
+            .append_copied(&it.bytes, &mut |header| {
+                let is_it = header.kind == LogKind::View && header.view >= since;
+                view = view.or(is_it.then_some((header.view, header.index)));
+                !is_it
+            })
+            .map_err(|error| error.to_string())?;
+        it.bytes.drain(..done);
+        if let Some((view, at)) = view {
+            if view != since {
+                return Err(format!("view {view} follows there, where view {since} was expected"));
+            }
+            self.missing = None;
+            self.begun(since, at);
+            return Ok((true, None));
+        }
+        if it.is_asked || it.bytes.len() > MOST_AHEAD {
+            return Ok((done > 0, None));
+        }
+        let Some(node) = it.from.get(it.turn % it.from.len().max(1)) else { return Ok((done > 0, None)) };
+        it.is_asked = true;
+        let (behind, chain) = it.behind;
+        Ok((true, Some(Wanted { node: *node, behind: behind.0, chain, at: it.got })))
+    }
+
+    /// Some time has passed: whoever was asked and has said nothing may be gone, or has no more itself.
+    pub(crate) fn on_beat(&mut self) {
+        let tip = *self.log.tip();
+        let Some(it) = &mut self.missing else { return };
+        if std::mem::replace(&mut it.is_idle, true) {
+            it.turn += 1;
+            (it.behind, it.got, it.is_asked) = ((tip.index, tip.chain), 0, false);
+            it.bytes.clear();
+        }
+    }
+
+    /// More of another member's log.
+    ///
+    /// # Errors
+    /// What is here is of another history, and was told already.
+    pub(crate) fn on_part(
+        &mut self,
+        node: NodeId,
+        behind: u64,
+        at: u64,
+        bytes: &[u8],
+        other: bool,
+    ) -> Result<(), String> {
+        let told = self.told;
+        let Some(it) = &mut self.missing else { return Ok(()) };
+        let is_asked = it.from.get(it.turn % it.from.len().max(1)) == Some(&node);
+        if !is_asked || (behind, at) != (it.behind.0.0, it.got) {
+            return Ok(());
+        }
+        if other {
+            // What is beyond is a ragged edge, which was never reported; where it begins the other can't say, so all of it is fetched.
+            if told != Index(0) || !self.log.is_idle() {
+                return Err("its log is of another history than the group's: start the node with an empty data directory".to_owned());
+            }
+            self.log.restart_behind(Tip::default()).map_err(|error| error.to_string())?;
+            (it.behind, it.got, it.is_asked, it.is_idle) = ((Index(0), 0), 0, false, false);
+            it.bytes.clear();
+            return Ok(());
+        }
+        if bytes.is_empty() {
+            return Ok(()); // asked again with a beat
+        }
+        it.got += bytes.len() as u64;
+        it.bytes.extend_from_slice(bytes);
+        (it.is_asked, it.is_idle) = (false, false);
+        Ok(())
+    }
+
+    /// Another member wants more of this log. Returns what there is, and whether what it has is of another history. Reads from the disk, what
+    /// was written not long ago mostly.
+    pub(crate) fn serve(&mut self, node: NodeId, behind: u64, chain: u32, at: u64) -> (Vec<u8>, bool) {
+        let nothing = (Vec::new(), false);
+        let behind = Index(behind);
+        let tip = *self.log.tip();
+        let is_here = self.begun.back().is_some_and(|(_, at)| behind >= *at);
+        if behind >= tip.index || is_here {
+            // Who asks lacks the newest view, so all it has is before that.
+            let is_other = is_here || behind == tip.index && chain != tip.chain;
+            return (Vec::new(), is_other);
+        }
+        let is_next = |served: &Served| served.behind == behind && served.given == at;
+        if !self.served.get(&node).is_some_and(is_next) {
+            if at != 0 {
+                return nothing;
+            }
+            let Ok(reader) = Reader::open(self.log.disk().beside(), From::Index(behind.next())) else {
+                return nothing;
+            };
+            self.served.insert(node, Served { reader, behind, given: 0, pending: Vec::new() });
+        }
+        let Some(served) = self.served.get_mut(&node) else { return nothing };
+        if served.pending.len() < PIECE_LEN && served.reader.copy(&mut served.pending, PIECE_LEN).is_err() {
+            self.served.remove(&node);
+            return nothing;
+        }
+        if at == 0 && chain_before(&served.pending).is_some_and(|before| before != chain) {
+            self.served.remove(&node);
+            return (Vec::new(), true);
+        }
+        let len = served.pending.len().min(PIECE_LEN);
+        let rest = served.pending.split_off(len);
+        let piece = std::mem::replace(&mut served.pending, rest);
+        served.given += len as u64;
+        (piece, false)
+    }
+
+    /// The application was told a view.
+    pub(crate) fn on_view_told(&mut self, view: ViewId) {
+        if let Some((_, at)) = self.begun.iter().find(|(begun, _)| *begun == view) {
+            self.told = self.told.max(*at);
+        }
+    }
+
+    /// The application was told a message.
+    pub(crate) fn on_told(&mut self, view: ViewId, seq: Seq) {
+        if let Some((_, at)) = self.begun.iter().find(|(begun, _)| *begun == view) {
+            self.told = Index(at.0 + 1 + seq.0);
+        }
+    }
+
+    /// Tells the application what was written down in earlier lives, or fetched, before the oldest session here. Returns whether all of it is
+    /// told, and whether anything was just now.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub(crate) fn tell_again(
+        &mut self,
+        app: &mut Telling<'_>,
+        refused: &mut bool,
+    ) -> Result<(bool, bool), String> {
+        if self.missing.is_some() {
+            return Ok((false, false));
+        }
+        if self.replay.is_none() {
+            // What comes before the oldest session of this life, of which the view itself is told by that.
+            let Some((_, first)) = self.begun.front() else {
+                return Ok((self.told == self.log.tip().index, false));
+            };
+            let upto = Index(first.0 - 1);
+            if self.told >= upto {
+                return Ok((true, false));
+            }
+            let reader = Reader::open(self.log.disk().beside(), From::Index(self.told.next()));
+            let reader = reader.map_err(|error| error.to_string())?;
+            self.replay = Some(Replay { reader, upto, view: None });
+        }
+        let Some(replay) = &mut self.replay else { return Ok((true, false)) };
+        let mut any = false;
+        // What a turn before has refused is offered again: the reader stands at it.
+        while self.told < replay.upto {
+            let wanted = self.told.next();
+            let Some((header, payload)) = replay.reader.again(wanted).map_err(|error| error.to_string())?
+            else {
+                break; // appended, and not written yet
+            };
+            let verdict = match header.kind {
+                LogKind::View => {
+                    let view: View = postcard::from_bytes(payload)
+                        .map_err(|_| format!("record {} is no view that can be read", header.index))?;
+                    let verdict = app(Incoming::View(&view));
+                    replay.view = Some(view);
+                    verdict
+                }
+                _ => {
+                    let rank =
+                        replay.view.as_ref().and_then(|view| view.rank_of(header.sender)).unwrap_or(Rank(0));
+                    let who = (rank, header.sender);
+                    let mut delivery = Delivery::of_another(header.view, header.seq, who, payload);
+                    delivery.stamp = header.stamp.0;
+                    app(Incoming::Message(&mut delivery))
+                }
+            };
+            if verdict == Verdict::Later {
+                *refused = true;
+                return Ok((false, any));
+            }
+            self.told = wanted;
+            any = true;
+            if any && self.told.0.is_multiple_of(A_TURN) {
+                return Ok((false, true));
+            }
+        }
+        let is_all = self.told >= replay.upto;
+        if is_all {
+            self.replay = None;
+        }
+        Ok((is_all, any))
+    }
+
+    /// This incarnation is over: what comes next is fetched from others.
+    pub(crate) fn end(&mut self) {
+        self.begun.clear();
+        self.served.clear();
+        (self.replay, self.missing) = (None, None);
+    }
+
+    /// How far it is.
+    pub(crate) fn held(&self, shard: ShardId) -> HeldTip {
+        let Tip { index, view, chain, .. } = *self.log.tip();
+        HeldTip { shard, view: view.0, index: index.0, chain }
+    }
+
+    /// Takes in what was written, and hands over what there is. Never waits.
+    pub(crate) fn turn(&mut self) -> Result<bool, DiskError> {
+        self.log.turn()
+    }
+
+    /// The word `persisted` of that session, given that the home has flushed views up to `home`.
+    pub(crate) fn persisted(&self, since: ViewId, home: ViewId) -> u64 {
+        match self.begun.back() {
+            Some((begun, at)) if *begun == since && home >= since && self.log.durable() >= *at => {
+                1 + self.log.durable().0 - at.0
+            }
+            _ => 0,
+        }
+    }
+
+    /// Whether all that was appended is flushed.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.log.durable() == self.log.tip().index
+    }
+
+    /// Whether something was written since the last turn.
+    pub(crate) fn has_news(&self) -> bool {
+        self.log.has_news()
+    }
+}
+
+/// The chain before the record that these bytes begin with.
+fn chain_before(bytes: &[u8]) -> Option<u32> {
+    bytes.get(44..48)?.try_into().ok().map(u32::from_le_bytes)
+}
