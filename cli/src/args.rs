@@ -566,6 +566,7 @@ How it measures:
     updates        nobody asks: updates a second, applied at the slowest member
     under load     the same updates, and queries at all members: how long a query takes
     quiet          nobody updates: how long a query takes
+  Who asks asks again when it has the answer, so times are corrected for what a stall hides, as `bench latency` does.
   A run in total order (each sends to all), a run along a chain (each sends to the next), the floor, and so on in turn.
   The floor is what `bench latency` has: a round between as many bare processes, with 64 bytes.
   Over shared memory a chain carries nothing, and both are the same.

@@ -25,6 +25,9 @@
 //! 5. When the application is done with it, the member counts up `released[A]`; when all members have, A's ring **reuses**
 //!    the room (D11). Until then A's senders may find the ring full and wait; nothing is overwritten.
 //!
+//! Where a group has a *chain*, step 2 publishes the bytes to the next member alone, which relays them, and so on ([`session`], D14). The words
+//! still go from each to all, and C takes A's bytes for arrived when B says to have received them.
+//!
 //! Each step takes all that is there and publishes each changed range once, so under load the same words carry more (D9);
 //! there are no timers.
 //!

@@ -96,7 +96,7 @@ fn measure(args: &ReplicasArgs, log: &str, status: &Status) -> Result<Report, Fa
             window: Window { warmup: nanoseconds(args.warmup), measured: nanoseconds(args.duration) / 2 },
         };
         let run = floor::measure(floor::latency_kind(&fabric, FLOOR_BYTES), &setting, log, stderr_line())?;
-        floors.push(Quantiles::from(&run.round_trips));
+        floors.push(Quantiles::from(&latency::corrected(&run.round_trips)));
     }
     let kinds = runs.into_iter().filter_map(|runs| {
         middle(runs.iter().map(|run: &Kind| run.updates_per_s)).map(|at| runs[at].clone())
@@ -154,8 +154,8 @@ fn one_run(args: &ReplicasArgs, topology: TopologyArg, log: &str) -> Result<(Str
         topology,
         updates_per_s,
         gb_per_s: updates_per_s * as_f64(args.size as u64) / 1e9,
-        loaded_us: Quantiles::from(&loaded),
-        quiet_us: Quantiles::from(&quiet),
+        loaded_us: Quantiles::from(&latency::corrected(&loaded)),
+        quiet_us: Quantiles::from(&latency::corrected(&quiet)),
         queries: loaded.len() + quiet.len(),
     };
     Ok((reports.first().map(|report| report.fabric.clone()).unwrap_or_default(), kind))

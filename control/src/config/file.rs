@@ -405,7 +405,7 @@ start_within = "1500 ms"
         assert_ne!(words(&main), words(&parse(SOUND).unwrap()));
         let error = of("topology = \"star\"").unwrap_err().to_string();
         assert!(
-            error.contains(":17: `groups.big.topology`: ") && error.contains("direct or chain"),
+            error.contains(":16: `groups.big.topology`: ") && error.contains("direct or chain"),
             "{error}"
         );
     }
