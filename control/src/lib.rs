@@ -33,6 +33,9 @@
 //! 8. A node that the others went on without, or that can't reach a majority, **stops**: it delivers nothing more and says why. If it is
 //!    set to, it joins again as another incarnation (V5).
 //!
+//! 9. Nodes with durable groups write down what is delivered, and each view. When all have crashed, they say in their hellos what they have on
+//!    disk, and the first view **follows** the newest of theirs ([`held`], P3); who has less gets the rest from who has it.
+//!
 //! # Modules, in reading order
 //! A module leans only on those above it.
 //!

@@ -3,6 +3,8 @@
 //!
 //! `cargo xtask crash --rounds 500` for the long campaign; the seed is printed, and `CONSORT_CRASH_SEED` sets it.
 
+#![allow(clippy::print_stdout, reason = "the seed of a campaign has to be seen")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, Write as _};
 use std::ops::Range;

@@ -38,6 +38,7 @@ fn hello(node: u32, incarnation: u64) -> Hello {
         domain: Default::default(),
         groups: 0,
         offer: Vec::new(),
+        held: None,
     }
 }
 

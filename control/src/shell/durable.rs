@@ -534,3 +534,6 @@ impl ShardLog {
 fn chain_before(bytes: &[u8]) -> Option<u32> {
     bytes.get(44..48)?.try_into().ok().map(u32::from_le_bytes)
 }
+
+#[cfg(test)]
+mod tests;

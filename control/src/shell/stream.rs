@@ -330,10 +330,7 @@ impl Stream {
         // What the sessions before left is with all who go on, once they say that they have the newest view: their logs have that
         // behind it. A node that is in no further session is told nothing more, and has what it has itself.
         let place = before.len();
-        let is_known = match newest.session.look_at_logs() {
-            Ok(least) => least > 0,
-            Err(fault) => return Err(Trouble::Fault(place, fault)),
-        };
+        let is_known = newest.session.is_begun_everywhere().map_err(|fault| Trouble::Fault(place, fault))?;
         if is_known {
             before.iter_mut().for_each(|running| running.session.all_persisted());
         }

@@ -22,7 +22,7 @@ const BASE: usize = SessionPlan::base(VIEW, RING);
 
 fuzz_target!(|script: &[u8]| {
     let Some((&first, mut script)) = script.split_first() else { return };
-    let guarantee = [Guarantee::Fifo, Guarantee::Agreed, Guarantee::Atomic][usize::from(first % 3)];
+    let guarantee = [Guarantee::Fifo, Guarantee::Agreed, Guarantee::Atomic, Guarantee::Durable][usize::from(first % 4)];
     let options = SimOptions {
         delay: (Duration::ZERO, Duration::ZERO),
         tearing: 0,

@@ -85,23 +85,27 @@ impl Session {
             return false;
         }
         self.durable.own = persisted;
-        if !self.is_wedged() {
-            self.segment.store(self.base + self.layout.persisted(), persisted);
-            self.later = true;
-            self.publish(fabric);
-        }
+        // In a wedged session, too: the one before it may wait for this.
+        self.segment.store(self.base + self.layout.persisted(), persisted);
+        self.later = true;
+        self.publish(fabric);
         true
     }
 
-    /// Of a durable session: looks how far the others have written it down, where [`Session::deliver`] doesn't.
+    /// Of a durable session: whether all its members have written down the view with which it began, and so everything before it. Of a wedged
+    /// one, those who are not [lost](Session::lose), if they are a majority: the next view is theirs.
     ///
     /// # Errors
-    /// As there.
-    pub fn look_at_logs(&mut self) -> Result<u64, Fault> {
+    /// As [`Session::deliver`].
+    pub fn is_begun_everywhere(&mut self) -> Result<bool, Fault> {
+        self.look_for_persisted()?;
         if !self.is_wedged() {
-            self.look_for_persisted()?;
+            return Ok(self.durable.least > 0);
         }
-        Ok(self.durable.least)
+        let here = self.peers.iter().filter(|peer| peer.slot.is_some());
+        let count = here.clone().count() + 1;
+        let all = self.durable.own > 0 && here.clone().all(|peer| peer.persisted > 0);
+        Ok(all && 2 * count > self.plan.members.len())
     }
 
     /// Of a durable session: the least that any member has written down, as far as is known.

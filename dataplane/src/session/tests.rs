@@ -1206,6 +1206,40 @@ fn the_end_of_a_durable_session_waits_for_who_goes_on() {
     assert_eq!(book.delivered.len(), 2);
 }
 
+// V4, P2: the next view may end before everyone has said that it has it; what the one before left must not wait for a view that waits for it.
+#[test]
+fn a_wedged_session_still_tells_what_is_written_down() {
+    let mut group = Durables::new();
+    group.settle();
+    group.world.sessions.iter_mut().for_each(|session| drop(session.wedge()));
+    let begun = |group: &mut Durables| {
+        group.world.pass();
+        group.world.sessions[0].is_begun_everywhere().unwrap()
+    };
+    for at in 0..3 {
+        assert!(!begun(&mut group), "{at} of 3 have said so");
+        let World { fabrics, sessions, .. } = &mut group.world;
+        sessions[at].persist(&mut fabrics[at], 1);
+        fabrics[at].flush();
+    }
+    assert!(begun(&mut group));
+
+    // A member that is lost is not waited for, as long as the others are a majority.
+    let mut group = Durables::new();
+    group.settle();
+    let World { fabrics, sessions, .. } = &mut group.world;
+    sessions.iter_mut().for_each(|session| drop(session.wedge()));
+    for at in 0..2 {
+        sessions[at].persist(&mut fabrics[at], 1);
+        fabrics[at].flush();
+    }
+    assert!(!begun(&mut group), "the third may go on");
+    group.world.sessions[0].lose(Slot(2));
+    assert!(begun(&mut group));
+    group.world.sessions[0].lose(Slot(1));
+    assert!(!begun(&mut group), "alone of three");
+}
+
 // S1
 #[test]
 fn a_message_too_short_for_its_clock_or_a_log_that_shrinks_is_blamed() {
