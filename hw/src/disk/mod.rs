@@ -11,7 +11,6 @@
 
 mod uring;
 
-use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
@@ -122,10 +121,10 @@ impl Directory {
             let (jobs, ordered) = mpsc::channel();
             let (tell, done) = mpsc::channel();
             let (path, bell) = (self.path.clone(), self.bell.clone());
-            let files = Files { path, open: HashMap::new() };
+            let files = Files { path };
             let finished = Arc::new(AtomicU64::new(0));
             let counted = finished.clone();
-            let body = move || work(files, &ordered, &|done| tell.send(done).is_ok(), &counted, &bell);
+            let body = move || work(&files, &ordered, &|done| tell.send(done).is_ok(), &counted, &bell);
             let thread = std::thread::Builder::new().name("consort-disk".to_owned()).spawn(body);
             let thread = thread.map_err(|cause| error("get a thread to write", &self.path, &cause))?;
             self.worker = Some(Worker { jobs: Some(jobs), done, finished, told: 0, thread: Some(thread) });
@@ -154,7 +153,7 @@ fn error(doing: &str, path: &Path, cause: &io::Error) -> DiskError {
 
 /// The thread's loop: ends when nobody can order anything any more.
 fn work(
-    mut files: Files,
+    files: &Files,
     jobs: &mpsc::Receiver<Job>,
     tell: &dyn Fn(Done) -> bool,
     finished: &AtomicU64,
@@ -176,35 +175,22 @@ fn work(
 /// The files that the thread writes to.
 struct Files {
     path: PathBuf,
-    open: HashMap<String, File>,
 }
 
 impl Files {
-    fn carry_out(&mut self, writer: &mut Writer, job: &mut Job) -> Result<(), DiskError> {
+    fn carry_out(&self, writer: &mut Writer, job: &mut Job) -> Result<(), DiskError> {
         match job {
             Job::Write(batch) => {
+                // Opened for each batch, which costs nothing beside a flush: a handle that is kept may be of a file that is gone, and another in its place.
                 let path = self.path.join(&batch.name);
-                if !self.open.contains_key(&batch.name) {
-                    let file = OpenOptions::new()
-                        .write(true)
-                        .open(&path)
-                        .map_err(|cause| error("open", &path, &cause))?;
-                    // A log writes to one file, and then to the next.
-                    self.open.clear();
-                    self.open.insert(batch.name.clone(), file);
-                }
-                match self.open.get(&batch.name) {
-                    Some(file) => writer.write(file, batch).map_err(|cause| error("write", &path, &cause)),
-                    None => {
-                        Err(DiskError::new(DiskTrouble::Missing, format!("{} isn't open", path.display())))
-                    }
-                }
+                let file = OpenOptions::new()
+                    .write(true)
+                    .open(&path)
+                    .map_err(|cause| error("open", &path, &cause))?;
+                writer.write(&file, batch).map_err(|cause| error("write", &path, &cause))
             }
             Job::Create(name, bytes) => create(&self.path, name, *bytes),
-            Job::Delete(name) => {
-                self.open.remove(name);
-                delete(&self.path, name)
-            }
+            Job::Delete(name) => delete(&self.path, name),
             Job::Replace(name, content) => {
                 let mut content = Some(std::mem::take(content));
                 replace(&self.path, name, &mut |part| {

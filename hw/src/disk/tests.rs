@@ -91,6 +91,35 @@ fn a_log_is_there_again_with_every_byte() {
     assert_eq!(log.tip().index, Index(451));
 }
 
+// A file that is made anew under the same name is another file: what is written must be in the one that is there.
+#[test]
+fn a_log_that_begins_anew_is_there_again() {
+    let place = Temporary::new("anew");
+    let (mut log, scan) = Log::open(Box::new(Directory::open(&place.0).unwrap()), SMALL, Index(0)).unwrap();
+    for seq in 0..2000 {
+        while log.append(&entry(seq, Payload::Copied(&[1; 100]))).is_err() {
+            flush(&mut log);
+        }
+    }
+    flush(&mut log);
+    log.truncate_after(Index(10)).unwrap();
+    for seq in 10..1500 {
+        while log.append(&entry(seq, Payload::Copied(&[2; 100]))).is_err() {
+            flush(&mut log);
+        }
+    }
+    flush(&mut log);
+    let there = |index| {
+        let scan = scan_each(&mut Directory::look(&place.0).unwrap(), &mut |_, _| {}).unwrap();
+        assert_eq!((scan.condition, scan.tip.index), (Condition::Sound, Index(index)));
+    };
+    there(1500);
+    log.restart_behind(scan.tip).unwrap();
+    log.append(&entry(0, Payload::Copied(b"anew"))).unwrap();
+    flush(&mut log);
+    there(1);
+}
+
 #[test]
 fn a_plain_writer_writes_the_same() {
     let place = Temporary::new("plain");
