@@ -416,3 +416,26 @@ fn a_replica_that_moved_away_comes_back() {
         cluster.stop();
     }
 }
+
+// V8: whoever is the only one in a session can leave, too.
+#[test]
+fn the_last_of_a_shard_leaves_in_order() {
+    for fabric in FABRICS {
+        let groups = [GroupConfig::new("single").sharded(1, 1).ring_bytes(1 << 14)];
+        let mut cluster = Cluster::new(fabric, &["a", "b", "c"], &groups);
+        let holder = cluster.members[&1].shard("single", 0).members[0].0;
+        cluster.send(holder, "single", 0, 0..50);
+        cluster.until("all is delivered", || cluster.has(holder, "single", 0, 50));
+        let Member { node, logs, takers } = cluster.members.remove(&holder).unwrap();
+        node.close(Duration::from_secs(60)).unwrap();
+        takers.into_iter().for_each(|taker| taker.join().unwrap());
+        assert_eq!(lock(&logs[&("single".to_owned(), 0)]).live.len(), 50, "{fabric:?}");
+        let is_another =
+            |it: &Member| it.shard("single", 0).members.first().is_some_and(|node| node.0 != holder);
+        cluster.until("its shard is another's", || cluster.members.values().all(is_another));
+        let next = cluster.members.values().next().unwrap().shard("single", 0).members[0].0;
+        cluster.send(next, "single", 0, 100..110);
+        cluster.until("the other has it", || cluster.members[&next].log("single", 0).live.len() == 10);
+        cluster.stop();
+    }
+}

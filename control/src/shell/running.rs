@@ -231,6 +231,11 @@ impl Running {
         fits
     }
 
+    /// Up to where each sender's messages were delivered, by rank.
+    pub(crate) fn delivered(&self) -> Vec<u64> {
+        self.session.frontiers().senders.iter().map(|sender| sender.delivered.0).collect()
+    }
+
     /// Where it ends is known.
     pub(crate) fn is_trimmed(&self) -> bool {
         self.trim.is_some()

@@ -527,8 +527,14 @@ impl Stream {
             before = last.session.members().map(|(_, node)| node).collect();
             let since = last.since();
             self.wedge_newest();
-            let last = self.sessions.last_mut();
-            if !trim.is_some_and(|trim| last.is_some_and(|last| last.trim(trim))) {
+            let Some(last) = self.sessions.last_mut() else { return Err(Refusal::Uncut(since)) };
+            // V8: who leaves may be left behind, with a session that nobody else was in: then nobody says where it ends. It has had all that it
+            // sent delivered, and ends where it is.
+            let ends = match trim {
+                Some(trim) => last.trim(trim),
+                None => !self.is_member && last.trim(&last.delivered()),
+            };
+            if !ends {
                 return Err(Refusal::Uncut(since));
             }
         }
