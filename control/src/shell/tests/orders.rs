@@ -182,6 +182,25 @@ fn a_view_that_can_t_be_is_not_begun() {
     }
 }
 
+// V8: who leaves and was left behind with a session that nobody else was in is not told where that ends.
+#[test]
+fn who_leaves_ends_where_it_is_if_nobody_says_where() {
+    let mut world = World::new(28, 2, Guarantee::Atomic);
+    world.load(20);
+    let closed = world.host(2).close(Duration::from_secs(1000));
+    world.until("leaving", |world| world.hosts[&2].has(&Report::Leaving));
+    let told = world.host(2).messages();
+    world.wedge(&[2], &[]);
+    let (view, slots) = (world.next(&[1]), [].into());
+    let install = Install { view, slots, cut: Some(Vec::new()), level: Vec::new(), renew: Vec::new() };
+    world.host(2).order(Order::Install(install));
+    world.host(2).order(Order::Stop(Stopped::Closed));
+    world.until("closed", |world| world.hosts[&2].stopped == Some(Stopped::Closed));
+    assert_eq!(closed.try_recv(), Ok(Ok(())));
+    assert_eq!(world.host(2).views(), [1, 2], "the view without it is the last");
+    assert_eq!(world.host(2).messages(), told);
+}
+
 #[test]
 fn a_view_that_is_said_twice_is_installed_once() {
     let mut world = World::new(26, 2, Guarantee::Atomic);
