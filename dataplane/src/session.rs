@@ -242,6 +242,8 @@ pub struct Session {
     /// Up to where [`Session::resend`] has gone, and whether that is all.
     resent: Position,
     is_resent: bool,
+    /// Pads were passed over whose room wasn't released yet.
+    passed_pads: bool,
     #[cfg(feature = "mutants")]
     mutant: Option<Mutant>,
 }
@@ -383,6 +385,7 @@ impl Session {
             is_cut: false,
             resent: Position(0),
             is_resent: false,
+            passed_pads: false,
             plan,
             #[cfg(feature = "mutants")]
             mutant: None,

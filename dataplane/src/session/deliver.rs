@@ -168,10 +168,12 @@ impl Session {
             delivered |= self.deliver_durable(sink);
         }
         let back = self.take_back_loans();
-        if delivered || back {
+        // D11: what nobody gets takes room like any message.
+        let passed = std::mem::take(&mut self.passed_pads);
+        if delivered || back || passed {
             self.release(fabric);
         }
-        Ok(delivered || back)
+        Ok(delivered || back || passed)
     }
 
     /// Delivers exactly what lies below `trim`, in order, in a wedged session (V4). Returns whether that is done. If not,
@@ -338,6 +340,7 @@ impl Session {
                 return Ok(true);
             }
             stream.at = end;
+            self.passed_pads = true;
         }
         if stream.at == stream.received {
             self.pending &= !(1 << rank);

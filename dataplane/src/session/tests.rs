@@ -362,6 +362,21 @@ fn an_addressed_message_has_its_place_everywhere_and_its_bytes_where_it_is_for()
     assert!(has(1, b"for all") && has(2, b"for all"));
 }
 
+// D11: what was reserved and given up has its room back, also where nothing else is sent.
+#[test]
+fn room_that_was_given_up_is_used_again() {
+    for members in 1..=3 {
+        let mut w = World::new(members, Guarantee::Atomic);
+        w.settle();
+        for round in 0..5 * RING / 1000 {
+            let room = w.senders[0].try_reserve(1000);
+            assert!(room.is_ok(), "{members} members, round {round}: {room:?}");
+            drop(room);
+            w.settle();
+        }
+    }
+}
+
 // S1: an addressed record has room for the word that says whom it is for.
 #[test]
 fn an_addressed_record_too_short_for_its_address_is_blamed() {
