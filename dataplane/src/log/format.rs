@@ -16,7 +16,6 @@
 //!                                            56  payload, padded with zeros to eight
 //! ```
 //! A record's *content* is its bytes 0 to 4 and 8 to 44 and the padded payload: all that is the same at every member.
-//! ```
 //!
 //! # Two sums
 //! A record's own sum (CRC32C) says that it is as it was written. It doesn't say that it belongs there: a disk that lost a write still has what

@@ -78,8 +78,8 @@ impl Durable {
 }
 
 impl Session {
-    /// Of a durable session: so much of it is flushed here, in terms of the word `persisted` ([module](self)). Publishes it if it is
-    /// more than before; flush the fabric after it. Returns whether it was.
+    /// Of a durable session: so much of it is flushed here, in terms of the word `persisted`: 0 for nothing, else one more than so many
+    /// messages. Publishes it if it is more than before; flush the fabric after it. Returns whether it was.
     pub fn persist<F: Fabric + ?Sized>(&mut self, fabric: &mut F, persisted: u64) -> bool {
         if persisted <= self.durable.own {
             return false;
