@@ -7,6 +7,7 @@
 mod signals;
 pub mod shm;
 pub mod tcp;
+#[cfg(not(loom))]
 pub mod disk;
 #[cfg(feature = "verbs")]
 pub mod verbs;
