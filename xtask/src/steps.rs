@@ -275,7 +275,7 @@ fn miri(workspace: &Workspace, limit: Option<Duration>) -> Outcome {
     command.args(["miri", "test", "-p", "consort-dataplane", "--lib"]);
     command.arg("--target-dir").arg(workspace.target.join("miri"));
     // The simulated network has nothing that miri could find, and takes it minutes.
-    command.args(["--", "--skip", "sim::"]);
+    command.args(["--", "--skip", "sim::", "--skip", "log::"]);
     // Property tests read the environment and keep their failures in files.
     command.env("MIRIFLAGS", "-Zmiri-disable-isolation").env("PROPTEST_CASES", "8");
     // An interpreter: hundreds of times slower than what it runs, so it gets more time before it counts as hanging.
