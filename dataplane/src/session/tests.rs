@@ -365,10 +365,10 @@ fn an_addressed_message_has_its_place_everywhere_and_its_bytes_where_it_is_for()
 // D11: what was reserved and given up has its room back, also where nothing else is sent.
 #[test]
 fn room_that_was_given_up_is_used_again() {
-    for members in 1..=3 {
+    for members in 1..=if cfg!(miri) { 1 } else { 3 } {
         let mut w = World::new(members, Guarantee::Atomic);
         w.settle();
-        for round in 0..5 * RING / 1000 {
+        for round in 0..2 * RING / 1000 {
             let room = w.senders[0].try_reserve(1000);
             assert!(room.is_ok(), "{members} members, round {round}: {room:?}");
             drop(room);
