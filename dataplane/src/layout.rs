@@ -29,6 +29,8 @@
 //!
 //! The sleeper flag of D1 is one for the node, not for the session: it lies in the fabric's page.
 
+use std::ops::Range;
+
 use crate::memory::{LINE, WORD};
 use crate::names::{Position, Round};
 use crate::record;
@@ -173,6 +175,14 @@ pub(crate) fn unpack_head(
     let next = unwrap(position.0 / words, (word >> 32) as u32, limit.0.saturating_sub(position.0) / words)?;
     let round = unwrap(promise.0, word as u32, (1 << 31) - 1)?;
     Some((Position(next * words), Round(round)))
+}
+
+/// Where what lies between two positions of a ring has its bytes, in a ring of `size` bytes that starts at `ring`: two parts at a wrap.
+#[inline]
+pub(crate) fn ring_parts(between: Range<Position>, ring: usize, size: usize) -> [Range<usize>; 2] {
+    let (place, len) = (between.start.0 as usize & (size - 1), (between.end.0 - between.start.0) as usize);
+    let first = len.min(size - place);
+    [ring + place..ring + place + first, ring..ring + len - first]
 }
 
 #[cfg(all(test, not(loom)))]

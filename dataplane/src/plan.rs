@@ -146,6 +146,12 @@ impl SessionPlan {
         FABRIC_PAGE + Self::REGIONS * Self::region_bytes(ring_bytes)
     }
 
+    /// Whether its members may send to some of them alone (D12). Where delivery doesn't wait until all have a message, and where all write it down,
+    /// some may have to be given what others have, who must have it then; and along a chain all have every message on its way.
+    pub const fn addresses(&self) -> bool {
+        matches!((self.guarantee, self.topology), (Guarantee::Atomic, Topology::Direct))
+    }
+
     /// Checks what the protocol relies on.
     ///
     /// # Errors

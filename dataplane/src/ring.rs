@@ -24,6 +24,7 @@ use std::ptr;
 
 use crossbeam_utils::CachePadded;
 
+use crate::layout::ring_parts;
 use crate::memory::{Segment, WORD};
 use crate::names::{Position, RankSet};
 use crate::record::{self, ADDRESS, HEADER, Header, Kind};
@@ -445,18 +446,9 @@ impl RingOwner {
         self.ring.claims.ready(self.taken)
     }
 
-    /// The parts of the segment that hold the ring from `from` to what was taken: two at a wrap.
-    pub(crate) fn ranges(&self, from: Position) -> [Range<usize>; 2] {
-        self.ranges_between(from, self.taken())
-    }
-
-    /// The same up to `to`.
-    pub(crate) fn ranges_between(&self, from: Position, to: Position) -> [Range<usize>; 2] {
-        let (start, size) = (self.ring.start, self.ring.claims.size);
-        let len = (to.0 - from.0) as usize;
-        let first = (size - (from.0 & (size - 1))) as usize;
-        let at = self.ring.place(from.0);
-        if len <= first { [at..at + len, 0..0] } else { [at..at + first, start..start + len - first] }
+    /// The parts of the segment that hold the ring between two positions: two at a wrap.
+    pub(crate) fn parts(&self, between: Range<Position>) -> [Range<usize>; 2] {
+        ring_parts(between, self.ring.start, self.ring.claims.size as usize)
     }
 
     /// Whether it is worth finding out what the members released: a sender was refused, or half the ring is in use.
@@ -540,7 +532,7 @@ mod tests {
         assert!(!owner.take(1), "the first is not committed yet, so nothing after it goes out");
         let first = first.send();
         assert!(first < second && owner.take(7) && owner.taken() == second.0);
-        assert_eq!(owner.ranges(Position(0)), [0..32, 0..0]);
+        assert_eq!(owner.parts(Position(0)..owner.taken()), [0..32, 0..0]);
         let header = Header::parse(owner.ring.segment.load(0)).unwrap();
         assert_eq!(header, Header { len: 5, kind: Kind::Data, round: 7 });
     }
@@ -559,7 +551,7 @@ mod tests {
         let ticket = send(&sender, &[8; 1000]).unwrap();
         assert_eq!(ticket.0, Position(4096 + 1008));
         assert!(owner.take(0));
-        assert_eq!(owner.ranges(Position(4032)), [4032..4096, 0..1008]);
+        assert_eq!(owner.parts(Position(4032)..owner.taken()), [4032..4096, 0..1008]);
         assert_eq!(Header::parse(owner.ring.segment.load(4032)).unwrap().kind, Kind::Pad);
     }
 

@@ -500,7 +500,6 @@ impl Session {
         let from = self.ring.taken();
         let sent = self.ring.take(promise.0 as u32);
         if sent {
-            let [first, second] = self.ring.ranges(from);
             #[cfg(feature = "mutants")]
             if self.mutant == Some(Mutant::HeadFirst) {
                 let head = pack_head(self.ring.taken(), Round(promise.0 + 1));
@@ -509,11 +508,8 @@ impl Session {
                 fabric.flush();
             }
             // D2: the bytes first, then the head that covers them.
-            if self.ring.private().is_empty() || self.plan.topology == Topology::Chain {
-                fabric.publish_ring(first, self.ring_to);
-                if !second.is_empty() {
-                    fabric.publish_ring(second, self.ring_to);
-                }
+            if self.ring.private().is_empty() {
+                self.publish_between(from..self.ring.taken(), self.ring_to, fabric);
             } else {
                 self.publish_addressed(from, fabric);
             }
@@ -545,30 +541,33 @@ impl Session {
         Ok(sent || received || raised || asked)
     }
 
+    /// Publishes a part of the own ring.
+    #[inline]
+    fn publish_between<F: Fabric + ?Sized>(&self, between: Range<Position>, peers: PeerSet, fabric: &mut F) {
+        let [first, second] = self.ring.parts(between);
+        fabric.publish_ring(first, peers);
+        if !second.is_empty() {
+            fabric.publish_ring(second, peers);
+        }
+    }
+
     /// Publishes the ring from `from` on, the payload of what is addressed to those alone whom it is for (D12).
     #[cold]
     fn publish_addressed<F: Fabric + ?Sized>(&self, mut from: Position, fabric: &mut F) {
-        let mut publish = |from: Position, to: Position, peers: PeerSet| {
-            for range in self.ring.ranges_between(from, to) {
-                if !range.is_empty() && !peers.is_empty() {
-                    fabric.publish_ring(range, peers);
-                }
-            }
-        };
         for private in self.ring.private() {
-            #[cfg(feature = "mutants")]
-            if self.mutant == Some(Mutant::PayloadToNone) {
-                publish(from, private.from, self.everyone);
-                from = private.end;
-                continue;
-            }
             let addressed = |peer: &&Peer| private.to.contains(rank_at(peer.rank));
-            let peers = self.peers.iter().filter(addressed).filter_map(|peer| peer.slot).collect();
-            publish(from, private.from, self.everyone);
-            publish(private.from, private.end, peers);
+            let peers: PeerSet = self.peers.iter().filter(addressed).filter_map(|peer| peer.slot).collect();
+            #[cfg(feature = "mutants")]
+            let peers = if self.mutant == Some(Mutant::PayloadToNone) { PeerSet::EMPTY } else { peers };
+            self.publish_between(from..private.from, self.everyone, fabric);
+            if private.from < private.end && !peers.is_empty() {
+                self.publish_between(private.from..private.end, peers, fabric);
+            }
             from = private.end;
         }
-        publish(from, self.ring.taken(), self.everyone);
+        if from < self.ring.taken() {
+            self.publish_between(from..self.ring.taken(), self.everyone, fabric);
+        }
     }
 
     /// Takes in what all peers published since the last look. Returns whether there were records, and the greatest promise.

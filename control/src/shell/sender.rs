@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use consort_dataplane::fabric::Doorbell;
 use consort_dataplane::names::{NodeId, Position, Rank, RankSet};
-use consort_dataplane::plan::{Guarantee, SessionPlan, Topology};
+use consort_dataplane::plan::SessionPlan;
 use consort_dataplane::ring::{self, ReserveError, RingSender, Ticket};
 use consort_dataplane::session::SENT;
 
@@ -221,25 +221,9 @@ impl Sender {
     /// As there; and [`SendError::Full`], [`SendError::Changing`] or [`SendError::NotStarted`] when it isn't possible just now.
     #[inline]
     pub fn try_reserve(&self, len: usize) -> Result<Reservation<'_>, SendError> {
-        let outbox = &*self.outbox;
-        if outbox.ended.load(Ordering::Relaxed) {
-            return Err(SendError::Ended);
-        }
-        let Some(lease) = outbox.lease() else { return Err(outbox.stop_or(SendError::NotStarted)) };
+        let lease = self.lease()?;
         let dated = lease.0.dated;
-        match ring::try_reserve(lease, len.saturating_add(dated)) {
-            Ok(room) => Ok(Reservation { room, dated, outbox }),
-            Err((lease, error)) => {
-                lease.give_back();
-                Err(outbox.refused(match error {
-                    ReserveError::TooLong { len, max } => ReserveError::TooLong {
-                        len: len.saturating_sub(dated),
-                        max: max.saturating_sub(dated),
-                    },
-                    other => other,
-                }))
-            }
-        }
+        self.reserved(ring::try_reserve(lease, len.saturating_add(dated)), dated)
     }
 
     /// As [`Sender::reserve_to`], without ever blocking.
@@ -247,23 +231,37 @@ impl Sender {
     /// # Errors
     /// As there and at [`Sender::try_reserve`].
     pub fn try_reserve_to(&self, to: &[NodeId], len: usize) -> Result<Reservation<'_>, SendError> {
+        let lease = self.lease()?;
+        match lease.0.addressed(to) {
+            Ok(ranks) => self.reserved(ring::try_reserve_to(lease, ranks, len), 0),
+            Err(error) => {
+                lease.give_back();
+                Err(error)
+            }
+        }
+    }
+
+    #[inline]
+    fn lease(&self) -> Result<Lease, SendError> {
         let outbox = &*self.outbox;
         if outbox.ended.load(Ordering::Relaxed) {
             return Err(SendError::Ended);
         }
-        let Some(lease) = outbox.lease() else { return Err(outbox.stop_or(SendError::NotStarted)) };
-        let ranks = match lease.0.addressed(to) {
-            Ok(ranks) => ranks,
-            Err(error) => {
-                lease.give_back();
-                return Err(error);
-            }
-        };
-        match ring::try_reserve_to(lease, ranks, len) {
-            Ok(room) => Ok(Reservation { room, outbox, dated: 0 }),
+        outbox.lease().ok_or_else(|| outbox.stop_or(SendError::NotStarted))
+    }
+
+    #[inline]
+    fn reserved(
+        &self,
+        room: Result<ring::Reservation<Lease>, (Lease, ReserveError)>,
+        dated: usize,
+    ) -> Result<Reservation<'_>, SendError> {
+        let outbox = &*self.outbox;
+        match room {
+            Ok(room) => Ok(Reservation { room, dated, outbox }),
             Err((lease, error)) => {
                 lease.give_back();
-                Err(outbox.refused(error))
+                Err(outbox.refused(error, dated))
             }
         }
     }
@@ -432,8 +430,7 @@ impl Open {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let members = plan.members.iter().map(|member| member.node).collect();
-        // Along a chain every byte passes every member.
-        let addresses = plan.guarantee == Guarantee::Atomic && plan.topology == Topology::Direct;
+        let addresses = plan.addresses();
         let dated = if plan.guarantee.durable() { SENT } else { 0 };
         let (registry, over) = (Registry::default(), OnceLock::new());
         Self { ring, number, base, members, addresses, dated, registry, over }
@@ -604,7 +601,7 @@ impl Outbox {
                 self.bell.ring();
                 Some(Ok(()))
             }
-            Err(error) => match self.refused(error) {
+            Err(error) => match self.refused(error, 0) {
                 error if error.passes() => None,
                 error => Some(Err(error)),
             },
@@ -617,7 +614,7 @@ impl Outbox {
     }
 
     #[cold]
-    fn refused(&self, error: ReserveError) -> SendError {
+    fn refused(&self, error: ReserveError, dated: usize) -> SendError {
         match error {
             ReserveError::Full => {
                 // The engine may sleep although there is room to be had: it looks only when asked.
@@ -629,7 +626,9 @@ impl Outbox {
                 }
                 SendError::Full
             }
-            ReserveError::TooLong { len, max } => SendError::TooLong { len, max },
+            ReserveError::TooLong { len, max } => {
+                SendError::TooLong { len: len.saturating_sub(dated), max: max.saturating_sub(dated) }
+            }
             _ => self.stop_or(SendError::Changing),
         }
     }

@@ -20,11 +20,10 @@
 //! them still arrives (F4).
 
 use std::collections::VecDeque;
-use std::ops::Range;
 
 use super::{Blame, Cold, Session, rank_at};
 use crate::fabric::Fabric;
-use crate::layout::unpack_head;
+use crate::layout::{ring_parts, unpack_head};
 use crate::memory::WORD;
 use crate::names::{PeerSet, Position, Round, Slot};
 
@@ -179,7 +178,7 @@ impl Session {
                 fabric.flush();
             }
             if passes_on && !chain.after.is_empty() {
-                let parts = parts(stream.received, upto, stream.ring, self.plan.ring_bytes);
+                let parts = ring_parts(stream.received..upto, stream.ring, self.plan.ring_bytes);
                 for part in parts.into_iter().filter(|part| !part.is_empty()) {
                     let origin = self.peers[at].slot;
                     if !origin.is_some_and(|origin| fabric.relay(origin, part, chain.after)) {
@@ -226,11 +225,4 @@ impl Session {
         ring.passed = to;
         Ok(to.min(ring.position))
     }
-}
-
-/// Where a ring that starts at `ring` has the bytes between two positions: two parts at a wrap.
-fn parts(from: Position, to: Position, ring: usize, size: usize) -> [Range<usize>; 2] {
-    let (place, len) = ((from.0 & (size as u64 - 1)) as usize, (to.0 - from.0) as usize);
-    let first = len.min(size - place);
-    [ring + place..ring + place + first, ring..ring + len - first]
 }

@@ -327,7 +327,12 @@ impl Session {
                 let end = Position(stream.at.0 + header.size() as u64);
                 let round = unwrap(stream.round.0, header.round, (1 << 31) - 1).map(Round)?;
                 let fits = end <= stream.received && place + header.size() as u64 <= size;
-                (fits && round < stream.heard).then_some((header, end, round))
+                let may_be = match header.kind {
+                    Kind::Data => header.len >= SENT || !self.plan.guarantee.durable(), // the sender's clock comes first
+                    Kind::Addressed => self.plan.addresses(),
+                    _ => true,
+                };
+                (fits && may_be && round < stream.heard).then_some((header, end, round))
             });
             let Some((header, end, round)) = sound else {
                 let at = stream.at;
@@ -361,7 +366,7 @@ impl Session {
             let from = stream.ring + (stream.at.0 & mask) as usize + HEADER;
             let mut range = from..from + next.len;
             if self.plan.guarantee.durable() {
-                ran.refused = !self.log(rank, next, range, sink)?;
+                ran.refused = !self.log(rank, next, range, sink);
                 if ran.refused {
                     break;
                 }
@@ -401,10 +406,7 @@ impl Session {
             let verdict = sink.deliver(&mut delivery);
             let lent = delivery.lent;
             if verdict == Verdict::Later {
-                if lent.is_some() {
-                    // Lent and refused all the same: the room waits for the loan, the message is offered again.
-                    self.held.push_back(Held { rank, end: stream.at, loan: lent });
-                }
+                self.hold_refused(rank, lent);
                 ran.refused = true;
                 break;
             }
@@ -435,26 +437,10 @@ impl Session {
     }
 
     /// Hands a record of a durable session to the log. Returns false if that doesn't take it now.
-    fn log(
-        &mut self,
-        rank: usize,
-        next: Next,
-        range: Range<usize>,
-        sink: &mut dyn Sink,
-    ) -> Result<bool, Cold> {
+    fn log(&mut self, rank: usize, next: Next, range: Range<usize>, sink: &mut dyn Sink) -> bool {
         let stream = &mut self.streams[rank];
-        if next.kind == Kind::Addressed {
-            // D12: no sound sender sends one here, for the others couldn't give it back to who has lost it.
-            let (at, word) = (stream.at, next.len as u64);
-            return Err(self.blame(rank, Blame::Record { at, word }));
-        }
         let mut due = Due { rank, kind: next.kind, seq: self.seq, end: next.end, range, stamp: 0 };
         if next.kind == Kind::Data {
-            // S1: the sender's clock comes first.
-            if due.range.len() < SENT {
-                let (at, word) = (stream.at, next.len as u64);
-                return Err(self.blame(rank, Blame::Record { at, word }));
-            }
             let sent = u64::from_le_bytes(stream.memory.load(due.range.start).to_ne_bytes());
             due.range.start += SENT;
             // SAFETY: as in `run`: received, and not released before it was delivered, which comes later.
@@ -462,14 +448,14 @@ impl Session {
             let (view, seq, sender) = (self.plan.view, self.seq, self.plan.members[rank].node);
             let memory = &stream.memory;
             let logged = Logged { view, seq, sender, sent, payload, memory, range: due.range.clone() };
-            let Some(stamp) = sink.log(&logged) else { return Ok(false) };
+            let Some(stamp) = sink.log(&logged) else { return false };
             due.stamp = stamp;
             self.seq.0 += 1;
         }
         stream.at = next.end;
         stream.next = None;
         self.durable.push(due);
-        Ok(true)
+        true
     }
 
     /// Delivers what was logged, as far as every member has it in its log (P2).
@@ -497,12 +483,10 @@ impl Session {
             let verdict = sink.deliver(&mut delivery);
             let lent = delivery.lent;
             if verdict == Verdict::Later {
-                if lent.is_some() {
-                    self.held.push_back(Held { rank, end: stream.delivered, loan: lent });
-                }
+                self.hold_refused(rank, lent);
                 break;
             }
-            stream.delivered = end;
+            self.streams[rank].delivered = end;
             self.durable.pop();
             any = true;
             if lent.is_some() || !self.held.is_empty() {
@@ -510,6 +494,14 @@ impl Session {
             }
         }
         any
+    }
+
+    /// Lent and refused all the same: the room waits for the loan, the message is offered again.
+    fn hold_refused(&mut self, rank: usize, lent: Option<u64>) {
+        if lent.is_some() {
+            let end = self.delivered_upto(&self.streams[rank]);
+            self.held.push_back(Held { rank, end, loan: lent });
+        }
     }
 
     /// Remembers that what was delivered up to `end` can't be released before a loan, its own or an earlier one, is back.

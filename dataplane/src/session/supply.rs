@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use super::{Session, Stream};
 use crate::fabric::Kept;
-use crate::layout::{ROW_BYTES, unwrap};
+use crate::layout::{ROW_BYTES, ring_parts, unwrap};
 use crate::memory::{Segment, WORD};
 use crate::names::{Position, Rank, Round, Slot};
 use crate::record::Header;
@@ -111,19 +111,18 @@ impl Session {
     pub fn needed(&self, slot: Slot) -> Needed {
         let mut needed = Needed::default();
         let Some(peer) = self.peers.iter().find(|peer| peer.slot == Some(slot)) else { return needed };
-        let (stream, size) = (&self.streams[peer.rank], self.plan.ring_bytes as u64);
+        let stream = &self.streams[peer.rank];
         let base = self.plan.members[peer.rank].base;
         let ring = base + self.layout.ring();
-        let parts = |from: Position, to: Position| {
-            let parts = parts(from, (to.0 - from.0) as usize, size);
-            parts.map(|part| ring + part.start..ring + part.end).into_iter().filter(|part| !part.is_empty())
+        let parts = |between: Range<Position>| {
+            ring_parts(between, ring, self.plan.ring_bytes).into_iter().filter(|part| !part.is_empty())
         };
         needed.words.push(base..base + self.layout.ring());
-        needed.ring.extend(parts(stream.released, stream.received));
+        needed.ring.extend(parts(stream.released..stream.received));
         if !self.plan.guarantee.stable() {
             // V3: others may lack what was released here long ago. What lies before that may be written over at this moment.
-            let oldest = Position(stream.received.0.saturating_sub(size));
-            needed.words.extend(parts(oldest, stream.released));
+            let oldest = Position(stream.received.0.saturating_sub(self.plan.ring_bytes as u64));
+            needed.words.extend(parts(oldest..stream.released));
         }
         needed
     }
@@ -170,24 +169,17 @@ impl Stream {
     /// Its ring's bytes as they are. Word by word: what nobody needs any more may be written over meanwhile.
     fn copy(&self, range: Range<Position>, size: u64) -> Vec<u8> {
         let mut bytes = Vec::with_capacity((range.end.0 - range.start.0) as usize);
-        let len = (range.end.0 - range.start.0) as usize;
-        for part in parts(range.start, len, size) {
-            self.memory.append_words(self.ring + part.start..self.ring + part.end, &mut bytes);
+        for part in ring_parts(range, self.ring, size as usize) {
+            self.memory.append_words(part, &mut bytes);
         }
         bytes
     }
 }
 
-/// Where `len` bytes from `from` on lie in a ring: two parts at a wrap.
-fn parts(from: Position, len: usize, size: u64) -> [Range<usize>; 2] {
-    let place = (from.0 & (size - 1)) as usize;
-    let first = len.min(size as usize - place);
-    [place..place + first, 0..len - first]
-}
-
 /// Puts `bytes` to their places in a ring of its own.
 fn lay(memory: &Segment, from: Position, bytes: &[u8], size: u64) {
-    let [first, second] = parts(from, bytes.len(), size);
+    let to = Position(from.0 + bytes.len() as u64);
+    let [first, second] = ring_parts(from..to, 0, size as usize);
     let (before, after) = bytes.split_at(first.len());
     memory.store_words(first.start, before);
     memory.store_words(second.start, after);

@@ -130,18 +130,8 @@ impl Crew {
         let (address, silence) = (self.address(node), self.silence.as_millis());
         let rejoin = if self.rejoin { " rejoin" } else { "" };
         let words = self.words.get(&node).copied().unwrap_or_default();
-        let test = std::env::current_exe().unwrap();
-        let mut command = match self.prefixes[node as usize - 1].as_slice() {
-            [] => Command::new(test),
-            [first, more @ ..] => {
-                let mut command = Command::new(first);
-                command.args(more).arg(test);
-                command
-            }
-        };
         let file = tempfile::tempfile().unwrap();
-        let mut child = command
-            .args(["--exact", "chaos::member::member", "--ignored", "--nocapture", "--test-threads=1"])
+        let mut child = command(&self.prefixes[node as usize - 1], "chaos::member::member")
             .env(
                 member::SELF,
                 format!("{node} {process} {address} {} {silence}{rejoin} {words}", self.fabric),
@@ -331,23 +321,8 @@ impl Process {
 
     /// Reads on in its history.
     fn read(&mut self) {
-        let mut new = Vec::new();
-        let mut piece = vec![0; 64 << 10];
-        loop {
-            let length = self.file.read_at(&mut piece, self.read + new.len() as u64).unwrap();
-            if length == 0 {
-                break;
-            }
-            new.extend_from_slice(&piece[..length]);
-        }
-        // What has no newline yet is not a line.
-        let Some(end) = new.iter().rposition(|byte| *byte == b'\n') else { return };
-        new.truncate(end + 1);
-        self.read += new.len() as u64;
-        for line in String::from_utf8(new).unwrap().lines() {
-            if let Some(line) = line.strip_prefix('@') {
-                self.told.line(self.node, line);
-            }
+        for line in lines_behind(&self.file, &mut self.read) {
+            self.told.line(self.node, &line);
         }
     }
 }
@@ -439,6 +414,39 @@ impl Told {
         let stay = self.stays.last_mut().expect("it is there now");
         stay.chapters.push(Chapter { view, members, messages: Vec::new() });
     }
+}
+
+/// What runs one of this binary's own tests as a process, where these words lead to.
+pub(super) fn command(prefix: &[String], test: &str) -> Command {
+    let this = std::env::current_exe().unwrap();
+    let mut command = match prefix {
+        [] => Command::new(this),
+        [first, more @ ..] => {
+            let mut command = Command::new(first);
+            command.args(more).arg(this);
+            command
+        }
+    };
+    command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"]);
+    command
+}
+
+/// What was appended to a file behind so many bytes, as far as it is whole lines; those that begin with `@`, without that.
+pub(super) fn lines_behind(file: &File, read: &mut u64) -> Vec<String> {
+    let mut new = Vec::new();
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        let length = file.read_at(&mut piece, *read + new.len() as u64).unwrap();
+        if length == 0 {
+            break;
+        }
+        new.extend_from_slice(&piece[..length]);
+    }
+    // What has no newline yet is not a line.
+    new.truncate(new.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
+    *read += new.len() as u64;
+    let text = String::from_utf8(new).unwrap();
+    text.lines().filter_map(|line| line.strip_prefix('@')).map(str::to_owned).collect()
 }
 
 /// An address that is the crew's: bound and not listening, so that a node that names it can have it, and nobody else gets

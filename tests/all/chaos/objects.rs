@@ -9,8 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::FileExt as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -21,7 +20,7 @@ use consort_tests::linear::{self, Kind, Operation};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::crew::reserve;
+use super::crew::{command, lines_behind, reserve};
 use super::network;
 use super::network::Network;
 
@@ -171,12 +170,7 @@ impl Process {
 
     /// The whole lines that it has written.
     fn lines(&self) -> Vec<String> {
-        let mut bytes = vec![0; usize::try_from(self.file.metadata().unwrap().len()).unwrap()];
-        let read = self.file.read_at(&mut bytes, 0).unwrap();
-        bytes.truncate(read);
-        bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
-        let text = String::from_utf8(bytes).unwrap();
-        text.lines().filter_map(|line| line.strip_prefix('@')).map(str::to_owned).collect()
+        lines_behind(&self.file, &mut 0)
     }
 
     /// How many operations of it have ended.
@@ -216,13 +210,8 @@ impl Crew {
         let peers: Vec<_> = others.clone().map(|(other, (at, _))| format!("{other}={at}")).collect();
         let join: Vec<_> = others.map(|(_, (at, _))| at.to_string()).collect();
         let (address, prefix) = &self.places[node - 1];
-        let test = std::env::current_exe().unwrap();
-        let mut words = prefix.iter().map(std::ffi::OsString::from).chain([test.into_os_string()]);
-        let mut command = Command::new(words.next().unwrap());
         let file = tempfile::tempfile().unwrap();
-        let child = command
-            .args(words)
-            .args(["--exact", "chaos::objects::object", "--ignored", "--nocapture", "--test-threads=1"])
+        let child = command(prefix, "chaos::objects::object")
             .env(SELF, format!("{node} {} {address} {} {}", self.processes.len(), self.fabric, self.what))
             .env(PEERS, if joins { String::new() } else { peers.join(" ") })
             .env(JOIN, if joins { join.join(" ") } else { String::new() })
