@@ -9,9 +9,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use comfy_table::Table;
-use consort::log::meta::Mark;
+use consort::log::meta::{Lack, Mark, NAME};
 use consort::log::{
-    Condition, Directory, Disk, DiskError, DiskTrouble, From, Index, LogKind, Meta, ReadError, Reader,
+    Condition, Directory, DiskError, DiskTrouble, From, Index, LogKind, Meta, ReadError, Reader,
     RecordHeader, Scan, Spot, Stamp, repair, scan_each, snapshot,
 };
 use serde::Serialize;
@@ -178,15 +178,18 @@ fn look(dir: &Path) -> Result<Found, Failure> {
         node: meta.node.0,
         view: meta.view.0,
     });
-    sound &= node.as_ref().is_none_or(|node| node.mark != "damaged");
+    sound &= node.as_ref().is_none_or(|node| node.mark != DAMAGED);
     Ok(Found { node, in_use, sound, shards: all })
 }
 
+const DAMAGED: &str = "damaged";
+
 fn mark(meta: &Meta) -> &'static str {
-    match meta.mark {
-        Mark::Open => "open",
-        Mark::Left => "left",
-        _ => "damaged",
+    match (meta.lacks.values().any(|lack| *lack != Lack::Fetching), meta.mark) {
+        (true, _) => DAMAGED,
+        (_, _) if !meta.lacks.is_empty() => "fetching",
+        (_, Mark::Open) => "open",
+        _ => "left",
     }
 }
 
@@ -465,33 +468,48 @@ fn text_line(header: &RecordHeader, payload: &[u8]) -> String {
 fn mend(args: &LogArgs) -> Result<(), Failure> {
     let failed = |error: &DiskError| refused(error);
     let all = shards(&args.dir)?;
+    // A shard's own directory: that of its node is the one around it.
+    let around = || args.dir.canonicalize().ok()?.parent().map(Path::to_owned);
+    let is_home = all.iter().all(|(_, path)| *path != args.dir);
+    let place =
+        if is_home { Some(args.dir.clone()) } else { around().filter(|around| around.join(NAME).exists()) };
     // Whose node runs is not to be touched; its meta says first what the logs will lack.
-    let mut home = Directory::open(&args.dir).map_err(|error| failed(&error))?;
+    let mut home = place.map(|place| Directory::open(&place)).transpose().map_err(|error| failed(&error))?;
     let mut before = Vec::new();
-    let mut lacks = false;
+    let mut lacks = Vec::new();
     let mut disks = Vec::new();
-    for (_, path) in all {
-        let mut disk = if path == args.dir {
-            home.beside()
-        } else {
-            Directory::open(&path).map_err(|error| failed(&error))?
-        };
+    for (number, path) in all {
+        let disk = Directory::open(&path).map_err(|error| failed(&error))?;
         let shard = look_at(&path).map_err(|error| failed(&error))?;
-        lacks |= shard.condition == "damaged";
-        let _ = disk.list().map_err(|error| failed(&error))?;
+        if shard.condition == DAMAGED {
+            lacks.push(number);
+        }
         before.push(shard);
         disks.push(disk);
     }
-    match Meta::read(&mut home) {
-        Ok(Some(mut meta)) if lacks => {
-            meta.mark = Mark::Damaged;
-            meta.write(&mut home).map_err(|error| failed(&error))?;
-        }
-        Ok(_) => {}
-        Err(error) => {
-            return Err(Failure::unsound(
+    let meta = match &mut home {
+        Some(home) => Meta::read(home).map_err(|error| {
+            Failure::unsound(
                 error.to_string(),
                 "nothing was changed; move the directory out of the way and start the node with an empty one: it joins the others anew",
+            )
+        })?,
+        None => None,
+    };
+    match (&mut home, meta) {
+        _ if lacks.is_empty() => {}
+        (Some(home), Some(mut meta)) => {
+            meta.lacks.extend(lacks.into_iter().map(|shard| (shard, Lack::Damaged)));
+            meta.write(home).map_err(|error| failed(&error))?;
+        }
+        _ => {
+            return Err(Failure::usage(
+                format!(
+                    "there is no `{NAME}` that could say what the log in {} lacks from now on",
+                    args.dir.display()
+                ),
+                "nothing was changed; a node would take what is left for all that it ever had: repair the node's data directory as a whole, \
+                 or start the node with an empty one",
             ));
         }
     }
@@ -504,7 +522,7 @@ fn mend(args: &LogArgs) -> Result<(), Failure> {
         let mut text = verify_text(found);
         for shard in &before {
             let what = match shard.condition {
-                "damaged" => {
+                DAMAGED => {
                     "what was damaged is removed; the log lacks something now, and its node gets that from the others"
                 }
                 "torn" => "what was never flushed is removed; nothing that was durable is missing",

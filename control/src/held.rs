@@ -1,35 +1,61 @@
 //! [`Held`]: what a node has on disk from an earlier life, as it tells the others before there is a group; and what follows from all of
 //! their words when a group whose members were all lost begins again (P3). Values and pure functions.
 //!
-//! # Why nothing is lost
-//! What was reported as durable in view k is in the log of every member of the shard in that view, behind the view itself. View k+1 has a majority of
-//! view k's members among its own, and nothing is durable in it before all of these have it in their logs. So any majority of the members of the
-//! newest view that *it* knows of either knows of a newer one, or there is none that matters; and each of its members has everything that is durable.
-//! What one has more than another is the ragged edge: it was reported by nobody.
+//! # What is on disk, and when
+//! - The view that a node agrees to have next is *noted* before it says so: a vote for it (V1), or that it is ready for the first one. So among any
+//!   majority of a view's members somebody has noted its successor, if it has one. With a first view the one that it follows is noted: whoever heard of
+//!   that from others, and agreed to go on behind it, must not forget it. Nor may one be forgotten because it looks void: others may go on behind it.
+//! - The view that is installed replaces it. Nothing of a session counts as durable before all its members have on disk the view with which it began, and
+//!   all that the sessions before it left. If they can't come to that any more, because the view has a successor, the last messages of the session before
+//!   are durable when a majority of them has it, and all of those who go on.
 //!
-//! A log that is blank, or that lacks something that it once had, says nothing about that: it counts for no majority, and is made whole from the
-//! others.
+//! # Why nothing is lost
+//! A view is *void* if half of its members are here, and half of those of each durable shard whose session begins with it, who don't have it installed. Then it
+//! has no successor, which would take one of these, who would have installed it before; and nothing was durable because of it, which would take one, too.
+//! The group begins again behind the newest view that is not void. Of its members a majority is needed: who had a part in its successor would be among
+//! them, and two groups can't both have one.
+//!
+//! Of each durable shard a log is needed in which is everything. That of a member that has begun the session is one. If no such member is here, half of the
+//! session's members must be here, and not have begun it: then nothing in it was durable, and any log of a member that goes on from the session before
+//! will do. What one has more than another is the ragged edge, which was reported by nobody.
+//!
+//! A disk that is blank says nothing about what its node agreed to: it counts for nothing. A log that lacks something that it once had, or is being fetched, doesn't
+//! tell what the shard had; its node knows its views all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use consort_dataplane::names::NodeId;
+use consort_dataplane::names::{NodeId, ViewId};
 use serde::{Deserialize, Serialize};
 
-use crate::view::{Member, ShardId, View};
+use crate::view::{Member, Shard, ShardId, View, view_id};
 
 /// What a node has on disk.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Held {
     /// The last view that it installed.
     pub view: View,
-    /// Its logs have everything that they ever had.
-    pub sound: bool,
-    /// How far the logs of the durable shards are.
+    /// The one that this followed; those between were void when it was made.
+    #[serde(with = "view_id")]
+    pub behind: ViewId,
+    /// Those that it agreed to have after that, and those that first views among them were to follow.
+    pub next: Vec<View>,
+    /// The logs of the durable shards.
     pub tips: Vec<HeldTip>,
 }
 
+/// Whether a log has everything that the shard ever had, up to its node's last view.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Whole {
+    /// It does.
+    Yes,
+    /// Its node came to the shard not long ago, and what was before may not have been fetched yet.
+    Fetching,
+    /// Something that it had is gone.
+    Damaged,
+}
+
 /// How far a shard's log is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct HeldTip {
     /// Which shard.
     pub shard: ShardId,
@@ -39,49 +65,127 @@ pub struct HeldTip {
     pub index: u64,
     /// The chain behind it.
     pub chain: u32,
+    /// Whether nothing is missing before that.
+    pub whole: Whole,
 }
 
+/// The largest number of a view that is believed in (S1): who counts up from there never comes to the end.
+const MOST: u64 = u64::MAX / 2;
+
 impl Held {
-    /// How far the log of a shard is: the view of its last record, and its index.
-    pub fn tip(&self, shard: ShardId) -> (u64, u64) {
-        self.tips.iter().find(|tip| tip.shard == shard).map_or((0, 0), |tip| (tip.view, tip.index))
+    /// Whether a node can have this.
+    pub fn is_sane(&self) -> bool {
+        let views = [&self.view].into_iter().chain(&self.next);
+        views.map(|view| view.id.0).chain(self.tips.iter().map(|tip| tip.view)).all(|id| id <= MOST)
+    }
+
+    fn tip(&self, shard: ShardId) -> Option<&HeldTip> {
+        self.tips.iter().find(|tip| tip.shard == shard)
+    }
+
+    /// The log of a shard that this node was a member of, if nothing is missing in it.
+    fn whole(&self, shard: ShardId, me: NodeId) -> Option<&HeldTip> {
+        let here = self.view.shard(shard).filter(|shard| shard.members.contains(&me))?;
+        let is_whole = |tip: &&HeldTip| match tip.whole {
+            Whole::Yes => true,
+            // The session is begun there when everything before it is there.
+            Whole::Fetching => tip.view >= here.since.0,
+            Whole::Damaged => false,
+        };
+        self.tip(shard).filter(is_whole)
+    }
+
+    /// Whether this node has not begun the session that a shard has had since that view, and so has told nobody that it has.
+    fn has_not_begun(&self, shard: ShardId, since: ViewId) -> bool {
+        let begun = |tip: &HeldTip| tip.view >= since.0 || tip.whole == Whole::Damaged;
+        self.view.id < since || self.tip(shard).is_some_and(|tip| !begun(tip))
     }
 }
+
+/// What nodes hold, and those who hold nothing.
+pub type Holds<'a> = BTreeMap<NodeId, Option<&'a Held>>;
 
 /// What the group that is to begin again follows on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Restart {
-    /// The newest view that any of them was in.
+    /// The newest view that counts.
     pub newest: View,
-    /// Its members that are needed yet, and why each doesn't count so far.
+    /// The first view is numbered behind this.
+    pub after: ViewId,
+    /// Members that are needed yet, and why each doesn't count so far.
     pub lacks: Vec<(NodeId, &'static str)>,
-    /// A majority of its members is there, and of each durable shard somebody.
+    /// A majority of its members is there, and of each durable shard a log that has everything.
     pub is_enough: bool,
 }
 
 /// What follows from what these nodes hold, of which `durable` are the durable shards; none if no one of them was ever in a view.
-pub fn restart(all: &BTreeMap<NodeId, Option<&Held>>, durable: &BTreeSet<ShardId>) -> Option<Restart> {
-    let newest = all.values().flatten().map(|held| &held.view).max_by_key(|view| view.id)?.clone();
-    let why = |node: &NodeId| match all.get(node) {
-        None => Some("it is not here"),
-        Some(None) => Some("its log is blank"),
-        Some(Some(held)) if !held.sound => Some("its log lacks something"),
-        Some(Some(_)) => None,
+pub fn restart(all: &Holds<'_>, durable: &BTreeSet<ShardId>) -> Option<Restart> {
+    let helds = || all.values().flatten();
+    let known = || helds().flat_map(|held| [&held.view].into_iter().chain(&held.next));
+    let most =
+        known().map(|view| view.id.0).chain(helds().flat_map(|held| &held.tips).map(|tip| tip.view)).max();
+    // What somebody agreed to, and others did not: they have another view of that number, or one that was made when it was void.
+    let came_to_nothing = |view: &View| {
+        helds().any(|held| {
+            held.view.id == view.id && held.view != *view || held.behind < view.id && view.id < held.view.id
+        })
     };
-    let counts = |node: &NodeId| why(node).is_none();
-    let present = newest.members.iter().filter(|member| counts(&member.node)).count();
-    let is_had = |(id, shard): (ShardId, &crate::view::Shard)| {
-        !durable.contains(&id) || shard.members.is_empty() || shard.members.iter().any(counts)
-    };
-    let is_enough = present >= newest.majority() && newest.shards().all(is_had);
-    let lacks = newest.members.iter().filter_map(|member| Some((member.node, why(&member.node)?)));
-    Some(Restart { lacks: lacks.collect(), is_enough, newest })
+    let mut views: Vec<_> = known().filter(|view| !came_to_nothing(view)).collect();
+    views.sort_by_key(|view| view.id);
+    // If all are void nobody had anything; the oldest does as well as any.
+    let newest = views.iter().rev().find(|view| !is_void(all, view, durable)).or(views.first())?;
+    let mut lacks = BTreeMap::new();
+    let mut present = 0;
+    for member in &newest.members {
+        match all.get(&member.node) {
+            None => _ = lacks.insert(member.node, "it is not here"),
+            Some(None) => _ = lacks.insert(member.node, "its disk is blank"),
+            Some(Some(_)) => present += 1,
+        }
+    }
+    let mut is_enough = present >= newest.majority();
+    for (id, shard) in newest.shards().filter(|(id, _)| durable.contains(id)) {
+        if !is_had(all, id, shard) {
+            is_enough = false;
+            for node in &shard.members {
+                lacks.entry(*node).or_insert("its log is not known to have everything");
+            }
+        }
+    }
+    let after = ViewId(most.unwrap_or_default());
+    Some(Restart { newest: (*newest).clone(), after, lacks: lacks.into_iter().collect(), is_enough })
+}
+
+/// Whether enough are here who don't have a view for it to have left nothing that counts.
+fn is_void(all: &Holds<'_>, view: &View, durable: &BTreeSet<ShardId>) -> bool {
+    let is_without =
+        |node: &NodeId| all.get(node).copied().flatten().is_some_and(|held| held.view.id < view.id);
+    let are_half = |nodes: &[NodeId]| 2 * nodes.iter().filter(|node| is_without(node)).count() >= nodes.len();
+    let begins = |(id, shard): &(ShardId, &Shard)| durable.contains(id) && shard.since == view.id;
+    are_half(&view.nodes()) && view.shards().filter(begins).all(|(_, shard)| are_half(&shard.members))
+}
+
+/// Whether a log is here in which is everything that was durable in a shard.
+fn is_had(all: &Holds<'_>, id: ShardId, shard: &Shard) -> bool {
+    let members = || shard.members.iter().filter_map(|node| Some((*node, (*all.get(node)?)?)));
+    let goes_on =
+        |(node, held): (NodeId, &Held)| held.view.id >= shard.since && held.whole(id, node).is_some();
+    let has_begun = |it: (NodeId, &Held)| goes_on(it) && !it.1.has_not_begun(id, shard.since);
+    let not_begun = members().filter(|(_, held)| held.has_not_begun(id, shard.since)).count();
+    let is_damaged = |held: &Held| held.tip(id).is_some_and(|tip| tip.whole == Whole::Damaged);
+    let all_are_here =
+        members().count() == shard.members.len() && !members().any(|(_, held)| is_damaged(held));
+    shard.members.is_empty()
+        || members().any(has_begun)
+        || members().any(goes_on) && 2 * not_begun >= shard.members.len()
+        || all_are_here && members().any(|(node, held)| held.whole(id, node).is_some())
 }
 
 impl Restart {
     /// The view from which the first one follows: the newest, with the lives that its members have now. Shards that are not durable begin anew.
     pub fn before(&self, members: &[Member], durable: &BTreeSet<ShardId>) -> View {
         let mut before = self.newest.clone();
+        before.id = self.after;
         for member in &mut before.members {
             if let Some(now) = members.iter().find(|now| now.node == member.node) {
                 *member = *now;
@@ -89,105 +193,41 @@ impl Restart {
         }
         for (id, shard) in (0..).map(ShardId).zip(&mut before.shards) {
             if !durable.contains(&id) {
-                *shard = crate::view::Shard::default();
+                *shard = Shard::default();
             }
             shard.learners.clear();
         }
         before
     }
+
+    /// Whether a node's log has everything that was durable in a shard, although another's may be longer.
+    pub fn has_everything(&self, all: &Holds<'_>, shard: ShardId, node: NodeId) -> bool {
+        let Some(here) = self.newest.shard(shard) else { return false };
+        let members = || here.members.iter().filter_map(|node| Some((*node, (*all.get(node)?)?)));
+        let goes_on =
+            |(node, held): &(NodeId, &Held)| held.view.id >= here.since && held.whole(shard, *node).is_some();
+        let has_begun = |it: &(NodeId, &Held)| goes_on(it) && !it.1.has_not_begun(shard, here.since);
+        // Of those who have not begun the session another may have what one lacks, if somebody has begun it.
+        let none_has = !members().any(|it| has_begun(&it));
+        members().any(|it| it.0 == node && (has_begun(&it) || none_has && goes_on(&it)))
+            || longest(all, shard, &here.members).contains(&node)
+    }
 }
 
-/// The members of a shard whose log is the longest: whose word it is.
-pub fn longest(all: &BTreeMap<NodeId, Option<&Held>>, shard: ShardId, members: &[NodeId]) -> Vec<NodeId> {
-    let sound = members.iter().filter_map(|node| Some((*node, (*all.get(node)?)?)));
-    let tips: Vec<_> =
-        sound.filter(|(_, held)| held.sound).map(|(node, held)| (node, held.tip(shard))).collect();
-    let most = tips.iter().map(|(_, tip)| *tip).max().unwrap_or_default();
-    if most == (0, 0) {
-        return members.to_vec();
+/// The members of a shard whose log is the longest: whose word it is. All of them, if nobody has anything.
+pub fn longest(all: &Holds<'_>, shard: ShardId, members: &[NodeId]) -> Vec<NodeId> {
+    let here = || members.iter().filter_map(|node| Some((*node, (*all.get(node)?)?)));
+    let whole = here().filter_map(|(node, held)| Some((node, held.whole(shard, node)?)));
+    let mut tips: Vec<_> = whole.map(|(node, tip)| (node, (tip.view, tip.index))).collect();
+    if tips.is_empty() {
+        // A shard that had no member: what is left of it is nobody's word, and better than nothing.
+        tips = here()
+            .filter_map(|(node, held)| held.tip(shard).map(|tip| (node, (tip.view, tip.index))))
+            .collect();
     }
+    let Some(most) = tips.iter().map(|(_, tip)| *tip).max() else { return members.to_vec() };
     tips.into_iter().filter(|(_, tip)| *tip == most).map(|(node, _)| node).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use consort_dataplane::names::ViewId;
-
-    use super::*;
-    use crate::view::{Domain, Incarnation, Role};
-
-    fn view(id: u64, nodes: &[u32]) -> View {
-        let members = nodes.iter().map(|node| Member {
-            node: NodeId(*node),
-            incarnation: Incarnation(u64::from(*node)),
-            address: ([127, 0, 0, 1], 7100).into(),
-            role: Role::Data,
-            domain: Domain::default(),
-        });
-        View::of(ViewId(id), members.collect())
-    }
-
-    fn held(id: u64, nodes: &[u32], index: u64, sound: bool) -> Held {
-        let tips = vec![HeldTip { shard: ShardId::MAIN, view: id, index, chain: 7 }];
-        Held { view: view(id, nodes), sound, tips }
-    }
-
-    /// The newest view, whether enough are there, and what is lacking.
-    type Told = (u64, bool, Vec<(u32, &'static str)>);
-
-    fn told(all: &[(u32, Option<Held>)]) -> Option<Told> {
-        let all: BTreeMap<_, _> = all.iter().map(|(node, held)| (NodeId(*node), held.as_ref())).collect();
-        let restart = restart(&all, &[ShardId::MAIN].into())?;
-        let lacks = restart.lacks.into_iter().map(|(node, why)| (node.0, why)).collect();
-        Some((restart.newest.id.0, restart.is_enough, lacks))
-    }
-
-    // P3
-    #[test]
-    fn a_majority_of_the_newest_view_is_needed() {
-        let full = |id, index| Some(held(id, &[1, 2, 3], index, true));
-        assert_eq!(told(&[(1, None), (2, None)]), None, "nobody was ever in a view");
-        assert_eq!(
-            told(&[(1, full(4, 9))]),
-            Some((4, false, vec![(2, "it is not here"), (3, "it is not here")]))
-        );
-        assert_eq!(told(&[(1, full(4, 9)), (2, full(4, 8))]), Some((4, true, vec![(3, "it is not here")])));
-        // One that hadn't got the newest view yet is one of its members all the same.
-        assert!(told(&[(1, full(4, 9)), (2, full(3, 8))]).unwrap().1);
-        let blank = told(&[(1, full(4, 9)), (2, None), (3, None)]).unwrap();
-        assert_eq!(blank, (4, false, vec![(2, "its log is blank"), (3, "its log is blank")]));
-        let damaged = told(&[(1, full(4, 9)), (2, Some(held(4, &[1, 2, 3], 2, false)))]).unwrap();
-        assert_eq!(damaged, (4, false, vec![(2, "its log lacks something"), (3, "it is not here")]));
-    }
-
-    // P3
-    #[test]
-    fn who_was_left_out_brings_nothing_back() {
-        let old = || Some(held(2, &[1, 2, 3], 500, true));
-        let new = || Some(held(3, &[1, 2], 90, true));
-        assert!(!told(&[(3, old()), (1, new())]).unwrap().1, "the evicted one is no voter of view 3");
-        let all = [(1, new()), (2, new()), (3, old())];
-        assert_eq!(told(&all), Some((3, true, vec![])));
-        // Alone with others of its kind it would be a majority of what it knows, if there were another.
-        assert_eq!(told(&[(3, old())]), Some((2, false, vec![(1, "it is not here"), (2, "it is not here")])));
-    }
-
-    #[test]
-    fn the_longest_log_is_the_one_to_have() {
-        let (one, two, three) =
-            (held(4, &[1, 2, 3], 9, true), held(4, &[1, 2, 3], 12, true), held(4, &[1, 2, 3], 99, false));
-        let all =
-            [(NodeId(1), Some(&one)), (NodeId(2), Some(&two)), (NodeId(3), Some(&three)), (NodeId(4), None)];
-        let nodes = all.map(|(node, _)| node);
-        assert_eq!(
-            longest(&all.into(), ShardId::MAIN, &nodes),
-            [NodeId(2)],
-            "one that lacks something doesn't count"
-        );
-        let (old, new) = (held(2, &[1, 2, 3], 500, true), held(3, &[1, 2], 90, true));
-        let all = [(NodeId(1), Some(&new)), (NodeId(3), Some(&old))];
-        assert_eq!(longest(&all.into(), ShardId::MAIN, &nodes), [NodeId(1)], "a later view's, however short");
-        let fresh = [(NodeId(1), None), (NodeId(2), None)];
-        assert_eq!(longest(&fresh.into(), ShardId::MAIN, &nodes[..2]), nodes[..2]);
-    }
-}
+mod tests;

@@ -23,6 +23,8 @@ pub struct LinkNumber(pub u64);
 pub struct Install {
     /// The view.
     pub view: View,
+    /// The one that it follows: the one before, or, if it is a group's first, where that was to go on.
+    pub behind: ViewId,
     /// The links to its other members.
     pub slots: BTreeMap<NodeId, Slot>,
     /// Where the sessions of the view before end that end; `None` where there is none to end: the first view, or a joiner's.
@@ -30,6 +32,8 @@ pub struct Install {
     /// Durable shards whose log is here as far as it is anywhere: the view stands behind that. Of others this node gets what it lacks from a member first,
     /// unless it was a member just before.
     pub level: Vec<ShardId>,
+    /// Durable shards whose log has here everything that was durable, though another's may be longer.
+    pub whole: Vec<ShardId>,
     /// Shards of which a member that is gone may still read the memory that their new sessions use: take fresh memory (V10).
     pub renew: Vec<ShardId>,
 }
@@ -92,12 +96,21 @@ pub enum Order {
     Wait(Vec<Absent>),
     /// This incarnation is over, and another will begin with [`Order::Prepare`]: nothing of the view's sessions is delivered any more.
     Over(Stopped),
+    /// Write down that this node agrees to a view (P3); then report [`Report::Noted`].
+    Note {
+        /// The view that it agrees to have next.
+        view: View,
+        /// Of a first view the one that it follows; none of one that is voted for.
+        behind: Option<View>,
+    },
     /// A node wants more of a shard's log (P3); report [`Report::LogPart`].
     ReadLog {
         /// Who.
         node: NodeId,
         /// Which shard's.
         shard: ShardId,
+        /// The session that it wants to come to began with this view.
+        since: ViewId,
         /// Behind this record,
         behind: u64,
         /// with this chain,
@@ -203,12 +216,16 @@ pub enum Report {
     Left,
     /// What this node has on disk, told before [`Report::Prepared`].
     Held(Option<Held>),
+    /// What was to be written down is.
+    Noted,
     /// This node wants more of a shard's log.
     WantLog {
         /// From whom.
         node: NodeId,
         /// Which shard's.
         shard: ShardId,
+        /// For the session that began with this view,
+        since: ViewId,
         /// Behind this record,
         behind: u64,
         /// with this chain,

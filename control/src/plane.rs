@@ -17,6 +17,10 @@ pub struct Plane {
     links: Links,
     fabric: u64,
     orders: VecDeque<Order>,
+    /// What is being written down,
+    notes: usize,
+    /// and what may not be said or done before it is (P3).
+    held_back: VecDeque<Decision>,
 }
 
 impl Plane {
@@ -28,6 +32,8 @@ impl Plane {
             links: Links::new(config.id, config.key.clone(), Random::new(seeds.bytes())),
             fabric: 0,
             orders: VecDeque::new(),
+            notes: 0,
+            held_back: VecDeque::new(),
         }
     }
 
@@ -87,15 +93,22 @@ impl Plane {
             Report::Retired(shard, since) => self.membership.on_retired(now, shard, since),
             Report::Pulse(pulse) => self.membership.on_pulse(now, pulse),
             Report::Leaving => self.membership.on_leave(now),
-            Report::Left => self.membership.on_left(),
+            Report::Left => {
+                self.give_up_notes();
+                self.membership.on_left();
+            }
             Report::Held(held) => self.membership.on_held(held),
-            Report::WantLog { node, shard, behind, chain, at } => {
-                self.membership.on_log_lacked(node, Message::WantLog { shard, behind, chain, at });
+            Report::Noted => self.notes = self.notes.saturating_sub(1),
+            Report::WantLog { node, shard, since, behind, chain, at } => {
+                self.membership.on_log_lacked(node, Message::WantLog { shard, since, behind, chain, at });
             }
             Report::LogPart { node, shard, behind, at, bytes, other } => {
                 self.membership.on_log_lacked(node, Message::LogPart { shard, behind, at, bytes, other });
             }
-            Report::Broken(reason) => self.membership.on_broken(reason),
+            Report::Broken(reason) => {
+                self.give_up_notes();
+                self.membership.on_broken(reason);
+            }
         }
         self.go_on(now);
     }
@@ -135,9 +148,7 @@ impl Plane {
     /// Carries decisions to the links and the driver, and news of the links to membership, until there are none.
     fn go_on(&mut self, now: Time) {
         loop {
-            while let Some(decision) = self.membership.poll_decision() {
-                self.carry_out(now, decision);
-            }
+            self.decide(now);
             let Some(news) = self.links.poll_news() else { return };
             match news {
                 LinkNews::Up(hello) => {
@@ -146,6 +157,9 @@ impl Plane {
                 }
                 LinkNews::Down { node, incarnation, why } => {
                     tracing::debug!(%node, %incarnation, why, "control link down");
+                    // As if it had been on its way: it isn't for whoever takes that one's place.
+                    self.held_back
+                        .retain(|decision| !matches!(decision, Decision::Say(to, _) if *to == node));
                     self.membership.on_down(now, node, incarnation, &why);
                 }
                 LinkNews::Said(node, message) => self.membership.on_said(now, node, message),
@@ -160,6 +174,29 @@ impl Plane {
                 }
             }
         }
+    }
+
+    /// Carries out what membership has decided. What follows on a note waits until that is on disk: if this node ends before, it is as if it had never said so.
+    fn decide(&mut self, now: Time) {
+        loop {
+            while self.notes == 0
+                && let Some(decision) = self.held_back.pop_front()
+            {
+                self.carry_out(now, decision);
+            }
+            let Some(decision) = self.membership.poll_decision() else { return };
+            match decision {
+                Decision::Say(_, Message::Alive) => self.carry_out(now, decision),
+                decision if self.notes > 0 => self.held_back.push_back(decision),
+                decision => self.carry_out(now, decision),
+            }
+        }
+    }
+
+    /// Nothing is written down any more, so nothing that waits for it may be said.
+    fn give_up_notes(&mut self) {
+        self.notes = 0;
+        self.held_back.clear();
     }
 
     fn carry_out(&mut self, now: Time, decision: Decision) {
@@ -183,6 +220,7 @@ impl Plane {
                         self.links.unseed();
                     }
                     Order::Stop(_) => self.links.restart(now, None),
+                    Order::Note { .. } => self.notes += 1,
                     _ => {}
                 }
                 self.orders.push_back(order);

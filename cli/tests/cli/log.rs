@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use consort::log::meta::Mark;
 use consort::log::{Directory, Entry, Index, Log, LogKind, LogOptions, Meta, Payload, segment_name};
 use consort::{NodeId, Seq, ViewId};
 use serde_json::Value;
@@ -10,14 +9,7 @@ use serde_json::Value;
 use crate::process::run;
 
 fn data(place: &Path, records: u64) -> PathBuf {
-    let meta = Meta {
-        cluster: "north".to_owned(),
-        node: NodeId(2),
-        incarnation: 5,
-        view: ViewId(4),
-        members: Vec::new(),
-        mark: Mark::Open,
-    };
+    let meta = Meta { cluster: "north".to_owned(), node: NodeId(2), view: ViewId(4), ..Meta::default() };
     meta.write(&mut Directory::open(place).unwrap()).unwrap();
     let shard = place.join("shard-0");
     let options = LogOptions { segment_bytes: 2048, ..LogOptions::default() };
@@ -115,6 +107,26 @@ fn a_damaged_log_is_refused_and_repaired() {
     let ended = run(&["log", "verify", dir]);
     assert_eq!(ended.code, Some(9), "it lacks something: {}", ended.stdout);
     assert!(ended.stderr.contains("start the node"), "{}", ended.stderr);
+}
+
+#[test]
+fn who_repairs_one_shard_says_so_where_its_node_looks() {
+    let place = tempfile::tempdir().unwrap();
+    let shard = data(place.path(), 100);
+    flip(&shard.join(segment_name(2)), 300);
+    let (dir, own) = (place.path().to_str().unwrap(), shard.to_str().unwrap());
+    let meta = place.path().join("meta");
+    let kept = std::fs::read(&meta).unwrap();
+    std::fs::remove_file(&meta).unwrap();
+    for path in [own, dir] {
+        let ended = run(&["log", "repair", path]);
+        assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+        assert!(ended.stderr.contains("nothing was changed"), "{}", ended.stderr);
+    }
+    assert_eq!(json(&["log", "verify", own, "--json"], 9)["shards"][0]["condition"], "damaged", "still");
+    std::fs::write(&meta, kept).unwrap();
+    assert_eq!(run(&["log", "repair", own]).code, Some(0));
+    assert_eq!(json(&["log", "verify", dir, "--json"], 9)["node"]["mark"], "damaged");
 }
 
 #[test]

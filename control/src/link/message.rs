@@ -103,6 +103,9 @@ pub enum Message {
     WantLog {
         /// Which shard's.
         shard: ShardId,
+        /// For the session that began with this view,
+        #[serde(with = "view_id")]
+        since: ViewId,
         /// Behind this record,
         behind: u64,
         /// with this chain,

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Time, ViewId};
 
+use super::installed::Logs;
 use super::{Membership, Phase, Stopped, Used};
-use crate::change::{Effect, Fetch, Frozen, Next, Place, Report, Saying};
+use crate::change::{Change, Effect, Fetch, Frozen, Next, Place, Report, Saying};
 use crate::link::message::{Message, Want};
 use crate::orders::{Install, Order, Part};
 use crate::view::{Member, Role, ShardId};
@@ -99,6 +100,11 @@ impl Membership {
 
     /// Carries out what the change wants. `from` is who said what led to it, or this node.
     pub(super) fn pump(&mut self, now: Time, from: NodeId) {
+        if let Some(accepted) =
+            self.change.as_ref().and_then(Change::accepted).map(|(_, next)| next.view.clone())
+        {
+            self.note(&accepted, None);
+        }
         while let Some(effect) = self.change.as_mut().and_then(|change| change.poll_effect()) {
             match effect {
                 Effect::Wedge { shards, fence } => self.wedge(shards, fence),
@@ -240,7 +246,7 @@ impl Membership {
         let leaves = self.leaving.contains(&me.node);
         if stays {
             let old = self.view().cloned();
-            self.install(now, next, old, Vec::new());
+            self.install(now, next, old, Logs::default());
         } else if leaves && self.has_failed() {
             self.drive(Order::Over(Stopped::Unlearned));
             self.seek_members();
@@ -250,8 +256,10 @@ impl Membership {
             if self.change.as_ref().is_some_and(|change| change.covers(&next)) {
                 let view = next.view.clone();
                 let renew = Vec::new();
-                let level = Vec::new();
-                let install = Install { view, slots: BTreeMap::new(), cut: Some(next.cuts), level, renew };
+                let (level, whole) = (Vec::new(), Vec::new());
+                let slots = BTreeMap::new();
+                let behind = ViewId(view.id.0.saturating_sub(1));
+                let install = Install { view, behind, slots, cut: Some(next.cuts), level, whole, renew };
                 self.drive(Order::Install(install));
             }
             self.phase = Phase::Stopped(Stopped::Closed);

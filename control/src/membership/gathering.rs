@@ -29,12 +29,13 @@ use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Time, ViewId};
 
+use super::installed::Logs;
 use super::{Membership, PATIENCE, Phase, proposer_of};
 use crate::held::{self, Held, Restart};
 use crate::layout;
 use crate::link::message::{Message, Standing};
 use crate::stop::Absent;
-use crate::view::{Member, ShardId, View};
+use crate::view::{Member, Shard, ShardId, View};
 
 /// How long a group that begins again waits for those whom it doesn't need.
 const GRACE: Duration = Duration::from_secs(3);
@@ -45,7 +46,8 @@ impl Membership {
         let absent = self.absent();
         let here = self.here();
         let is_first = here.keys().next() == Some(&self.terms.me);
-        match self.restart(&here) {
+        // Where nobody came further than to agree to a first view, it begins anew.
+        match self.restart(&here).filter(|restart| !restart.newest.members.is_empty()) {
             None if absent.is_empty() && is_first => return self.propose(now),
             None => {}
             Some(restart) if !restart.is_enough => self.enough_since = None,
@@ -88,7 +90,9 @@ impl Membership {
         if self.phase != Phase::Gathering {
             return None;
         }
-        let Restart { newest, lacks, is_enough } = self.restart(&self.here())?;
+        let restart = self.restart(&self.here())?;
+        let Restart { newest, lacks, is_enough, .. } =
+            Some(restart).filter(|restart| !restart.newest.members.is_empty())?;
         if is_enough {
             return Some(Vec::new());
         }
@@ -117,13 +121,22 @@ impl Membership {
         let (shapes, durable) = (&self.terms.shapes, self.terms.durable());
         let nodes: BTreeMap<_, _> =
             members.iter().map(|member| (member.node, self.held_by(member.node))).collect();
-        let none = View { id: ViewId(0), members: Vec::new(), shards: layout::none(shapes) };
-        let before = self.restart(&nodes).map(|restart| restart.before(&members, &durable));
+        let restart = self.restart(&nodes);
+        let id = restart.as_ref().map_or(ViewId(0), |restart| restart.after);
+        let none = View { id, members: Vec::new(), shards: layout::none(shapes) };
+        let before = restart.map(|restart| restart.before(&members, &durable));
         // A cluster that was configured anew, with other groups, has nothing to follow on.
         let before = before.filter(|before| before.shards.len() == shapes.len()).unwrap_or(none);
         let ended: BTreeSet<_> = (0..).map(ShardId).take(shapes.len()).collect();
         let shards = layout::next(shapes, &before, &members, &BTreeSet::new(), &ended);
         View { id: before.id.next(), members, shards }
+    }
+
+    /// The view that a first one follows; one without members if it does follow none.
+    pub(super) fn behind(&self, view: &View) -> View {
+        let holds = view.nodes().into_iter().map(|node| (node, self.held_by(node))).collect();
+        let none = View { id: ViewId(0), members: Vec::new(), shards: Vec::new() };
+        self.restart(&holds).map_or(none, |restart| restart.newest)
     }
 
     fn held_by(&self, node: NodeId) -> Option<&Held> {
@@ -167,6 +180,7 @@ impl Membership {
         let holds: BTreeMap<_, _> = nodes.iter().map(|node| (*node, self.held_by(*node))).collect();
         let is_enough = match self.restart(&holds) {
             None => nodes == self.terms.members,
+            Some(restart) if restart.newest.members.is_empty() => nodes == self.terms.members,
             Some(restart) => restart.is_enough && nodes.iter().all(|node| self.terms.members.contains(node)),
         };
         let sound = Some(from) == proposer_of(&view)
@@ -182,14 +196,23 @@ impl Membership {
         }
     }
 
-    /// The durable shards of a first view whose logs are the longest here.
-    pub(super) fn level(&self, view: &View) -> Vec<ShardId> {
+    /// What this node's logs of the durable shards of a first view are worth.
+    pub(super) fn logs(&self, view: &View) -> Logs {
         let holds: BTreeMap<_, _> = view.nodes().into_iter().map(|node| (node, self.held_by(node))).collect();
-        let durable = self.terms.durable();
-        let level = view.shards().filter(|(id, shard)| {
-            durable.contains(id) && held::longest(&holds, *id, &shard.members).contains(&self.terms.me)
-        });
-        level.map(|(id, _)| id).collect()
+        let (me, durable) = (self.terms.me, self.terms.durable());
+        let restart = self.restart(&holds);
+        let is_level = |shard: &Shard, id| held::longest(&holds, id, &shard.members).contains(&me);
+        let is_whole = |id| restart.as_ref().is_some_and(|restart| restart.has_everything(&holds, id, me));
+        let mut logs = Logs { behind: restart.as_ref().map(|it| it.newest.id), ..Logs::default() };
+        for (id, shard) in view.shards().filter(|(id, _)| durable.contains(id)) {
+            if is_level(shard, id) {
+                logs.level.push(id);
+            }
+            if is_whole(id) {
+                logs.whole.push(id);
+            }
+        }
+        logs
     }
 
     /// From here on this incarnation belongs to this proposal.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use consort_dataplane::names::{NodeId, Time};
+use consort_dataplane::names::{NodeId, Time, ViewId};
 
 use super::{Decision, Lost, Membership, Peer, Phase, Stopped, Used, changing::Changing};
 use crate::change::{Change, Next, Place, Saying, Wishes};
@@ -14,10 +14,20 @@ use crate::view::{Incarnation, Role, ShardId, View};
 /// How long a joiner that could not be admitted waits for the next attempt.
 pub(super) const AGAIN: Duration = Duration::from_millis(200);
 
+/// What a node's logs are worth with which a group begins again (P3).
+#[derive(Default)]
+pub(super) struct Logs {
+    /// The view that it follows.
+    pub(super) behind: Option<ViewId>,
+    /// The durable shards of which nobody has more.
+    pub(super) level: Vec<ShardId>,
+    /// Those of which it has everything that was durable.
+    pub(super) whole: Vec<ShardId>,
+}
+
 impl Membership {
     /// Installs a decided view, which ends `old` (V4). If this node isn't in it, the sessions of `old` are ended and no more.
-    /// `level` are the durable shards of which nobody has more than this node, though it was in no view with them just before.
-    pub(super) fn install(&mut self, now: Time, next: Next, old: Option<View>, level: Vec<ShardId>) {
+    pub(super) fn install(&mut self, now: Time, next: Next, old: Option<View>, logs: Logs) {
         let view = next.view.clone();
         self.tell_at = None;
         // Whoever is not in it is told, then cut off (F4, V9).
@@ -39,7 +49,9 @@ impl Membership {
         let cut = old.as_ref().map(|_| next.cuts.clone());
         let slots = self.links.slots();
         let slots = slots.into_iter().filter(|(node, _)| view.member(*node).is_some()).collect();
-        self.drive(Order::Install(Install { view: view.clone(), slots, cut, level, renew }));
+        let Logs { behind, level, whole } = logs;
+        let behind = behind.unwrap_or(ViewId(view.id.0.saturating_sub(1)));
+        self.drive(Order::Install(Install { view: view.clone(), behind, slots, cut, level, whole, renew }));
         self.before = old;
         self.last = Some(next);
         self.changing = Changing::default();

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Time};
 
-use super::installed::AGAIN;
+use super::installed::{AGAIN, Logs};
 use super::{Decision, Joiner, Membership, Phase};
 use crate::change::{Candidate, Next};
 use crate::link::message::{Hello, Message};
@@ -172,7 +172,7 @@ impl Membership {
             return;
         }
         tracing::info!(view = %next.view, "admitted");
-        self.install(now, Next { cuts: Vec::new(), ..next }, None, Vec::new());
+        self.install(now, Next { cuts: Vec::new(), ..next }, None, Logs::default());
         self.check_state(now);
     }
 

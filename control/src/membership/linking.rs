@@ -36,11 +36,13 @@ impl Membership {
         let met = |node| self.peers.get(node).is_some_and(|peer| peer.hello.is_some());
         let linked =
             others.iter().all(|node| met(node) && (self.links.is_up(*node) || !self.wants_link(*node)));
-        let Phase::Linking { ready, .. } = &mut self.phase else { return };
+        let Phase::Linking { ready, view, .. } = &mut self.phase else { return };
         if !linked {
             return;
         }
         let before = std::mem::replace(ready, true);
+        let view = view.clone();
+        self.note(&view, Some(self.behind(&view)));
         if proposer != self.terms.me {
             if !before {
                 self.decide(Decision::Say(proposer, Message::Ready));
@@ -72,8 +74,8 @@ impl Membership {
     fn found(&mut self, now: Time) {
         let Phase::Linking { view, .. } = &self.phase else { return };
         let next = Next { view: view.clone(), cuts: Vec::new() };
-        let level = self.level(&next.view);
-        self.install(now, next, None, level);
+        let logs = self.logs(&next.view);
+        self.install(now, next, None, logs);
     }
 
     pub(super) fn too_slow(&mut self, now: Time) {

@@ -156,6 +156,8 @@ pub struct Membership {
     offer: Vec<u8>,
     /// What this node has on disk, until there is a group.
     held: Option<Held>,
+    /// What was written down last that it agrees to have next.
+    noted: Option<View>,
     /// Since when there are enough to begin again, but not all (P3).
     enough_since: Option<Time>,
     phase: Phase,
@@ -262,6 +264,7 @@ impl Membership {
             incarnation: Incarnation(0),
             offer: Vec::new(),
             held: None,
+            noted: None,
             enough_since: None,
             phase: Phase::Renewing { at: now, asked: true },
             peers: config.peers.keys().map(|node| (*node, Peer::default())).collect(),
@@ -365,6 +368,14 @@ impl Membership {
         self.held = held;
     }
 
+    /// P3: this node agrees to have that view next. It says so after that is written down, if anything is written down at all.
+    fn note(&mut self, view: &View, behind: Option<View>) {
+        if self.noted.as_ref() != Some(view) && !self.terms.durable().is_empty() {
+            self.noted = Some(view.clone());
+            self.drive(Order::Note { view: view.clone(), behind });
+        }
+    }
+
     /// The driver has something to say to another's, of a log (P3).
     pub fn on_log_lacked(&mut self, node: NodeId, message: Message) {
         self.say(node, message);
@@ -437,9 +448,9 @@ impl Membership {
             (_, Message::Took { shard, attempt, took }) => self.on_pupil_took(node, shard, attempt, took),
             (_, Message::Want(want)) => self.on_want(node, want),
             (_, Message::Part { want, at, bytes, last }) => self.on_part(node, want, at, &bytes, last),
-            (_, Message::WantLog { shard, behind, chain, at }) => {
+            (_, Message::WantLog { shard, since, behind, chain, at }) => {
                 if self.terms.has(shard) {
-                    self.drive(Order::ReadLog { node, shard, behind, chain, at });
+                    self.drive(Order::ReadLog { node, shard, since, behind, chain, at });
                 }
             }
             (_, Message::LogPart { shard, behind, at, bytes, other }) => {

@@ -124,6 +124,9 @@ impl Terms {
         if you == me {
             return Err(format!("two nodes call themselves node {me}; give every node an id of its own"));
         }
+        if hello.held.as_ref().is_some_and(|held| !held.is_sane()) {
+            return Err(format!("node {you} says that it had a view of an impossible number"));
+        }
         if let Standing::Founding { members } = &hello.standing
             && founding
             && !self.joins

@@ -309,7 +309,7 @@ impl World {
                 node.fabric.insert(peer.0, (number, slot, false));
             }
             Order::Unlink(slot) => self.fence(id, slot),
-            Order::ReadLog { .. } | Order::LogPart { .. } => {} // no durable groups here
+            Order::Note { .. } | Order::ReadLog { .. } | Order::LogPart { .. } => {} // no durable groups here
             Order::Wedge { view, fence, .. } => {
                 node.wedging.push(view);
                 let fenced = fence.len();

@@ -552,7 +552,7 @@ impl World {
                 }
             }
             Order::Unlink(slot) => self.fence(at, slot),
-            Order::ReadLog { .. } | Order::LogPart { .. } => {} // no durable groups here
+            Order::Note { .. } | Order::ReadLog { .. } | Order::LogPart { .. } => {} // no durable groups here
             Order::Wedge { view, shards, fence } => {
                 for slot in fence {
                     self.fence(at, slot);

@@ -27,6 +27,15 @@ pub enum DataError {
         #[source]
         cause: OpenError,
     },
+    /// What it says of views can't be read.
+    #[error(
+        "{}: the views in the file meta can't be read: another version of this program wrote them; use that one, or an empty directory",
+        directory.display()
+    )]
+    Unreadable {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// It is another node's.
     #[error(
         "{} has the data of node {node} of cluster {cluster:?}: give this node the directory that is its own, or an empty one",

@@ -165,7 +165,10 @@ impl Driver {
         busy |= self.tell_of_links();
         if let Some(home) = &mut self.home {
             match home.turn() {
-                Ok(any) => busy |= any,
+                Ok(any) => {
+                    busy |= any;
+                    (0..home.take_noted()).for_each(|_| self.reports.tell(Report::Noted));
+                }
                 Err(error) => self.break_off(format!("its last view can't be written down: {error}")),
             }
         }
@@ -206,8 +209,12 @@ impl Driver {
             Some(Err(trouble)) => self.on_trouble(at, trouble),
             None => self.change(at, app),
         };
-        if let (Some(home), Some(_)) = (&self.home, &self.streams[at].log) {
-            let persisted = self.streams[at].persist(&mut *self.fabric, home.written(), &self.reports);
+        if let (Some(home), Some(log)) = (&mut self.home, &mut self.streams[at].log) {
+            if log.take_made_whole() {
+                home.made_whole(self.streams[at].id);
+            }
+            let written = home.written();
+            let persisted = self.streams[at].persist(&mut *self.fabric, written, &self.reports);
             busy |= persisted.unwrap_or_else(|trouble| self.on_trouble(at, trouble));
         }
         let stream = &mut self.streams[at];
@@ -460,9 +467,18 @@ impl Driver {
                 main.untold.retain(|untold| !matches!(untold, Untold::Waiting(_)));
                 main.untold.push_back(Untold::Waiting(absent));
             }
-            Order::ReadLog { node, shard, behind, chain, at } => {
+            Order::Note { view, behind } => match &mut self.home {
+                Some(home) => {
+                    if let Err(why) = home.note(view, behind) {
+                        self.break_off(why);
+                    }
+                }
+                // A witness that writes nothing down: it counts for nothing when a group begins again.
+                None => self.reports.tell(Report::Noted),
+            },
+            Order::ReadLog { node, shard, since, behind, chain, at } => {
                 let Some(log) = self.stream(shard).and_then(|stream| stream.log.as_mut()) else { return };
-                let (bytes, other) = log.serve(node, behind, chain, at);
+                let (bytes, other) = log.serve(node, since, behind, chain, at);
                 self.reports.tell(Report::LogPart { node, shard, behind, at, bytes, other });
             }
             Order::LogPart { node, shard, behind, at, bytes, other } => {
@@ -570,14 +586,12 @@ impl Driver {
     }
 
     fn install(&mut self, install: Install) {
-        let Install { view, slots, cut, level, renew } = install;
+        let Install { view, behind, slots, cut, level, whole, renew } = install;
         if self.view.as_ref().is_some_and(|newest| newest.id >= view.id) {
             return; // said twice
         }
         let me = self.config.id;
-        if let Some(home) = &mut self.home {
-            home.on_view(me, &view);
-        }
+        self.see_whole();
         for at in 0..self.streams.len() {
             let Self { streams, fabric, .. } = self;
             let stream = &mut streams[at];
@@ -588,12 +602,27 @@ impl Driver {
                 return self.break_off(format!("{view}: {refusal}"));
             }
         }
+        if let Some(home) = &mut self.home {
+            let logs = self.streams.iter().filter_map(|stream| Some((stream.id, stream.log.as_ref()?)));
+            let lacks = logs.filter(|(id, log)| log.lacks_on_disk() && !whole.contains(id)).map(|(id, _)| id);
+            home.on_view(me, (&view, behind), &whole, lacks);
+        }
         if view.rank_of(me).is_none()
             && let Some(closing) = &mut self.closing
         {
             closing.stage = Leaving::Left;
         }
         self.view = Some(view);
+    }
+
+    /// P3: what a log had lacked is on disk.
+    fn see_whole(&mut self) {
+        let Some(home) = &mut self.home else { return };
+        for stream in &mut self.streams {
+            if stream.log.as_mut().is_some_and(ShardLog::take_made_whole) {
+                home.made_whole(stream.id);
+            }
+        }
     }
 
     fn answer(&mut self, ask: Ask) {

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use consort_dataplane::fabric::Doorbell;
 use consort_dataplane::log::disk::Job;
-use consort_dataplane::log::meta::{self, Mark};
+use consort_dataplane::log::meta::{self, Lack, Mark};
 use consort_dataplane::log::{
     AppendError, Disk, DiskError, Entry, From, Index, Log, LogKind, LogOptions, Meta, Payload, Reader, Tip,
 };
@@ -23,7 +23,7 @@ use consort_dataplane::session::{Delivery, Logged, Verdict};
 use super::data::{DataError, MakeDisk};
 use super::event::Incoming;
 use crate::config::NodeConfig;
-use crate::held::{Held, HeldTip};
+use crate::held::{Held, HeldTip, Whole};
 use crate::link::message::PIECE_LEN;
 use crate::view::{ShardId, View};
 
@@ -32,6 +32,9 @@ const SESSIONS: usize = 8;
 
 /// Bytes of another's log that may wait to be appended.
 const MOST_AHEAD: usize = 4 << 20;
+
+/// Views that a node has agreed to and not installed, at most.
+const MOST_AGREED: usize = 64;
 
 /// Records that are told again in one turn.
 const A_TURN: u64 = 256;
@@ -76,8 +79,8 @@ impl Data {
             let (log, _) = opened.map_err(|cause| DataError::Log { directory, cause })?;
             logs.push(Some(ShardLog::new(log)));
         }
-        let written = meta.view;
-        Ok(Some(Self { home: Home { disk, meta, written, under_way: 0 }, logs }))
+        let home = Home::new(disk, meta).map_err(|()| DataError::Unreadable { directory: data.clone() })?;
+        Ok(Some(Self { home, logs }))
     }
 
     /// What to ring when something was written.
@@ -93,41 +96,142 @@ impl Data {
 pub(crate) struct Home {
     disk: Box<dyn Disk>,
     meta: Meta,
+    /// The view in it; one without members before the first.
+    view: View,
+    /// Those that this node has agreed to have next, and those that they follow.
+    next: Vec<View>,
+    /// That of them which it voted for last.
+    voted: Option<View>,
     /// The view that is flushed.
     written: ViewId,
-    /// Replacements that were submitted.
-    under_way: usize,
+    /// Replacements that were submitted, and those that are done.
+    submitted: u64,
+    done: u64,
+    /// Notes that wait for so many to be done.
+    notes: VecDeque<u64>,
 }
 
 impl Home {
-    /// A view is installed.
-    pub(crate) fn on_view(&mut self, me: NodeId, view: &View) {
-        self.meta.view = view.id;
-        self.meta.incarnation = view.member(me).map_or(0, |member| member.incarnation.0);
+    /// As it was found.
+    ///
+    /// # Errors
+    /// The views in it can't be read.
+    fn new(disk: Box<dyn Disk>, meta: Meta) -> Result<Self, ()> {
+        let none = View { id: ViewId(0), members: Vec::new(), shards: Vec::new() };
+        let view = if meta.view == ViewId(0) {
+            none
+        } else {
+            postcard::from_bytes(&meta.members).map_err(|_| ())?
+        };
+        let next = if meta.next.is_empty() {
+            Vec::new()
+        } else {
+            postcard::from_bytes(&meta.next).map_err(|_| ())?
+        };
+        let written = meta.view;
+        Ok(Self {
+            disk,
+            meta,
+            view,
+            next,
+            voted: None,
+            written,
+            submitted: 0,
+            done: 0,
+            notes: VecDeque::new(),
+        })
+    }
+
+    /// A view is installed, which follows that one. The logs of some shards have all that was durable, those of others lack something on disk, and get it.
+    pub(crate) fn on_view(
+        &mut self,
+        me: NodeId,
+        (view, behind): (&View, ViewId),
+        whole: &[ShardId],
+        lacks: impl Iterator<Item = ShardId>,
+    ) {
+        self.view = view.clone();
+        (self.meta.view, self.meta.behind) = (view.id, behind);
         self.meta.members = encode(view);
         self.meta.mark = if view.member(me).is_some() { Mark::Open } else { Mark::Left };
+        self.meta.lacks.retain(|shard, _| !whole.contains(&ShardId(*shard)));
+        self.meta.lacks.extend(lacks.map(|shard| (shard.0, Lack::Fetching)));
+        self.keep_next(self.next.iter().filter(|next| next.id > view.id).cloned().collect());
         self.write();
     }
 
-    /// What this node has on disk, given how far its logs are; none if it was never in a view.
+    /// P3: this node agrees to have that view next: a vote, or a first view behind one that it may know from others alone.
+    ///
+    /// # Errors
+    /// It has agreed to too many that came to nothing.
+    pub(crate) fn note(&mut self, view: View, behind: Option<View>) -> Result<(), String> {
+        // A vote takes the place of the one before, which can't come to anything any more (V3); nothing else does.
+        let before = self.voted.take();
+        let mut next = self.next.clone();
+        next.retain(|next| Some(next) != before.as_ref());
+        self.voted = behind.is_none().then(|| view.clone());
+        let newer = behind.filter(|behind| behind.id > self.view.id);
+        for view in newer.into_iter().chain([view]) {
+            if !next.contains(&view) {
+                next.push(view);
+            }
+        }
+        if next.len() > MOST_AGREED {
+            return Err(format!(
+                "it has agreed to {MOST_AGREED} first views, of which none came to be, and may forget none of them: if the group runs, start this node \
+                 with an empty data directory; it joins the others anew"
+            ));
+        }
+        self.keep_next(next);
+        self.write();
+        self.notes.push_back(self.submitted);
+        Ok(())
+    }
+
+    fn keep_next(&mut self, next: Vec<View>) {
+        // Nothing in a view fails to encode.
+        self.meta.next = postcard::to_allocvec(&next).unwrap_or_default();
+        self.next = next;
+    }
+
+    /// How many notes were written since this was asked last.
+    pub(crate) fn take_noted(&mut self) -> usize {
+        let noted = self.notes.iter().take_while(|note| **note <= self.done).count();
+        self.notes.drain(..noted);
+        noted
+    }
+
+    /// A log that lacked something has it all, and has it flushed.
+    pub(crate) fn made_whole(&mut self, shard: ShardId) {
+        if self.meta.lacks.remove(&shard.0).is_some() {
+            self.write();
+        }
+    }
+
+    /// What this node has on disk, given how far its logs are; none if it never agreed to a view.
     pub(crate) fn held<'a>(&self, logs: impl Iterator<Item = (ShardId, &'a ShardLog)>) -> Option<Held> {
-        let view: View =
-            postcard::from_bytes(&self.meta.members).ok().filter(|_| self.meta.view != ViewId(0))?;
-        let mut sound = self.meta.mark != Mark::Damaged;
-        let mut tips = Vec::new();
-        for (id, log) in logs {
-            let tip = log.held(id);
+        let (view, next) = (self.view.clone(), self.next.clone());
+        if view.id == ViewId(0) && next.is_empty() {
+            return None;
+        }
+        let tip = |(id, log): (ShardId, &ShardLog)| {
+            let Tip { index, view: at, chain, .. } = *log.log.tip();
             // A member of a later view than the first has something in its log, and all of it.
             let is_had = view.shard(id).is_some_and(|shard| shard.members.contains(&self.meta.node));
-            let is_blank = tip.index == 0 && view.id > ViewId(1);
-            sound &= !(is_had && is_blank) && log.log.first() <= Index(1);
-            tips.push(tip);
-        }
-        Some(Held { view, sound, tips })
+            let is_blank = index == Index(0) && view.id > ViewId(1);
+            let whole = match self.meta.lacks.get(&id.0) {
+                Some(Lack::Fetching) => Whole::Fetching,
+                None if !(is_had && is_blank) && log.log.first() <= Index(1) => Whole::Yes,
+                _ => Whole::Damaged,
+            };
+            HeldTip { shard: id, view: at.0, index: index.0, chain, whole }
+        };
+        let tips = logs.map(tip).collect();
+        Some(Held { view, behind: self.meta.behind, next, tips })
     }
 
     fn write(&mut self) {
-        self.under_way += 1;
+        self.submitted += 1;
         self.disk.submit(Job::Replace(meta::NAME.to_owned(), self.meta.encode()));
     }
 
@@ -137,8 +241,8 @@ impl Home {
         while let Some(done) = self.disk.poll() {
             done.result?;
             any = true;
-            self.under_way = self.under_way.saturating_sub(1);
-            if self.under_way == 0 {
+            self.done += 1;
+            if self.done == self.submitted {
                 self.written = self.meta.view;
             }
         }
@@ -173,6 +277,10 @@ pub(crate) struct ShardLog {
     replay: Option<Replay>,
     /// What is here of the log of a member that has more.
     missing: Option<Missing>,
+    /// The newest session was begun, and nobody has asked yet whether that is flushed.
+    is_new: bool,
+    /// Up to here it was fetched, and that may not be flushed yet.
+    fetched: Index,
     /// Who gets this log's records, and how far each is.
     served: BTreeMap<NodeId, Served>,
 }
@@ -207,12 +315,15 @@ struct Served {
     reader: Reader,
     behind: Index,
     given: u64,
+    /// What was read, and how much of it is given.
     pending: Vec<u8>,
+    from: usize,
 }
 
 /// What to ask another member for.
 pub(crate) struct Wanted {
     pub(crate) node: NodeId,
+    pub(crate) since: ViewId,
     pub(crate) behind: u64,
     pub(crate) chain: u32,
     pub(crate) at: u64,
@@ -224,7 +335,16 @@ pub(crate) type Telling<'a> = dyn FnMut(Incoming<'_, '_>) -> Verdict + 'a;
 impl ShardLog {
     fn new(log: Log) -> Self {
         let (begun, served) = (VecDeque::new(), BTreeMap::new());
-        Self { log, begun, told: Index(0), replay: None, missing: None, served }
+        Self {
+            log,
+            begun,
+            told: Index(0),
+            replay: None,
+            missing: None,
+            is_new: false,
+            fetched: Index(0),
+            served,
+        }
     }
 
     /// A message has its place in the order. Returns its stamp; `None` if the disk is behind, or broken, which the next turn says.
@@ -245,6 +365,7 @@ impl ShardLog {
     }
 
     fn begun(&mut self, since: ViewId, at: Index) {
+        self.is_new = true;
         self.begun.push_back((since, at));
         if self.begun.len() > SESSIONS {
             self.begun.pop_front();
@@ -310,16 +431,17 @@ impl ShardLog {
                 return Err(format!("view {view} follows there, where view {since} was expected"));
             }
             self.missing = None;
+            self.fetched = at;
             self.begun(since, at);
             return Ok((true, None));
         }
-        if it.is_asked || it.bytes.len() > MOST_AHEAD {
+        if it.is_asked || it.bytes.len() > MOST_AHEAD && log.waiting() > 0 {
             return Ok((done > 0, None));
         }
         let Some(node) = it.from.get(it.turn % it.from.len().max(1)) else { return Ok((done > 0, None)) };
         it.is_asked = true;
         let (behind, chain) = it.behind;
-        Ok((true, Some(Wanted { node: *node, behind: behind.0, chain, at: it.got })))
+        Ok((true, Some(Wanted { node: *node, since, behind: behind.0, chain, at: it.got })))
     }
 
     /// Some time has passed: whoever was asked and has said nothing may be gone, or has no more itself.
@@ -352,12 +474,18 @@ impl ShardLog {
             return Ok(());
         }
         if other {
-            // What is beyond is a ragged edge, which was never reported; where it begins the other can't say, so all of it is fetched.
-            if told != Index(0) || !self.log.is_idle() {
+            // What is beyond is a ragged edge, which was never reported. It is somewhere in the last session here, behind what was told.
+            let Tip { index, next_seq, .. } = *self.log.tip();
+            if told >= index {
                 return Err("its log is of another history than the group's: start the node with an empty data directory".to_owned());
             }
-            self.log.restart_behind(Tip::default()).map_err(|error| error.to_string())?;
-            (it.behind, it.got, it.is_asked, it.is_idle) = ((Index(0), 0), 0, false, false);
+            if !self.log.is_idle() {
+                return Ok(()); // asked again with a beat
+            }
+            let before = Index(index.0.saturating_sub(next_seq.0 + 1)).max(told);
+            self.log.truncate_after(before).map_err(|error| error.to_string())?;
+            let Tip { index, chain, .. } = *self.log.tip();
+            (it.behind, it.got, it.is_asked, it.is_idle) = ((index, chain), 0, false, false);
             it.bytes.clear();
             return Ok(());
         }
@@ -372,11 +500,21 @@ impl ShardLog {
 
     /// Another member wants more of this log. Returns what there is, and whether what it has is of another history. Reads from the disk, what
     /// was written not long ago mostly.
-    pub(crate) fn serve(&mut self, node: NodeId, behind: u64, chain: u32, at: u64) -> (Vec<u8>, bool) {
+    pub(crate) fn serve(
+        &mut self,
+        node: NodeId,
+        since: ViewId,
+        behind: u64,
+        chain: u32,
+        at: u64,
+    ) -> (Vec<u8>, bool) {
         let nothing = (Vec::new(), false);
+        // Who lacks something itself doesn't know yet what the shard had.
+        let begun = self.begun.iter().find(|(begun, _)| *begun >= since);
+        let Some((_, begun)) = begun.filter(|_| self.missing.is_none()) else { return nothing };
         let behind = Index(behind);
         let tip = *self.log.tip();
-        let is_here = self.begun.back().is_some_and(|(_, at)| behind >= *at);
+        let is_here = behind >= *begun;
         if behind >= tip.index || is_here {
             // Who asks lacks the newest view, so all it has is before that.
             let is_other = is_here || behind == tip.index && chain != tip.chain;
@@ -390,21 +528,24 @@ impl ShardLog {
             let Ok(reader) = Reader::open(self.log.disk().beside(), From::Index(behind.next())) else {
                 return nothing;
             };
-            self.served.insert(node, Served { reader, behind, given: 0, pending: Vec::new() });
+            self.served.insert(node, Served { reader, behind, given: 0, pending: Vec::new(), from: 0 });
         }
         let Some(served) = self.served.get_mut(&node) else { return nothing };
-        if served.pending.len() < PIECE_LEN && served.reader.copy(&mut served.pending, PIECE_LEN).is_err() {
-            self.served.remove(&node);
-            return nothing;
+        if served.pending.len() - served.from < PIECE_LEN {
+            served.pending.drain(..std::mem::take(&mut served.from));
+            if served.reader.copy(&mut served.pending, PIECE_LEN).is_err() {
+                self.served.remove(&node);
+                return nothing;
+            }
         }
         if at == 0 && chain_before(&served.pending).is_some_and(|before| before != chain) {
             self.served.remove(&node);
             return (Vec::new(), true);
         }
-        let len = served.pending.len().min(PIECE_LEN);
-        let rest = served.pending.split_off(len);
-        let piece = std::mem::replace(&mut served.pending, rest);
-        served.given += len as u64;
+        let rest = &served.pending[served.from..];
+        let piece = rest[..rest.len().min(PIECE_LEN)].to_vec();
+        served.from += piece.len();
+        served.given += piece.len() as u64;
         (piece, false)
     }
 
@@ -480,7 +621,7 @@ impl ShardLog {
             }
             self.told = wanted;
             any = true;
-            if any && self.told.0.is_multiple_of(A_TURN) {
+            if self.told.0.is_multiple_of(A_TURN) {
                 return Ok((false, true));
             }
         }
@@ -496,12 +637,18 @@ impl ShardLog {
         self.begun.clear();
         self.served.clear();
         (self.replay, self.missing) = (None, None);
+        (self.is_new, self.fetched) = (false, Index(0));
     }
 
-    /// How far it is.
-    pub(crate) fn held(&self, shard: ShardId) -> HeldTip {
-        let Tip { index, view, chain, .. } = *self.log.tip();
-        HeldTip { shard, view: view.0, index: index.0, chain }
+    /// Whether what there is on disk lacks something that is fetched.
+    pub(crate) fn lacks_on_disk(&self) -> bool {
+        self.missing.is_some() || self.log.durable() < self.fetched
+    }
+
+    /// Whether a session was begun since this was asked last, and that is flushed with all that was before it.
+    pub(crate) fn take_made_whole(&mut self) -> bool {
+        let is_flushed = self.begun.back().is_some_and(|(_, at)| self.log.durable() >= *at);
+        is_flushed && std::mem::take(&mut self.is_new)
     }
 
     /// Takes in what was written, and hands over what there is. Never waits.

@@ -236,8 +236,8 @@ impl Stream {
         let (any, wanted) = log.fetch().map_err(|why| {
             Trouble::Broken(format!("another member's log doesn't follow on its own: {why}"))
         })?;
-        if let Some(Wanted { node, behind, chain, at }) = wanted {
-            reports.tell(Report::WantLog { node, shard, behind, chain, at });
+        if let Some(Wanted { node, since, behind, chain, at }) = wanted {
+            reports.tell(Report::WantLog { node, shard, since, behind, chain, at });
         }
         Ok(any)
     }

@@ -1,11 +1,14 @@
 //! [`Meta`]: what a data directory says of its node, in one small file that is replaced as a whole.
 //!
 //! ```text
-//! 0   magic "CONSMETA"       24  incarnation            48  bytes of the cluster's name, n
-//! 8   version (1)            32  last view              52  bytes of the view, m
-//! 12  node                   40  mark                   56  the name, then the view …
-//! 16  zeros                  41  zeros                  56 + n + m   sum of all before
+//! 0   magic "CONSMETA"       32  last view                       52  bytes of that view, m
+//! 8   version (1)            40  mark                            56  the name, the view, the next one,
+//! 12  node                   41  zeros                               of each log that isn't whole its shard and
+//! 16  bytes of the next view, p   48  bytes of the name, n           why (8 bytes) …
+//! 20  logs that aren't whole, q   24  the view that it follows   …   sum of all before
 //! ```
+
+use std::collections::BTreeMap;
 
 use super::disk::{Disk, DiskError, DiskTrouble};
 use super::format::sum;
@@ -29,7 +32,16 @@ pub enum Mark {
     Open = 0,
     /// It left the group in order: its log is no vote for what the group had (V8).
     Left = 1,
-    /// A part of its log was damaged and is gone: it lacks something, and is no vote for what the group had (P3).
+}
+
+/// Why a log lacks something that the group had (P3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum Lack {
+    /// Its node became a member of the shard, and what came before is being fetched.
+    Fetching = 1,
+    /// A part of it was damaged, and is gone.
     Damaged = 2,
 }
 
@@ -40,12 +52,16 @@ pub struct Meta {
     pub cluster: String,
     /// The node.
     pub node: NodeId,
-    /// Which of its lives wrote last.
-    pub incarnation: u64,
     /// The last view that it installed; 0 before the first.
     pub view: ViewId,
+    /// The one that it follows.
+    pub behind: ViewId,
     /// That view, as control writes it.
     pub members: Vec<u8>,
+    /// The view that it has agreed to have after that one, if so.
+    pub next: Vec<u8>,
+    /// The logs that are not whole, by shard.
+    pub lacks: BTreeMap<u32, Lack>,
     /// How it ended.
     pub mark: Mark,
 }
@@ -54,17 +70,25 @@ impl Meta {
     /// Its bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; HEADER];
+        // All of them are far below the most: the name is a user's, a view has 64 members.
+        let len = |len: usize| (len as u32).to_le_bytes();
         bytes[0..8].copy_from_slice(&MAGIC);
         bytes[8..12].copy_from_slice(&1_u32.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.node.0.to_le_bytes());
-        bytes[24..32].copy_from_slice(&self.incarnation.to_le_bytes());
+        bytes[16..20].copy_from_slice(&len(self.next.len()));
+        bytes[20..24].copy_from_slice(&len(self.lacks.len()));
+        bytes[24..32].copy_from_slice(&self.behind.0.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.view.0.to_le_bytes());
         bytes[40] = self.mark as u8;
-        // Both are far below the most: the name is a user's, the view has 64 members.
-        bytes[48..52].copy_from_slice(&(self.cluster.len() as u32).to_le_bytes());
-        bytes[52..56].copy_from_slice(&(self.members.len() as u32).to_le_bytes());
+        bytes[48..52].copy_from_slice(&len(self.cluster.len()));
+        bytes[52..56].copy_from_slice(&len(self.members.len()));
         bytes.extend_from_slice(self.cluster.as_bytes());
         bytes.extend_from_slice(&self.members);
+        bytes.extend_from_slice(&self.next);
+        for (shard, lack) in &self.lacks {
+            bytes.extend_from_slice(&shard.to_le_bytes());
+            bytes.extend_from_slice(&(*lack as u32).to_le_bytes());
+        }
         let all = sum(0, &bytes);
         bytes.extend_from_slice(&all.to_le_bytes());
         bytes
@@ -76,23 +100,39 @@ impl Meta {
         let (head, rest) = bytes.split_first_chunk::<HEADER>()?;
         let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let number = |at: usize| u64::from(word(at + 4)) << 32 | u64::from(word(at));
-        let sound = head[0..8] == MAGIC && word(8) == 1 && sum(0, bytes) == u32::from_le_bytes(*of_these);
-        let (name, view) = (word(48) as usize, word(52) as usize);
-        if !sound || rest.len() != name.checked_add(view)? {
+        if head[0..8] != MAGIC || word(8) != 1 || sum(0, bytes) != u32::from_le_bytes(*of_these) {
             return None;
         }
         let mark = match head[40] {
             0 => Mark::Open,
             1 => Mark::Left,
-            2 => Mark::Damaged,
             _ => return None,
         };
+        let (name, rest) = rest.split_at_checked(word(48) as usize)?;
+        let (members, rest) = rest.split_at_checked(word(52) as usize)?;
+        let (next, rest) = rest.split_at_checked(word(16) as usize)?;
+        let (lacks, rest) = rest.as_chunks::<8>();
+        let lacks = lacks.iter().map(|bytes| {
+            let [shard, lack] = [0, 4].map(|at| [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+            let lack = match u32::from_le_bytes(lack) {
+                1 => Lack::Fetching,
+                2 => Lack::Damaged,
+                _ => return None,
+            };
+            Some((u32::from_le_bytes(shard), lack))
+        });
+        let lacks: BTreeMap<_, _> = lacks.collect::<Option<_>>()?;
+        if !rest.is_empty() || lacks.len() != word(20) as usize {
+            return None;
+        }
         Some(Self {
-            cluster: String::from_utf8(rest[..name].to_vec()).ok()?,
+            cluster: String::from_utf8(name.to_vec()).ok()?,
             node: NodeId(word(12)),
-            incarnation: number(24),
             view: ViewId(number(32)),
-            members: rest[name..].to_vec(),
+            behind: ViewId(number(24)),
+            members: members.to_vec(),
+            next: next.to_vec(),
+            lacks,
             mark,
         })
     }

@@ -46,8 +46,8 @@ fn fetch(pupil: &mut ShardLog, source: &mut ShardLog, since: u64) -> Result<usiz
     while pupil.lacks() {
         let (_, wanted) = pupil.fetch()?;
         pupil.turn().unwrap();
-        let Some(Wanted { node, behind, chain, at }) = wanted else { continue };
-        let (bytes, other) = source.serve(NodeId(2), behind, chain, at);
+        let Some(Wanted { node, since, behind, chain, at }) = wanted else { continue };
+        let (bytes, other) = source.serve(NodeId(2), since, behind, chain, at);
         came += bytes.len();
         pupil.on_part(node, behind, at, &bytes, other)?;
     }
@@ -116,22 +116,63 @@ fn what_no_other_has_goes_unless_it_was_told() {
     let (_, mut source) = blank(1);
     live(&mut source, 1, 100, "one");
     live(&mut source, 2, 10, "one");
-    for is_told in [false, true] {
+    let mut all = 0;
+    for already in [0, 100, 101, 120, 131] {
         let (_, mut pupil) = blank(2);
         live(&mut pupil, 1, 130, "one");
         pupil.end();
-        if is_told {
-            pupil.told = Index(100);
-        }
+        pupil.told = Index(already);
         let fetched = fetch(&mut pupil, &mut source, 2);
-        if is_told {
-            assert!(fetched.unwrap_err().contains("empty data directory"));
-        } else {
-            fetched.unwrap();
-            assert_eq!(pupil.log.tip().index, Index(102));
-            assert_eq!(told(&mut pupil).len(), 101);
+        if already > 101 {
+            assert!(fetched.unwrap_err().contains("empty data directory"), "{already}");
+            continue;
         }
+        let fetched = fetched.unwrap();
+        assert_eq!(pupil.log.tip().index, Index(102));
+        assert_eq!(told(&mut pupil).len() as u64, 101 - already);
+        all = all.max(fetched);
+        assert!(already == 0 || fetched * 10 < all, "{fetched} of {all}: what was told is there");
     }
+    // Of a long log the last session goes, and no more.
+    let (_, mut pupil) = blank(2);
+    live(&mut source, 3, 10, "one");
+    live(&mut pupil, 1, 100, "one");
+    live(&mut pupil, 2, 15, "one");
+    pupil.end();
+    let fetched = fetch(&mut pupil, &mut source, 3).unwrap();
+    assert_eq!(pupil.log.tip(), &Tip { index: Index(113), ..*pupil.log.tip() });
+    assert!(fetched * 5 < all, "{fetched} of {all}");
+}
+
+// P3: who lacks something itself does not know what there is.
+#[test]
+fn who_fetches_gives_nothing() {
+    let (_, mut source) = blank(1);
+    live(&mut source, 1, 100, "one");
+    let asked = |source: &mut ShardLog, since, behind| source.serve(NodeId(2), ViewId(since), behind, 0, 0);
+    assert_eq!(asked(&mut source, 2, 0), (Vec::new(), false), "it has not come to that session");
+    assert_eq!(asked(&mut source, 2, 200), (Vec::new(), false));
+    source.lack(ViewId(2), vec![NodeId(3)]);
+    assert_eq!(asked(&mut source, 1, 0), (Vec::new(), false), "it fetches");
+    source.missing = None;
+    assert!(!asked(&mut source, 1, 0).0.is_empty());
+    assert!(asked(&mut source, 1, 200).1, "a ragged edge");
+}
+
+// A record longer than what may wait comes as a whole.
+#[test]
+fn the_longest_record_is_fetched() {
+    let (_, mut source) = blank(1);
+    assert!(source.begin(&view(1)));
+    let bytes = vec![7; MOST_AHEAD + 100];
+    let (kind, payload) = (LogKind::Message, Payload::Copied(&bytes));
+    let entry = Entry { kind, view: ViewId(1), seq: Seq(0), sent: 0, sender: NodeId(1), payload };
+    source.log.append(&entry).unwrap();
+    flush(&mut source);
+    live(&mut source, 2, 1, "one");
+    let (_, mut pupil) = blank(2);
+    assert!(fetch(&mut pupil, &mut source, 2).unwrap() > MOST_AHEAD);
+    assert_eq!(pupil.log.tip().index, Index(3));
 }
 
 #[test]
@@ -148,7 +189,7 @@ fn a_source_that_is_gone_or_lies_is_found() {
     pupil.on_beat();
     let wanted = pupil.fetch().unwrap().1.unwrap();
     assert_eq!(wanted.node, NodeId(3), "the first has said nothing for two beats");
-    let (mut bytes, _) = source.serve(NodeId(2), wanted.behind, wanted.chain, wanted.at);
+    let (mut bytes, _) = source.serve(NodeId(2), wanted.since, wanted.behind, wanted.chain, wanted.at);
     pupil.on_part(NodeId(1), 0, 0, &bytes, false).unwrap();
     assert!(pupil.fetch().unwrap().1.is_none(), "what was not asked for counts for nothing");
     bytes[4000] ^= 1;

@@ -191,8 +191,15 @@ fn an_old_view_is_retired_when_the_next_has_begun_everywhere() {
     }
     world.rounds(100);
     let slots = world.host(3).links.iter().map(|(node, (slot, _))| (NodeId(*node), *slot)).collect();
-    let install =
-        crate::orders::Install { view, slots, cut: Some(vec![cut]), level: Vec::new(), renew: Vec::new() };
+    let install = crate::orders::Install {
+        view,
+        behind: ViewId(0),
+        slots,
+        cut: Some(vec![cut]),
+        level: Vec::new(),
+        whole: Vec::new(),
+        renew: Vec::new(),
+    };
     world.host(3).order(Order::Install(install));
     world.until("retired", |world| {
         world.hosts.values().all(|host| host.has(&Report::Retired(ShardId::MAIN, ViewId(1))))

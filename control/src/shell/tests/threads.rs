@@ -141,10 +141,12 @@ fn senders_on_any_thread_go_on_in_the_next_view() {
         }
         let slots = slots(me, 3);
         host.order(Order::Install(Install {
+            behind: ViewId(0),
             view: view(1, 3),
             slots,
             cut: None,
             level: Vec::new(),
+            whole: Vec::new(),
             renew: Vec::new(),
         }));
     }
@@ -190,7 +192,15 @@ fn senders_on_any_thread_go_on_in_the_next_view() {
         let cut = Cut { shard: ShardId::MAIN, trim };
         for (host, me) in hosts[..2].iter().zip(1..) {
             let (view, slots, cut) = (view(id + 1, 2), slots(me, 2), Some(vec![cut.clone()]));
-            host.order(Order::Install(Install { view, slots, cut, level: Vec::new(), renew: Vec::new() }));
+            host.order(Order::Install(Install {
+                view,
+                behind: ViewId(0),
+                slots,
+                cut,
+                level: Vec::new(),
+                whole: Vec::new(),
+                renew: Vec::new(),
+            }));
         }
         for host in &hosts[..2] {
             host.report(|report| (report == Report::Retired(ShardId::MAIN, ViewId(id))).then_some(()));

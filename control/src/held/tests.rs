@@ -1,0 +1,139 @@
+use super::*;
+use crate::view::{Domain, Incarnation, Role};
+
+mod storm;
+
+fn member(node: u32) -> Member {
+    Member {
+        node: NodeId(node),
+        incarnation: Incarnation(u64::from(node)),
+        address: ([127, 0, 0, 1], 7100).into(),
+        role: Role::Data,
+        domain: Domain::default(),
+    }
+}
+
+fn view(id: u64, nodes: &[u32]) -> View {
+    View::of(ViewId(id), nodes.iter().copied().map(member).collect())
+}
+
+fn held(id: u64, nodes: &[u32], index: u64, whole: Whole) -> Held {
+    let tips = vec![HeldTip { shard: ShardId::MAIN, view: id, index, chain: 7, whole }];
+    Held { view: view(id, nodes), behind: ViewId(id - 1), next: Vec::new(), tips }
+}
+
+/// The newest view, whether enough are there, and what is lacking.
+type Told = (u64, bool, Vec<(u32, &'static str)>);
+
+fn told(all: &[(u32, Option<Held>)]) -> Option<Told> {
+    let all: BTreeMap<_, _> = all.iter().map(|(node, held)| (NodeId(*node), held.as_ref())).collect();
+    let restart = restart(&all, &[ShardId::MAIN].into())?;
+    let lacks = restart.lacks.into_iter().map(|(node, why)| (node.0, why)).collect();
+    Some((restart.newest.id.0, restart.is_enough, lacks))
+}
+
+// P3
+#[test]
+fn a_majority_of_the_newest_view_is_needed() {
+    let full = |id, index| Some(held(id, &[1, 2, 3], index, Whole::Yes));
+    assert_eq!(told(&[(1, None), (2, None)]), None, "nobody was ever in a view");
+    assert_eq!(
+        told(&[(1, full(4, 9))]),
+        Some((4, false, vec![(2, "it is not here"), (3, "it is not here")]))
+    );
+    assert_eq!(told(&[(1, full(4, 9)), (2, full(4, 8))]), Some((4, true, vec![(3, "it is not here")])));
+    // One that hadn't got the newest view yet is one of its members all the same.
+    assert_eq!(told(&[(1, full(4, 9)), (2, full(3, 8))]), Some((4, true, vec![(3, "it is not here")])));
+    let blank = told(&[(1, full(4, 9)), (2, None), (3, None)]).unwrap();
+    assert_eq!(blank, (4, false, vec![(2, "its disk is blank"), (3, "its disk is blank")]));
+}
+
+// P3
+#[test]
+fn a_log_that_lacks_something_does_not_tell_what_there_was() {
+    let what = "its log is not known to have everything";
+    let of = |whole, index| Some(held(4, &[1, 2, 3], index, whole));
+    let damaged = told(&[(2, of(Whole::Damaged, 2)), (3, of(Whole::Damaged, 2))]).unwrap();
+    assert_eq!(damaged, (4, false, vec![(1, "it is not here"), (2, what), (3, what)]));
+    let fetches = |index| {
+        let mut fetches = of(Whole::Fetching, index);
+        fetches.iter_mut().for_each(|held| held.tips[0].view = 3);
+        fetches
+    };
+    assert!(!told(&[(2, fetches(2)), (3, of(Whole::Damaged, 2))]).unwrap().1);
+    assert!(told(&[(2, of(Whole::Fetching, 9)), (3, of(Whole::Damaged, 2))]).unwrap().1, "it has it all");
+    // Its node knows the views all the same, and one log that has begun the session has everything.
+    assert!(told(&[(1, of(Whole::Yes, 9)), (2, of(Whole::Damaged, 2))]).unwrap().1);
+    // One that hasn't may lack what the session before left: the others may have it.
+    let mut late = held(4, &[1, 2, 3], 5, Whole::Yes);
+    late.tips[0].view = 3;
+    assert!(!told(&[(1, Some(late.clone())), (2, of(Whole::Damaged, 2))]).unwrap().1);
+    assert!(told(&[(1, Some(late.clone())), (2, fetches(2))]).unwrap().1, "none has begun it");
+    assert!(told(&[(1, Some(late)), (2, of(Whole::Yes, 2))]).unwrap().1);
+}
+
+// P3
+#[test]
+fn who_was_left_out_brings_nothing_back() {
+    let old = || Some(held(2, &[1, 2, 3], 500, Whole::Yes));
+    let new = || Some(held(3, &[1, 2], 90, Whole::Yes));
+    let all = [(1, new()), (2, new()), (3, old())];
+    assert_eq!(told(&all), Some((3, true, vec![])));
+    assert_eq!(
+        told(&[(3, old()), (4, None)]),
+        Some((2, false, vec![(1, "it is not here"), (2, "it is not here")]))
+    );
+}
+
+// P3: who agreed to a view knows of it.
+#[test]
+fn a_view_that_was_agreed_to_may_have_had_successors() {
+    let five = [1, 2, 3, 4, 5];
+    let old = || Some(held(2, &five, 50, Whole::Yes));
+    let voter = Held { next: vec![view(3, &[1, 2, 3])], ..old().unwrap() };
+    assert!(told(&[(3, old()), (4, old()), (5, old())]).unwrap().1);
+    let waits = told(&[(3, Some(voter.clone())), (4, old()), (5, old())]).unwrap();
+    assert_eq!((waits.0, waits.1), (3, false), "1 and 2 may have gone on");
+    let void = told(&[(2, old()), (3, Some(voter)), (4, old())]).unwrap();
+    assert_eq!((void.0, void.1), (2, true), "they can't have, without 2 and 3");
+}
+
+#[test]
+fn numbers_are_not_used_again() {
+    let noted = Held { next: vec![view(7, &[1, 2, 3])], ..held(2, &[1, 2, 3], 5, Whole::Yes) };
+    let mut begun = held(2, &[1, 2, 3], 5, Whole::Yes);
+    begun.tips[0].view = 9;
+    let after = |one: &Held, two: &Held| {
+        let all = [(NodeId(1), Some(one)), (NodeId(2), Some(two))].into();
+        restart(&all, &[ShardId::MAIN].into()).unwrap().after
+    };
+    let plain = held(2, &[1, 2, 3], 5, Whole::Yes);
+    assert_eq!(after(&plain, &plain), ViewId(2));
+    assert_eq!(after(&plain, &noted), ViewId(7));
+    assert_eq!(after(&begun, &noted), ViewId(9));
+    assert!(plain.is_sane());
+    begun.tips[0].view = u64::MAX;
+    assert!(!begun.is_sane());
+}
+
+#[test]
+fn the_longest_log_is_the_one_to_have() {
+    let (one, two, three) = (
+        held(4, &[1, 2, 3], 9, Whole::Yes),
+        held(4, &[1, 2, 3], 12, Whole::Yes),
+        held(4, &[1, 2, 3], 99, Whole::Damaged),
+    );
+    let all =
+        [(NodeId(1), Some(&one)), (NodeId(2), Some(&two)), (NodeId(3), Some(&three)), (NodeId(4), None)];
+    let nodes = all.map(|(node, _)| node);
+    assert_eq!(
+        longest(&all.into(), ShardId::MAIN, &nodes),
+        [NodeId(2)],
+        "one that lacks something doesn't count"
+    );
+    let (old, new) = (held(2, &[1, 2, 3], 500, Whole::Yes), held(3, &[1, 2], 90, Whole::Yes));
+    let all = [(NodeId(1), Some(&new)), (NodeId(3), Some(&old))];
+    assert_eq!(longest(&all.into(), ShardId::MAIN, &nodes), [NodeId(1)], "a later view's, however short");
+    let fresh = [(NodeId(1), None), (NodeId(2), None)];
+    assert_eq!(longest(&fresh.into(), ShardId::MAIN, &nodes[..2]), nodes[..2]);
+}
