@@ -118,8 +118,12 @@ impl Incoming {
         }
         let direct = self.direct();
         let free = &mut self.stage[self.held.end..];
-        let little = !direct.is_empty() || self.large_lately;
-        let most = if little { free.len().min(STAGE_BEHIND) } else { free.len() };
+        let most = match &self.state {
+            State::Dropped { left, .. } => left + STAGE_BEHIND,
+            _ if !direct.is_empty() || self.large_lately => STAGE_BEHIND,
+            _ => STAGE,
+        };
+        let most = most.min(free.len());
         let mirror = match &self.state {
             State::Ring { relayed: Some((_, memory)), .. } => memory,
             _ => &self.mirror,

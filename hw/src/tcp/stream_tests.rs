@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::feed::{feed, feed_expecting, forge, fuzz_frames};
 use super::frame::{Damage, HEADER};
-use super::incoming::{Incoming, Progress};
+use super::incoming::{Incoming, Progress, STAGE};
 use super::outgoing::{MAX_FRAME, Outgoing, Sums};
 use super::relay::{Origin, Relays};
 
@@ -429,6 +429,21 @@ fn what_ends_in_the_middle_of_a_relay_drops_the_rest() {
             assert!(words.all(|(at, word)| memory.load(at) == word), "{how}, cut at {at}");
         }
     }
+}
+
+#[test]
+fn a_large_relay_that_is_dropped_comes_in_large_pieces() {
+    let (_, stream) = relayed(20_000);
+    let (relays, _) = expecting();
+    let expected = relays.over(Slot(1));
+    let mut incoming = Incoming::new(Segment::private(SIZE), SALT);
+    let begun = stream.len() / 4;
+    feed_expecting(&mut incoming, &stream[..begun], expected).unwrap();
+    assert_eq!(incoming.room(expected).len(), STAGE);
+    // Towards its end no more than what is likely to come behind it: the next may be one that is expected.
+    let rest = stream.len() - 2_000;
+    feed_expecting(&mut incoming, &stream[begun..rest], expected).unwrap();
+    assert!(incoming.room(expected).len() < STAGE / 8);
 }
 
 #[test]
