@@ -216,7 +216,7 @@ pub struct Session {
     everyone: PeerSet,
     /// Whom the own ring's bytes are sent to: everyone, or the next along the chain.
     ring_to: PeerSet,
-    /// Rings travel from member to member.
+    /// Rings travel from member to member, until it is wedged.
     chain: Option<Box<chain::Chain>>,
     /// Others wait for what this member has received.
     hurries: bool,
@@ -488,9 +488,13 @@ impl Session {
             return Ok(false);
         }
         let mut promise = self.streams[self.me].promise;
-        let (received, seen) = match self.chain {
+        let (received, seen) = match self.chain.take() {
             None => self.receive_all()?,
-            Some(_) => self.receive_along(fabric)?,
+            Some(mut chain) => {
+                let came = self.receive_along(&mut chain, fabric);
+                self.chain = Some(chain);
+                came?
+            }
         };
 
         // D5: at least what anyone promised. For a sender this is also the round that it stamps next (D4).
