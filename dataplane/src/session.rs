@@ -64,6 +64,17 @@ pub enum Fault {
         /// What it did.
         blame: Blame,
     },
+    /// Along a chain, the fabric would not pass on what a member sent (F6): its link was fenced, and the session was not told to
+    /// [lose](Session::lose) it before. Those behind this node wait for the bytes in vain, so the view has to change.
+    #[error(
+        "the fabric passes on nothing of member {node} any more, and the session was not told that it is lost: leave the view"
+    )]
+    Relay {
+        /// Its rank.
+        rank: Rank,
+        /// Who it is.
+        node: NodeId,
+    },
 }
 
 /// What a peer did that no sound member does.
@@ -457,7 +468,7 @@ impl Session {
     /// Never blocks; what `sink` does with a message is the caller's.
     ///
     /// # Errors
-    /// A peer broke the protocol. The session is as it was before the bad word; fence the peer.
+    /// A peer broke the protocol: the session is as it was before the bad word; fence the peer. Or nothing can be passed on along the chain.
     pub fn step<F: Fabric + ?Sized>(&mut self, fabric: &mut F, sink: &mut dyn Sink) -> Result<bool, Fault> {
         let exchanged = self.exchange(fabric)?;
         fabric.flush();

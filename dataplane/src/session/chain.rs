@@ -22,7 +22,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::{Blame, Cold, Peer, Session, rank_at};
+use super::{Blame, Cold, Fault, Peer, Session, rank_at};
 use crate::fabric::Fabric;
 use crate::layout::{ring_parts, unpack_head};
 use crate::memory::WORD;
@@ -165,11 +165,8 @@ impl Session {
                 fabric.publish_words(row, self.everyone);
                 fabric.flush();
             }
-            if passes_on
-                && let Some(origin) = origin
-                && !self.pass_on((rank, origin), from..upto, fabric)
-            {
-                return Ok(false);
+            if passes_on && let Some(origin) = origin {
+                self.pass_on((rank, origin), from..upto, fabric)?;
             }
             self.streams[rank].received = upto;
             self.pending |= 1 << rank;
@@ -188,20 +185,25 @@ impl Session {
         Ok(more)
     }
 
-    /// Relays a part of a ring to the one after, unless that one is lost. Returns whether the fabric takes it.
+    /// Relays a part of a ring to the one after, unless that one is lost.
     #[inline]
     fn pass_on<F: Fabric + ?Sized>(
         &self,
         (rank, origin): (usize, Slot),
         between: Range<Position>,
         fabric: &mut F,
-    ) -> bool {
+    ) -> Result<(), Cold> {
         if self.ring_to.is_empty() {
-            return true;
+            return Ok(());
         }
         let parts = ring_parts(between, self.streams[rank].ring, self.plan.ring_bytes);
-        let mut parts = parts.into_iter().filter(|part| !part.is_empty());
-        parts.all(|part| fabric.relay(origin, part, self.ring_to))
+        for part in parts.into_iter().filter(|part| !part.is_empty()) {
+            if !fabric.relay(origin, part, self.ring_to) {
+                let node = self.plan.members[rank].node;
+                return Err(Cold(Box::new(Fault::Relay { rank: rank_at(rank), node })));
+            }
+        }
+        Ok(())
     }
 
     /// Up to where `rank`'s ring has arrived here, as its bearer vouches.

@@ -976,6 +976,22 @@ fn along_a_chain_nothing_of_a_lost_member_counts() {
     assert_eq!((of(1), of(2)), (Position(24), Position(0)));
 }
 
+// F6: where a link was fenced that the session counts on, those behind this member wait in vain: it says so instead of trying for ever.
+#[test]
+fn along_a_chain_a_refused_relay_is_a_fault() {
+    let mut w = World::of(3, Guarantee::Atomic, Topology::Chain);
+    w.settle();
+    w.send(0, b"not passed on");
+    w.step(0).unwrap();
+    w.pass();
+    w.fabrics[1].fence(Slot(0));
+    assert_eq!(w.step(1), Err(Fault::Relay { rank: Rank(0), node: NodeId(1) }));
+    assert_eq!(w.sessions[1].frontiers().senders[0].received, Position(0), "it isn't acknowledged");
+    // Where the session was told it is no fault: nothing of that one counts.
+    w.sessions[1].lose(Slot(0));
+    w.step(1).unwrap();
+}
+
 // Whoever isn't born accepts no relay, so what comes for it waits at the one before it, who acknowledges nothing of it.
 #[test]
 fn along_a_chain_bytes_wait_for_the_next_ones_birth() {
