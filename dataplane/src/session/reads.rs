@@ -206,7 +206,9 @@ impl Session {
     fn lower(&self, frontier: &mut [Position]) {
         for peer in &self.peers {
             for (rank, end) in frontier.iter_mut().enumerate().filter(|(rank, _)| *rank != peer.rank) {
-                *end = (*end).min(Position(peer.mirror.load(peer.base + self.layout.received(rank))));
+                let says = Position(peer.mirror.load(peer.base + self.layout.received(rank)));
+                // S1: what it said before holds, whatever it says now: messages may have been delivered on that.
+                *end = (*end).min(says.max(peer.received[rank]));
             }
         }
     }

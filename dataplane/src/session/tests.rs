@@ -813,6 +813,32 @@ fn a_confirmed_point_is_due_at_the_cut() {
     assert_eq!(w.sessions[1].poll_read_point(), Some(7), "and lies beyond the trim");
 }
 
+// S1: what was stable stays below the frontier though a row says less by now.
+#[test]
+fn a_row_that_falls_lowers_no_read_point() {
+    let mut w = World::new(3, Guarantee::Atomic);
+    w.settle();
+    w.send(0, b"delivered elsewhere");
+    let mut refuse = |_: &mut Delivery<'_>| Verdict::Later;
+    let mut turn = |w: &mut World| {
+        for at in [0, 2] {
+            w.step(at).unwrap();
+            w.sessions[at].settle(&mut w.fabrics[at]);
+            w.fabrics[at].flush();
+        }
+        w.fabrics[1].poll(w.now);
+        w.sessions[1].step(&mut w.fabrics[1], &mut refuse).unwrap();
+    };
+    (0..10).for_each(|_| turn(&mut w));
+    assert_eq!((w.delivered[0].len(), w.delivered[1].len()), (1, 0));
+    w.network.poke(2, 1, BASE + Layout::new(3).received(0), 0);
+    assert!(w.sessions[1].want_read_point(1));
+    (0..10).for_each(|_| turn(&mut w));
+    assert_eq!(w.sessions[1].poll_read_point(), None, "what was delivered elsewhere is not delivered here");
+    w.settle();
+    assert_eq!((w.delivered[1].len(), w.sessions[1].poll_read_point()), (1, Some(1)));
+}
+
 #[test]
 fn there_are_no_read_points_without_stability() {
     for guarantee in [Guarantee::Fifo, Guarantee::Agreed] {
