@@ -671,9 +671,16 @@ impl Session {
         self.publish_reads(fabric);
     }
 
-    /// Whether there is something to do that no peer will wake this node for: messages committed, loans returned. In a
-    /// wedged session: whether there are committed messages that [`Session::resend`] has not handed back.
+    /// Whether there is something to do that no peer will wake this node for: messages committed, loans returned, digests taken in by
+    /// [`Session::settle`] that [`Session::poll_digest`] has not told. In a wedged session: whether there are committed messages that
+    /// [`Session::resend`] has not handed back.
     pub fn has_work(&self) -> bool {
+        // Not `has_read_news`: a point that isn't due waits for what others publish.
+        self.has_own_work() || !self.is_wedged() && self.reads.has_digests()
+    }
+
+    /// The same without the digests: for a session that is not asked for them yet.
+    pub fn has_own_work(&self) -> bool {
         self.ring.ready() || !self.is_wedged() && self.loan_is_back()
     }
 

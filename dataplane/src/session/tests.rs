@@ -885,6 +885,28 @@ fn digests_are_told_once_and_not_in_between() {
     assert_eq!((w.sessions[0].poll_digest(), w.sessions[0].poll_digest()), (Some((NodeId(2), 10)), None));
 }
 
+// Who settles before a sleep takes digests in, and nobody wakes it for what it has already.
+#[test]
+fn a_digest_that_came_before_a_sleep_is_work() {
+    let mut w = World::new(3, Guarantee::Atomic);
+    w.settle();
+    w.sessions[1].publish_digest(7);
+    w.step(1).unwrap();
+    w.pass();
+    assert!(!w.sessions[0].has_work());
+    w.sessions[0].settle(&mut w.fabrics[0]);
+    assert!(w.sessions[0].has_work() && !w.sessions[0].has_own_work());
+    assert_eq!(w.sessions[0].poll_digest(), Some((NodeId(2), 7)));
+    assert!(!w.sessions[0].has_work());
+    // Who is wedged tells nothing more of others.
+    w.sessions[1].publish_digest(8);
+    w.step(1).unwrap();
+    w.pass();
+    w.sessions[0].settle(&mut w.fabrics[0]);
+    w.sessions[0].wedge();
+    assert!(!w.sessions[0].has_work());
+}
+
 /// What each member has handed to its links for one message of `bytes` of member 0, and who delivered it.
 fn carried(topology: Topology, n: usize, bytes: usize) -> Vec<u64> {
     let mut w = World::of(n, Guarantee::Atomic, topology);
