@@ -64,6 +64,17 @@ pub enum Fault {
         /// What it did.
         blame: Blame,
     },
+    /// Along a chain, the fabric would not pass on what a member sent (F6): its link was fenced, and the session was not told to
+    /// [lose](Session::lose) it before. Those behind this node wait for the bytes in vain, so the view has to change.
+    #[error(
+        "the fabric passes on nothing of member {node} any more, and the session was not told that it is lost: leave the view"
+    )]
+    Relay {
+        /// Its rank.
+        rank: Rank,
+        /// Who it is.
+        node: NodeId,
+    },
 }
 
 /// What a peer did that no sound member does.
@@ -216,7 +227,7 @@ pub struct Session {
     everyone: PeerSet,
     /// Whom the own ring's bytes are sent to: everyone, or the next along the chain.
     ring_to: PeerSet,
-    /// Rings travel from member to member.
+    /// Rings travel from member to member, until it is wedged.
     chain: Option<Box<chain::Chain>>,
     /// Others wait for what this member has received.
     hurries: bool,
@@ -457,7 +468,7 @@ impl Session {
     /// Never blocks; what `sink` does with a message is the caller's.
     ///
     /// # Errors
-    /// A peer broke the protocol. The session is as it was before the bad word; fence the peer.
+    /// A peer broke the protocol: the session is as it was before the bad word; fence the peer. Or nothing can be passed on along the chain.
     pub fn step<F: Fabric + ?Sized>(&mut self, fabric: &mut F, sink: &mut dyn Sink) -> Result<bool, Fault> {
         let exchanged = self.exchange(fabric)?;
         fabric.flush();
@@ -488,9 +499,13 @@ impl Session {
             return Ok(false);
         }
         let mut promise = self.streams[self.me].promise;
-        let (received, seen) = match self.chain {
+        let (received, seen) = match self.chain.take() {
             None => self.receive_all()?,
-            Some(_) => self.receive_along(fabric)?,
+            Some(mut chain) => {
+                let came = self.receive_along(&mut chain, fabric);
+                self.chain = Some(chain);
+                came?
+            }
         };
 
         // D5: at least what anyone promised. For a sender this is also the round that it stamps next (D4).
@@ -656,9 +671,16 @@ impl Session {
         self.publish_reads(fabric);
     }
 
-    /// Whether there is something to do that no peer will wake this node for: messages committed, loans returned. In a
-    /// wedged session: whether there are committed messages that [`Session::resend`] has not handed back.
+    /// Whether there is something to do that no peer will wake this node for: messages committed, loans returned, digests taken in by
+    /// [`Session::settle`] that [`Session::poll_digest`] has not told. In a wedged session: whether there are committed messages that
+    /// [`Session::resend`] has not handed back.
     pub fn has_work(&self) -> bool {
+        // Not `has_read_news`: a point that isn't due waits for what others publish.
+        self.has_own_work() || !self.is_wedged() && self.reads.has_digests()
+    }
+
+    /// The same without the digests: for a session that is not asked for them yet.
+    pub fn has_own_work(&self) -> bool {
         self.ring.ready() || !self.is_wedged() && self.loan_is_back()
     }
 

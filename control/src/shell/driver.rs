@@ -289,7 +289,7 @@ impl Driver {
                     || stream.is_retirable(links)
                     || stream.log.as_ref().is_some_and(ShardLog::has_news)
             };
-            stream.sessions.iter().any(Running::has_work) || !stream.is_absent() && wants()
+            stream.has_work() || !stream.is_absent() && wants()
         };
         // The node's own bell before the fabric's, whose announcement is part of the wait: see `Shared::new`.
         shared.bell.announce();

@@ -291,10 +291,10 @@ impl Running {
         self.again.insert(end, ticket);
     }
 
-    /// Whether there is something to do here that nobody will wake this node for.
-    pub(crate) fn has_work(&self) -> bool {
+    /// Whether there is something to do here that nobody will wake this node for. It has to do with digests only if it `delivers`.
+    pub(crate) fn has_work(&self, delivers: bool) -> bool {
         let goes_on = if self.trim.is_none() { self.is_live() } else { !self.is_resent };
-        goes_on && self.session.has_work()
+        goes_on && if delivers { self.session.has_work() } else { self.session.has_own_work() }
     }
 
     /// The memory of this session isn't needed here any more.

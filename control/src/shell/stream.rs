@@ -153,6 +153,22 @@ impl Stream {
             && self.is_told_again
     }
 
+    /// The session whose turn it is to deliver (V4): what lies below the trim, then the view, then its messages. `None` if something
+    /// else comes first.
+    fn delivering(&self) -> Option<usize> {
+        let at = self.sessions.iter().position(|running| !running.is_over())?;
+        let view = self.sessions[at].since();
+        let comes_first = |untold: &Untold| matches!(untold, Untold::View(untold) if untold.id <= view);
+        let is_held = self.refused || self.learner.is_active() || self.untold.iter().any(comes_first);
+        (self.is_told_again && !is_held).then_some(at)
+    }
+
+    /// Whether a session has something to do that nobody will wake this node for, and that it comes to in its turn.
+    pub(super) fn has_work(&self) -> bool {
+        let delivers = if self.is_steady() { Some(0) } else { self.delivering() };
+        self.sessions.iter().enumerate().any(|(at, running)| running.has_work(delivers == Some(at)))
+    }
+
     /// Whether there is nothing here that could have anything to do.
     #[inline]
     pub(super) fn is_absent(&self) -> bool {
@@ -187,15 +203,9 @@ impl Stream {
             self.resend();
             return Ok(busy);
         }
-        // V4: what lies below the trim, then the view, then its messages.
         loop {
             busy |= self.tell(app);
-            let Some(at) = self.sessions.iter().position(|running| !running.is_over()) else { break };
-            let view = self.sessions[at].since();
-            let comes_first = |untold: &Untold| matches!(untold, Untold::View(untold) if untold.id <= view);
-            if self.refused || self.learner.is_active() || self.untold.iter().any(comes_first) {
-                break;
-            }
+            let Some(at) = self.delivering() else { break };
             busy |= self.deliver(at, fabric, app)?;
             if !self.sessions[at].is_over() {
                 break;

@@ -20,55 +20,42 @@
 //! them still arrives (F4).
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
-use super::{Blame, Cold, Session, rank_at};
+use super::{Blame, Cold, Fault, Peer, Session, rank_at};
 use crate::fabric::Fabric;
 use crate::layout::{ring_parts, unpack_head};
 use crate::memory::WORD;
-use crate::names::{PeerSet, Position, Round, Slot};
+use crate::names::{Position, Round, Slot};
 
 /// Heads kept of a sender whose bytes are on their way.
 const HEADS: usize = 16;
 
-/// This member's place in the chain, and what is on its way. See the [module](self).
+/// This member's place in the chain, and what is on its way. See the [module](self). The next member's link is the session's `ring_to`: what is
+/// passed on goes where the own ring goes.
 pub(super) struct Chain {
-    /// Which of the peers is the one before, and its rank.
+    /// Which of the peers is the one before.
     before: usize,
-    before_rank: usize,
-    /// The one after: its rank, and its link as long as it isn't lost.
-    after_rank: usize,
-    after: PeerSet,
+    /// The rank of the one after.
+    after: usize,
     /// What is known of each ring, by rank.
     rings: Vec<Coming>,
-    /// Relayed bytes are expected by the fabric.
-    expects: bool,
 }
 
 /// A ring that comes along the chain.
 struct Coming {
-    /// The newest head: how far the ring goes at its origin, and what that promised.
+    /// The newest head: how far the ring goes at its origin. What that promised is what was `heard` of the stream.
     position: Position,
-    promise: Round,
     /// What the member before said last to have received.
     passed: Position,
     /// Heads whose bytes haven't all arrived.
     heads: VecDeque<(Position, Round)>,
-    /// Its origin is fenced.
-    is_lost: bool,
-}
-
-impl Chain {
-    /// A member is about to be fenced.
-    pub(super) fn lose(&mut self, rank: usize, slot: Slot) {
-        self.after = self.after.without(slot);
-        self.rings[rank].is_lost = true;
-    }
 }
 
 impl Coming {
     /// A newer head than all before it.
     fn push(&mut self, position: Position, promise: Round) {
-        (self.position, self.promise) = (position, promise);
+        self.position = position;
         if self.heads.len() == HEADS {
             self.heads.pop_back(); // what it promised, the newer one promises too
         }
@@ -81,20 +68,13 @@ impl Session {
     /// begin when they have seen this one's birth.
     pub(super) fn form_chain<F: Fabric + ?Sized>(&mut self, fabric: &mut F) {
         let n = self.streams.len();
-        let (before_rank, after_rank) = ((self.me + n - 1) % n, (self.me + 1) % n);
+        let (before_rank, after) = ((self.me + n - 1) % n, (self.me + 1) % n);
         let Some(before) = self.peers.iter().position(|peer| peer.rank == before_rank) else { return };
-        let coming = || Coming {
-            position: Position(0),
-            promise: Round(0),
-            passed: Position(0),
-            heads: VecDeque::with_capacity(HEADS),
-            is_lost: false,
-        };
-        let slot = self.plan.members[after_rank].slot;
-        let after = slot.map_or(PeerSet::EMPTY, |slot| PeerSet::EMPTY.with(slot));
+        let coming =
+            || Coming { position: Position(0), passed: Position(0), heads: VecDeque::with_capacity(HEADS) };
         let rings = (0..n).map(|_| coming()).collect();
-        self.chain = Some(Box::new(Chain { before, before_rank, after_rank, after, rings, expects: true }));
-        self.ring_to = after;
+        self.chain = Some(Box::new(Chain { before, after, rings }));
+        self.ring_to = self.plan.members[after].slot.into_iter().collect();
         self.expect_relays(fabric, self.plan.members[before_rank].slot);
     }
 
@@ -110,20 +90,22 @@ impl Session {
     /// What comes from now on is not needed here, and when the memory has another session some day it mustn't come.
     #[cold]
     pub(super) fn leave_chain<F: Fabric + ?Sized>(&mut self, fabric: &mut F) {
-        if self.chain.as_mut().is_some_and(|chain| std::mem::take(&mut chain.expects)) {
+        if self.chain.take().is_some() {
             self.expect_relays(fabric, None);
         }
     }
 
-    /// Takes in what came along the chain and passes it on. Returns whether there were records, and the greatest promise heard.
+    /// Takes in what came along the chain, which the session has handed over for the call, and passes it on. Returns whether there were
+    /// records, and the greatest promise heard.
     pub(super) fn receive_along<F: Fabric + ?Sized>(
         &mut self,
+        chain: &mut Chain,
         fabric: &mut F,
     ) -> Result<(bool, Round), Cold> {
         let (mut received, mut seen) = (false, Round(0));
         for at in 0..self.peers.len() {
-            self.hear(at)?;
-            received |= self.receive_relayed(fabric, at)?;
+            self.hear(chain, at)?;
+            received |= self.receive_relayed(chain, at, fabric)?;
             seen = seen.max(self.streams[self.peers[at].rank].heard);
         }
         Ok((received, seen))
@@ -131,15 +113,17 @@ impl Session {
 
     /// Reads the head of peer `at`.
     #[inline]
-    fn hear(&mut self, at: usize) -> Result<(), Cold> {
+    fn hear(&mut self, chain: &mut Chain, at: usize) -> Result<(), Cold> {
         let peer = &mut self.peers[at];
         let word = peer.mirror.load(peer.base + self.layout.head());
-        let Some(chain) = self.chain.as_mut().filter(|_| word != peer.head) else { return Ok(()) };
+        if word == peer.head {
+            return Ok(());
+        }
         let (ring, stream) = (&mut chain.rings[peer.rank], &mut self.streams[peer.rank]);
         // S1, D11: as of any head.
         let limit = Position(stream.released.0 + self.plan.ring_bytes as u64);
-        let Some((position, promise)) = unpack_head(word, ring.position, ring.promise, limit) else {
-            let blame = Blame::Head { from: ring.position, promise: ring.promise, word };
+        let Some((position, promise)) = unpack_head(word, ring.position, stream.heard, limit) else {
+            let blame = Blame::Head { from: ring.position, promise: stream.heard, word };
             return Err(self.blame(self.peers[at].rank, blame));
         };
         peer.head = word;
@@ -154,21 +138,25 @@ impl Session {
 
     /// Finds out what has arrived of the ring of peer `at`, and passes it on. Returns whether anything has.
     #[inline]
-    fn receive_relayed<F: Fabric + ?Sized>(&mut self, fabric: &mut F, at: usize) -> Result<bool, Cold> {
-        let rank = self.peers[at].rank;
-        let upto = self.arrived(rank)?;
-        let Some(chain) = &mut self.chain else { return Ok(false) };
-        let stream = &mut self.streams[rank];
-        let passes_on = rank != chain.after_rank;
+    fn receive_relayed<F: Fabric + ?Sized>(
+        &mut self,
+        chain: &mut Chain,
+        at: usize,
+        fabric: &mut F,
+    ) -> Result<bool, Cold> {
+        let &Peer { rank, slot: origin, .. } = &self.peers[at];
+        let upto = self.arrived(chain, rank)?;
+        let passes_on = rank != chain.after;
         // Nobody expects anything before its birth. What isn't passed on isn't acknowledged.
-        let is_held = passes_on && self.unborn & 1 << chain.after_rank != 0;
-        let is_lost = chain.rings[rank].is_lost;
+        let is_held = passes_on && self.unborn & 1 << chain.after != 0;
+        let is_lost = origin.is_none();
         #[cfg(feature = "mutants")]
         let is_lost = is_lost && self.mutant != Some(super::Mutant::LostCounts);
         if is_lost || is_held {
             return Ok(false);
         }
-        let more = upto > stream.received;
+        let from = self.streams[rank].received;
+        let more = upto > from;
         if more {
             #[cfg(feature = "mutants")]
             if self.mutant == Some(super::Mutant::AcknowledgedFirst) {
@@ -177,21 +165,16 @@ impl Session {
                 fabric.publish_words(row, self.everyone);
                 fabric.flush();
             }
-            if passes_on && !chain.after.is_empty() {
-                let parts = ring_parts(stream.received..upto, stream.ring, self.plan.ring_bytes);
-                for part in parts.into_iter().filter(|part| !part.is_empty()) {
-                    let origin = self.peers[at].slot;
-                    if !origin.is_some_and(|origin| fabric.relay(origin, part, chain.after)) {
-                        return Ok(false); // there is no link to the origin any more: nothing of it counts
-                    }
-                }
+            if passes_on && let Some(origin) = origin {
+                self.pass_on((rank, origin), from..upto, fabric)?;
             }
-            stream.received = upto;
+            self.streams[rank].received = upto;
             self.pending |= 1 << rank;
             // Behind what it vouches for, on the link to the one after (F1).
             self.segment.store(self.base + self.layout.received(rank), upto.0);
         }
         // D6: a promise counts when all that was published with it is here.
+        let stream = &mut self.streams[rank];
         let heads = &mut chain.rings[rank].heads;
         while let Some((position, promise)) = heads.front().copied()
             && position <= upto
@@ -202,25 +185,44 @@ impl Session {
         Ok(more)
     }
 
+    /// Relays a part of a ring to the one after, unless that one is lost.
+    #[inline]
+    fn pass_on<F: Fabric + ?Sized>(
+        &self,
+        (rank, origin): (usize, Slot),
+        between: Range<Position>,
+        fabric: &mut F,
+    ) -> Result<(), Cold> {
+        if self.ring_to.is_empty() {
+            return Ok(());
+        }
+        let parts = ring_parts(between, self.streams[rank].ring, self.plan.ring_bytes);
+        for part in parts.into_iter().filter(|part| !part.is_empty()) {
+            if !fabric.relay(origin, part, self.ring_to) {
+                let node = self.plan.members[rank].node;
+                return Err(Cold(Box::new(Fault::Relay { rank: rank_at(rank), node })));
+            }
+        }
+        Ok(())
+    }
+
     /// Up to where `rank`'s ring has arrived here, as its bearer vouches.
     #[inline]
-    fn arrived(&mut self, rank: usize) -> Result<Position, Cold> {
-        let Some(chain) = &mut self.chain else { return Ok(Position(0)) };
+    fn arrived(&self, chain: &mut Chain, rank: usize) -> Result<Position, Cold> {
         let ring = &mut chain.rings[rank];
         #[cfg(feature = "mutants")]
         if self.mutant == Some(super::Mutant::HeadVouches) {
             return Ok(ring.position);
         }
-        if rank == chain.before_rank {
+        let bearer = &self.peers[chain.before];
+        if rank == bearer.rank {
             return Ok(ring.position);
         }
-        let bearer = &self.peers[chain.before];
         let to = Position(bearer.mirror.load(bearer.base + self.layout.received(rank)));
         // S1: monotone, and whole words. No more than the origin says to have sent, so no more than there is room for.
         if to < ring.passed || !to.0.is_multiple_of(WORD as u64) {
             let blame = Blame::Received { sender: rank_at(rank), from: ring.passed, to };
-            let bearer = bearer.rank;
-            return Err(self.blame(bearer, blame));
+            return Err(self.blame(bearer.rank, blame));
         }
         ring.passed = to;
         Ok(to.min(ring.position))

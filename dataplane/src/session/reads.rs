@@ -59,6 +59,14 @@ pub(super) struct Reads {
 /// At every so manieth exchange others' questions are looked for; and before a sleep.
 const EXCHANGES_A_LOOK: u32 = 8;
 
+impl Reads {
+    /// There are digests that the caller wasn't told.
+    #[inline]
+    pub(super) fn has_digests(&self) -> bool {
+        self.digests != 0
+    }
+}
+
 struct Point {
     /// The caller's name for it, and for all before it.
     upto: u64,
@@ -130,7 +138,7 @@ impl Session {
     /// Whether [`Session::poll_read_point`] or [`Session::poll_digest`] may have something to say.
     #[inline]
     pub fn has_read_news(&self) -> bool {
-        self.reads.digests != 0 || !self.reads.confirmed.is_empty()
+        self.reads.has_digests() || !self.reads.confirmed.is_empty()
     }
 
     /// Answers the others, takes their answers, and asks what is wanted: at every exchange while it waits itself, else at some, for
@@ -206,7 +214,9 @@ impl Session {
     fn lower(&self, frontier: &mut [Position]) {
         for peer in &self.peers {
             for (rank, end) in frontier.iter_mut().enumerate().filter(|(rank, _)| *rank != peer.rank) {
-                *end = (*end).min(Position(peer.mirror.load(peer.base + self.layout.received(rank))));
+                let says = Position(peer.mirror.load(peer.base + self.layout.received(rank)));
+                // S1: what it said before holds, whatever it says now: messages may have been delivered on that.
+                *end = (*end).min(says.max(peer.received[rank]));
             }
         }
     }

@@ -136,10 +136,6 @@ impl Session {
         peer.slot = None;
         self.everyone = self.everyone.without(slot);
         self.ring_to = self.ring_to.without(slot);
-        let rank = peer.rank;
-        if let Some(chain) = &mut self.chain {
-            chain.lose(rank, slot);
-        }
         if peer.unborn.take().is_some() {
             self.unborn &= !(1 << peer.rank); // its row is the page of zeros, and stays that
             return;

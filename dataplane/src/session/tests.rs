@@ -813,6 +813,32 @@ fn a_confirmed_point_is_due_at_the_cut() {
     assert_eq!(w.sessions[1].poll_read_point(), Some(7), "and lies beyond the trim");
 }
 
+// S1: what was stable stays below the frontier though a row says less by now.
+#[test]
+fn a_row_that_falls_lowers_no_read_point() {
+    let mut w = World::new(3, Guarantee::Atomic);
+    w.settle();
+    w.send(0, b"delivered elsewhere");
+    let mut refuse = |_: &mut Delivery<'_>| Verdict::Later;
+    let mut turn = |w: &mut World| {
+        for at in [0, 2] {
+            w.step(at).unwrap();
+            w.sessions[at].settle(&mut w.fabrics[at]);
+            w.fabrics[at].flush();
+        }
+        w.fabrics[1].poll(w.now);
+        w.sessions[1].step(&mut w.fabrics[1], &mut refuse).unwrap();
+    };
+    (0..10).for_each(|_| turn(&mut w));
+    assert_eq!((w.delivered[0].len(), w.delivered[1].len()), (1, 0));
+    w.network.poke(2, 1, BASE + Layout::new(3).received(0), 0);
+    assert!(w.sessions[1].want_read_point(1));
+    (0..10).for_each(|_| turn(&mut w));
+    assert_eq!(w.sessions[1].poll_read_point(), None, "what was delivered elsewhere is not delivered here");
+    w.settle();
+    assert_eq!((w.delivered[1].len(), w.sessions[1].poll_read_point()), (1, Some(1)));
+}
+
 #[test]
 fn there_are_no_read_points_without_stability() {
     for guarantee in [Guarantee::Fifo, Guarantee::Agreed] {
@@ -857,6 +883,28 @@ fn digests_are_told_once_and_not_in_between() {
     w.sessions[1].publish_digest(10);
     w.settle();
     assert_eq!((w.sessions[0].poll_digest(), w.sessions[0].poll_digest()), (Some((NodeId(2), 10)), None));
+}
+
+// Who settles before a sleep takes digests in, and nobody wakes it for what it has already.
+#[test]
+fn a_digest_that_came_before_a_sleep_is_work() {
+    let mut w = World::new(3, Guarantee::Atomic);
+    w.settle();
+    w.sessions[1].publish_digest(7);
+    w.step(1).unwrap();
+    w.pass();
+    assert!(!w.sessions[0].has_work());
+    w.sessions[0].settle(&mut w.fabrics[0]);
+    assert!(w.sessions[0].has_work() && !w.sessions[0].has_own_work());
+    assert_eq!(w.sessions[0].poll_digest(), Some((NodeId(2), 7)));
+    assert!(!w.sessions[0].has_work());
+    // Who is wedged tells nothing more of others.
+    w.sessions[1].publish_digest(8);
+    w.step(1).unwrap();
+    w.pass();
+    w.sessions[0].settle(&mut w.fabrics[0]);
+    w.sessions[0].wedge();
+    assert!(!w.sessions[0].has_work());
 }
 
 /// What each member has handed to its links for one message of `bytes` of member 0, and who delivered it.
@@ -974,6 +1022,22 @@ fn along_a_chain_nothing_of_a_lost_member_counts() {
     }
     let of = |at: usize| w.sessions[at].frontiers().senders[0].received;
     assert_eq!((of(1), of(2)), (Position(24), Position(0)));
+}
+
+// F6: where a link was fenced that the session counts on, those behind this member wait in vain: it says so instead of trying for ever.
+#[test]
+fn along_a_chain_a_refused_relay_is_a_fault() {
+    let mut w = World::of(3, Guarantee::Atomic, Topology::Chain);
+    w.settle();
+    w.send(0, b"not passed on");
+    w.step(0).unwrap();
+    w.pass();
+    w.fabrics[1].fence(Slot(0));
+    assert_eq!(w.step(1), Err(Fault::Relay { rank: Rank(0), node: NodeId(1) }));
+    assert_eq!(w.sessions[1].frontiers().senders[0].received, Position(0), "it isn't acknowledged");
+    // Where the session was told it is no fault: nothing of that one counts.
+    w.sessions[1].lose(Slot(0));
+    w.step(1).unwrap();
 }
 
 // Whoever isn't born accepts no relay, so what comes for it waits at the one before it, who acknowledges nothing of it.

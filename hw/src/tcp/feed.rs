@@ -22,7 +22,7 @@ pub(super) fn feed_expecting(
 ) -> Result<Progress, Damage> {
     let mut all = Progress::default();
     while !bytes.is_empty() {
-        let mut room = incoming.room();
+        let mut room = incoming.room(expected);
         let n = room.len().min(bytes.len());
         assert!(n > 0, "there is always room");
         fill(&mut room, &bytes[..n]);
@@ -125,8 +125,8 @@ pub(super) fn fuzz_frames(data: &[u8]) {
     relays.allow(Slot(1), expected.clone(), Some(Slot(0)));
     let mut incoming = Incoming::new(mirror.clone(), SALT);
     for (at, piece) in stream.chunks(cut).enumerate() {
-        if at == 40 {
-            incoming.forget(Origin(1));
+        if at == 40 || at == 50 {
+            relays.allow(Slot(1), expected.clone(), (at == 50).then_some(Slot(0)));
         }
         if feed_expecting(&mut incoming, piece, relays.over(Slot(0))).is_err() {
             break;

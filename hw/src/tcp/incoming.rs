@@ -11,8 +11,8 @@
 //!   deliver covers them if it does not, because the link breaks before any later frame is looked at.
 //!
 //! Bytes that the peer relays go into the mirror of their origin, by the same rules, if they are expected there
-//! ([`super::relay`]); if not they are checked and dropped. In the middle of a large frame the origin may be fenced
-//! ([`Incoming::forget`]): the rest of it is dropped too (F4).
+//! ([`super::relay`]); if not they are checked and dropped. Whether they are is asked anew for each piece of a large frame: in its
+//! middle the origin may be fenced (F4), or its session over, and the rest is dropped too.
 //!
 //! Nothing is allocated on the peer's word except the gathering of a words frame too large for the stage: it grows with
 //! the bytes that have really come, up to what the segment's words can take.
@@ -109,7 +109,8 @@ impl Incoming {
     }
 
     /// Where to receive to. Never empty.
-    pub(super) fn room(&mut self) -> Room<'_> {
+    pub(super) fn room(&mut self, expected: Expected<'_>) -> Room<'_> {
+        self.drop_unexpected(expected);
         if self.held.start > 0 {
             // What is left is less than a header and a small payload.
             self.stage.copy_within(self.held.clone(), 0);
@@ -117,8 +118,12 @@ impl Incoming {
         }
         let direct = self.direct();
         let free = &mut self.stage[self.held.end..];
-        let little = !direct.is_empty() || self.large_lately;
-        let most = if little { free.len().min(STAGE_BEHIND) } else { free.len() };
+        let most = match &self.state {
+            State::Dropped { left, .. } => left + STAGE_BEHIND,
+            _ if !direct.is_empty() || self.large_lately => STAGE_BEHIND,
+            _ => STAGE,
+        };
+        let most = most.min(free.len());
         let mirror = match &self.state {
             State::Ring { relayed: Some((_, memory)), .. } => memory,
             _ => &self.mirror,
@@ -126,10 +131,10 @@ impl Incoming {
         Room { mirror, direct, stage: &mut free[..most] }
     }
 
-    /// Nothing of `origin` lands any more by this link (F4).
-    pub(super) fn forget(&mut self, origin: Origin) {
-        if let State::Ring { rest, sum, check, relayed: Some((of, _)) } = &self.state
-            && *of == origin
+    /// What is relayed lands only as long as it is expected, and only in the memory in which it began.
+    fn drop_unexpected(&mut self, expected: Expected<'_>) {
+        if let State::Ring { rest, sum, check, relayed: Some((origin, memory)) } = &self.state
+            && expected.place(*origin, rest).is_none_or(|now| now.as_ptr() != memory.as_ptr())
         {
             self.state = State::Dropped { left: rest.len(), sum: *sum, check: *check };
         }

@@ -434,13 +434,7 @@ impl Fabric for TcpFabric {
             self.cut(slot, false);
             // What is left of it: mirrors that were given out keep their memory.
             self.links[usize::from(slot.0)] = None;
-            if let Some(origin) = self.relays.on_fence(slot) {
-                for link in self.links.iter_mut().flatten() {
-                    if let Phase::Up { incoming, .. } = &mut link.phase {
-                        incoming.forget(origin);
-                    }
-                }
-            }
+            self.relays.on_fence(slot);
             self.events
                 .retain(|event| !matches!(event, LinkEvent::Up(of) | LinkEvent::Down(of, _) if *of == slot));
         }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::feed::{feed, feed_expecting, forge, fuzz_frames};
 use super::frame::{Damage, HEADER};
-use super::incoming::{Incoming, Progress};
+use super::incoming::{Incoming, Progress, STAGE};
 use super::outgoing::{MAX_FRAME, Outgoing, Sums};
 use super::relay::{Origin, Relays};
 
@@ -403,21 +403,47 @@ fn a_relay_that_is_not_expected_is_passed_over() {
     }
 }
 
+// F4, F6: of its origin, of another life of that one in the same place, and where the session that expected it is over.
 #[test]
-fn a_fence_in_the_middle_of_a_relay_drops_the_rest() {
+fn what_ends_in_the_middle_of_a_relay_drops_the_rest() {
     let (_, stream) = relayed(20_000);
-    for at in [HEADER + 8, 3 * stream.len() / 4, stream.len() - 200] {
-        let (mut relays, memory) = expecting();
-        let mirror = Segment::private(SIZE);
-        let mut incoming = Incoming::new(mirror.clone(), SALT);
-        feed_expecting(&mut incoming, &stream[..at], relays.over(Slot(0))).unwrap();
-        relays.on_fence(Slot(3));
-        incoming.forget(ORIGIN);
-        let frozen: Vec<_> = (0..SIZE).step_by(WORD).map(|at| memory.load(at)).collect();
-        feed_expecting(&mut incoming, &stream[at..], relays.over(Slot(0))).unwrap();
-        assert_eq!(mirror.load(FIRST), 1, "the link goes on");
-        assert!((0..SIZE).step_by(WORD).zip(frozen).all(|(at, word)| memory.load(at) == word), "cut at {at}");
+    let end = |how, relays: &mut Relays| match how {
+        "fenced" => relays.on_fence(Slot(3)),
+        "linked anew" => {
+            relays.on_link(Slot(3), ORIGIN, Segment::private(SIZE));
+            relays.allow(Slot(3), RING..SIZE, Some(Slot(0)));
+        }
+        _ => relays.allow(Slot(3), RING..SIZE, None),
+    };
+    for how in ["fenced", "linked anew", "taken back"] {
+        for at in [HEADER + 8, 3 * stream.len() / 4, stream.len() - 200] {
+            let (mut relays, memory) = expecting();
+            let mirror = Segment::private(SIZE);
+            let mut incoming = Incoming::new(mirror.clone(), SALT);
+            feed_expecting(&mut incoming, &stream[..at], relays.over(Slot(0))).unwrap();
+            end(how, &mut relays);
+            let frozen: Vec<_> = (0..SIZE).step_by(WORD).map(|at| memory.load(at)).collect();
+            feed_expecting(&mut incoming, &stream[at..], relays.over(Slot(0))).unwrap();
+            assert_eq!(mirror.load(FIRST), 1, "{how}: the link goes on");
+            let mut words = (0..SIZE).step_by(WORD).zip(frozen);
+            assert!(words.all(|(at, word)| memory.load(at) == word), "{how}, cut at {at}");
+        }
     }
+}
+
+#[test]
+fn a_large_relay_that_is_dropped_comes_in_large_pieces() {
+    let (_, stream) = relayed(20_000);
+    let (relays, _) = expecting();
+    let expected = relays.over(Slot(1));
+    let mut incoming = Incoming::new(Segment::private(SIZE), SALT);
+    let begun = stream.len() / 4;
+    feed_expecting(&mut incoming, &stream[..begun], expected).unwrap();
+    assert_eq!(incoming.room(expected).len(), STAGE);
+    // Towards its end no more than what is likely to come behind it: the next may be one that is expected.
+    let rest = stream.len() - 2_000;
+    feed_expecting(&mut incoming, &stream[begun..rest], expected).unwrap();
+    assert!(incoming.room(expected).len() < STAGE / 8);
 }
 
 #[test]

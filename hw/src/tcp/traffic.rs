@@ -68,7 +68,8 @@ impl TcpFabric {
         let mut down = None;
         for _ in 0..RECEIVES {
             let Phase::Up { socket, incoming } = &mut link.phase else { break };
-            let mut room = incoming.room();
+            let expected = self.relays.over(slot);
+            let mut room = incoming.room(expected);
             let asked = room.len();
             self.counts.called();
             match sys::receive(socket.as_fd(), &mut room) {
@@ -84,7 +85,7 @@ impl TcpFabric {
                 }
                 Ok(n) => {
                     self.counts.fabric.bytes_in += n as u64;
-                    match incoming.on_received(n, self.relays.over(slot)) {
+                    match incoming.on_received(n, expected) {
                         Ok(progress) => {
                             changed |= progress.changed;
                             if progress.ended {
