@@ -8,6 +8,7 @@
 typedef struct seen {
     consort_node *node;
     consort_group *group;
+    consort_replica *replica;
     consort_event kept;
     sem_t told, over;
     int count;
@@ -213,6 +214,20 @@ static void look(void *context, void *machine)
     EXPECT(CONSORT_BAD_HANDLE, consort_write(it->writer, "x", 1));
 }
 
+/* The update that stops a replica: who waits for it is told when the replica can be asked why. */
+static void on_halt(void *context, consort_status status, const void *reply, size_t len)
+{
+    seen *it = (seen *)context;
+    uint64_t applied;
+    consort_pending *pending;
+    SURE(status == CONSORT_UNKNOWN && reply == NULL && len == 0);
+    EXPECT(CONSORT_HALTED, consort_replica_check(it->replica));
+    MUST(consort_replica_applied(it->replica, &applied));
+    EXPECT(CONSORT_WOULD_DEADLOCK, consort_replica_submit(it->replica, "x", 1, &pending));
+    EXPECT(CONSORT_WOULD_DEADLOCK, consort_replica_free(it->replica));
+    sem_post(&it->told);
+}
+
 static void replicas(void)
 {
     consort_node_options options = alone(1);
@@ -222,7 +237,10 @@ static void replicas(void)
     consort_bytes reply, copy;
     uint64_t bytes;
     consort_machine machine;
+    seen it;
     memset(&state, 0, sizeof state);
+    memset(&it, 0, sizeof it);
+    sem_init(&it.told, 0, 0);
 
     machine = sloppy_machine(&state);
     machine.apply = NULL;
@@ -251,7 +269,9 @@ static void replicas(void)
     EXPECT(CONSORT_INVALID, consort_replica_query(replica, 9, look, &replica));
     MUST(consort_replica_check(replica));
     state.replica = NULL;
-    EXPECT(CONSORT_UNKNOWN, consort_replica_update(replica, "!", 1, NULL));
+    it.replica = replica;
+    MUST(consort_replica_submit_then(replica, "!", 1, on_halt, &it));
+    sem_wait(&it.told);
     EXPECT(CONSORT_HALTED, consort_replica_check(replica));
     SURE(strstr(consort_last_error(), "gave 7") != NULL);
     EXPECT(CONSORT_HALTED, consort_replica_update(replica, "x", 1, NULL));
