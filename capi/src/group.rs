@@ -10,7 +10,7 @@ use crate::callback::inside;
 use crate::error::{Error, Status};
 use crate::fd::Bell;
 use crate::layout::{GroupInfo, Room};
-use crate::node::{Engine, NODES, lock, would_deadlock};
+use crate::node::{Engine, NODES, lock, over, would_deadlock};
 use crate::options::number_of;
 use crate::outcome;
 use crate::room;
@@ -219,6 +219,7 @@ export! {
                 return Err(Error::fixed(&(Status::Refused, c"a node that the caller drives has no descriptor: call consort_poll, and consort_wait when there was nothing to do")));
             };
             if lease.bell.get().is_none() {
+                let ended = |error: Error| if error.status() == Status::BadHandle { over() } else { error };
                 NODES.with(lease.node, |running| {
                     let mut bells = lock(&running.bells);
                     let bell = match bells.get(&lease.shard.0) {
@@ -234,7 +235,8 @@ export! {
                     bell.raise(); // there may be something already
                     let _ = lease.bell.set(bell);
                     Ok(())
-                })?;
+                })
+                .map_err(ended)?;
             }
             fd.set(lease.bell.get().map_or(-1, |bell| bell.number()));
             Ok(())
