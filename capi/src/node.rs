@@ -384,12 +384,7 @@ export! {
             if inside() {
                 return Err(would_deadlock()); // it may be the engine's own thread
             }
-            let size = In::<usize>::at(known.cast()).value("stats").copied()?;
-            if size < size_of::<usize>() || size > size_of::<Stats>() {
-                return Err(Error::invalid(format_args!(
-                    "struct_size in `stats` is {size}: set it to sizeof (consort_stats), and install the library that your consort.h came with"
-                )));
-            }
+            let size = known.struct_size("stats")?;
             let it = running.stats()?;
             let value = Stats {
                 struct_size: size,
@@ -403,7 +398,7 @@ export! {
                 fabric: named(it.fabric),
                 engine: named(it.engine),
             };
-            known.cast::<usize>().set_sized(size, value);
+            known.set_sized(size, value);
             Ok(())
         })
     }

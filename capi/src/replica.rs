@@ -289,3 +289,56 @@ export! {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::{SHM, Update};
+
+    extern "C" fn apply(_: Context, _: *const Update, _: Handle) -> i32 {
+        0
+    }
+
+    extern "C" fn nothing(_: Context, _: Handle) -> i32 {
+        0
+    }
+
+    #[test]
+    fn an_update_whose_reply_has_no_place_is_not_sent() {
+        let options = NodeOptions { id: 1, fabric: SHM, ring_bytes: 65_536, ..NodeOptions::DEFAULT };
+        let machine = Machine {
+            apply: Some(apply),
+            snapshot: Some(nothing),
+            restore: Some(nothing),
+            ..Machine::DEFAULT
+        };
+        let (mut replica, mut pending) = (Handle::of(0), Handle::of(0));
+        let mut reply = Bytes { data: std::ptr::null(), len: 0, lent: 0 };
+        let made = consort_replica_new(
+            In::of(&raw const options),
+            In::of(&raw const machine),
+            Out::to(&raw mut replica),
+        );
+        assert_eq!(made, Status::Ok as i32);
+        let none = In::of(std::ptr::null());
+        let update = |reply| consort_replica_update(replica, none, 0, reply);
+        let applied = || {
+            let mut applied = 0;
+            assert_eq!(consort_replica_applied(replica, Out::to(&raw mut applied)), Status::Ok as i32);
+            applied
+        };
+        assert_eq!(consort_replica_submit(replica, none, 0, Out::to(&raw mut pending)), Status::Ok as i32);
+        assert_eq!(update(Out::to(std::ptr::null_mut())), Status::Ok as i32);
+        let places: Vec<_> = std::iter::from_fn(|| bytes::place().ok()).collect();
+        assert_eq!((update(Out::to(&raw mut reply)), applied()), (Status::Busy as i32, 2));
+        assert_eq!(consort_pending_wait(pending, -1, Out::to(&raw mut reply)), Status::Busy as i32);
+        drop(places);
+        assert_eq!((update(Out::to(&raw mut reply)), applied()), (Status::Ok as i32, 3));
+        assert_eq!(
+            consort_pending_wait(pending, -1, Out::to(&raw mut reply)),
+            Status::Ok as i32,
+            "it is there still"
+        );
+        assert_eq!(consort_replica_free(replica), Status::Ok as i32);
+    }
+}
