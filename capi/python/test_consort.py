@@ -185,11 +185,13 @@ class Test(unittest.TestCase):
         parts, told = [], threading.Event()
 
         def tell(event):
-            if event.kind == consort.MESSAGE and not parts:
+            if event.kind != consort.MESSAGE or told.is_set():
+                return
+            if not parts:
                 parts.append(event.data[1:3])
                 parts.append(event.keep())
                 parts.append(event.data[3:])
-            elif event.kind == consort.MESSAGE and len(parts) == 3:
+            else:
                 parts.append(event.data[:])
                 told.set()
 
