@@ -29,8 +29,7 @@ export! {
     }
 }
 
-/// Defaults, as far as the program's struct goes: one of a newer header has its rest zeroed by the program or set to what this library
-/// refuses.
+/// Defaults, as far as the program's struct goes. One of a newer header is refused: the rest of it would be left as it was.
 fn init<T: Copy>(struct_size: usize, out: Out<T>, name: &str, defaults: T) -> Result<(), Error> {
     let out = out.check(name)?;
     let size = out.fits(struct_size, name)?;

@@ -61,7 +61,7 @@ fn an_example_builds_with_pkg_config_and_goes_on_when_one_of_three_is_killed() {
         .args(pkg_config(&["--cflags", "--libs"]))
         .arg(format!("-Wl,-rpath,{}", prefix().join("lib").display()));
     builds(&mut compiler);
-    goes_on(three(&there.path().join("hello")));
+    goes_on(three(&there.path().join("hello")), 3);
     assert_eq!(pkg_config(&["--modversion"]), [env!("CARGO_PKG_VERSION")]);
 }
 
@@ -77,7 +77,7 @@ fn an_example_builds_statically() {
     let flags = flags.iter().map(|flag| if flag == "-lconsort" { "-l:libconsort.a" } else { flag });
     compiler.args(flags);
     builds(&mut compiler);
-    goes_on(three(&there.path().join("hello")));
+    goes_on(three(&there.path().join("hello")), 3);
 }
 
 #[test]
@@ -96,5 +96,5 @@ fn an_example_builds_with_cmake() {
     cmake.arg(format!("-DCMAKE_PREFIX_PATH={}", prefix().display()));
     builds(&mut cmake);
     builds(Command::new("cmake").current_dir(there.path()).args(["--build", "build"]));
-    goes_on(three(&there.path().join("build/hello")));
+    goes_on(three(&there.path().join("build/hello")), 3);
 }

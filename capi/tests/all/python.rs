@@ -69,9 +69,9 @@ fn three(example: &str) -> Option<Vec<Process>> {
 
 #[test]
 fn hello_says_the_same_everywhere_and_goes_on() {
-    if let Some(members) = three("hello.py") {
-        goes_on(members);
-    }
+    let Some(mut members) = three("hello.py") else { return };
+    members[0].say("a line");
+    goes_on(members, 4);
 }
 
 #[test]
