@@ -213,8 +213,74 @@ static void replicas(int number)
     SURE(it.state.is_freed == 1);
 }
 
+/* A node that two threads free while a third puts a replica on it. */
+typedef struct shared {
+    consort_node *node;
+    consort_group *group;
+    consort_replica *replica;
+    sloppy state;
+    pthread_barrier_t begin;
+    consort_status replicated, freed[2];
+} shared;
+
+static void *replicate(void *context)
+{
+    shared *it = (shared *)context;
+    consort_machine machine = sloppy_machine(&it->state);
+    pthread_barrier_wait(&it->begin);
+    it->replicated = consort_replica_on(it->node, it->group, 0, &machine, &it->replica);
+    return NULL;
+}
+
+static void *free_once(void *context)
+{
+    shared *it = (shared *)context;
+    pthread_barrier_wait(&it->begin);
+    it->freed[1] = consort_node_free(it->node);
+    return NULL;
+}
+
+/* Either the replica is there, and the node is; or one of the two has freed it. */
+static void sharing(void)
+{
+    consort_node_options options = alone(1);
+    pthread_t threads[2];
+    shared it;
+    memset(&it, 0, sizeof it);
+    options.state = 1;
+    pthread_barrier_init(&it.begin, NULL, 3);
+    MUST(consort_node_new(&options, &it.node));
+    MUST(consort_node_group(it.node, NULL, 0, &it.group));
+    pthread_create(&threads[0], NULL, replicate, &it);
+    pthread_create(&threads[1], NULL, free_once, &it);
+    pthread_barrier_wait(&it.begin);
+    it.freed[0] = consort_node_free(it.node);
+    pthread_join(threads[0], NULL);
+    pthread_join(threads[1], NULL);
+    int freed = (it.freed[0] == CONSORT_OK) + (it.freed[1] == CONSORT_OK);
+    for (int at = 0; at < 2; at++)
+        SURE(it.freed[at] == CONSORT_OK || it.freed[at] == CONSORT_BUSY || (it.freed[at] == CONSORT_BAD_HANDLE && freed == 1));
+    SURE(freed <= 1);
+    if (it.replicated == CONSORT_OK) {
+        SURE(freed == 0);
+        MUST(consort_replica_update(it.replica, "x", 1, NULL));
+        EXPECT(CONSORT_BUSY, consort_node_free(it.node));
+        MUST(consort_replica_free(it.replica));
+        MUST(consort_node_free(it.node));
+    } else {
+        SURE(is_an_end(it.replicated));
+        if (freed == 0)
+            MUST(consort_node_free(it.node)); /* both came while the replica was tried */
+    }
+    SURE(it.state.is_freed == (it.replicated == CONSORT_OK));
+    MUST(consort_group_free(it.group));
+    pthread_barrier_destroy(&it.begin);
+}
+
 int main(void)
 {
+    for (int number = 0; number < 3 * ROUNDS; number++)
+        sharing();
     for (int number = 0; number < ROUNDS; number++)
         listening();
     for (int number = 0; number < ROUNDS; number++)
