@@ -16,22 +16,42 @@
 typedef struct input {
     char bytes[4096];
     size_t len;
-    int is_over, was_ended;
+    int is_watched, is_over, was_ended;
 } input;
 
-/* Sends lines as long as there is room. */
+/* Sends lines as long as there is room. The last needs no end; one that is longer than the buffer goes in pieces. */
 static void send_lines(consort_group *group, input *input)
 {
-    char *end;
-    while ((end = (char *)memchr(input->bytes, '\n', input->len)) != NULL) {
-        size_t len = (size_t)(end - input->bytes);
+    while (input->len > 0) {
+        const char *end = (const char *)memchr(input->bytes, '\n', input->len);
+        if (end == NULL && !input->is_over && input->len < sizeof input->bytes)
+            return; /* the rest of the line is to come */
+        size_t len = end != NULL ? (size_t)(end - input->bytes) : input->len;
         consort_status status = consort_try_multicast(group, input->bytes, len, NULL);
         if (status == CONSORT_FULL || status == CONSORT_CHANGING || status == CONSORT_NOT_STARTED)
             return; /* when events come, there may be room */
         check(status, "multicast");
-        input->len -= len + 1;
-        memmove(input->bytes, end + 1, input->len);
+        size_t taken = end != NULL ? len + 1 : len;
+        input->len -= taken;
+        memmove(input->bytes, input->bytes + taken, input->len);
     }
+}
+
+/* Standard input is watched while there is room for it: to read none would look like its end, and epoll would tell of it again and again. */
+static void watch_input(int epoll, input *input)
+{
+    int is_wanted = !input->is_over && input->len < sizeof input->bytes;
+    struct epoll_event wanted;
+    if (is_wanted == input->is_watched)
+        return;
+    memset(&wanted, 0, sizeof wanted);
+    wanted.events = EPOLLIN;
+    wanted.data.fd = STDIN_FILENO;
+    if (epoll_ctl(epoll, is_wanted ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, STDIN_FILENO, &wanted) != 0) {
+        perror("standard input");
+        exit(1);
+    }
+    input->is_watched = is_wanted;
 }
 
 int main(int argc, char **argv)
@@ -57,11 +77,11 @@ int main(int argc, char **argv)
         perror("epoll");
         return 1;
     }
-    wanted.data.fd = STDIN_FILENO;
-    if (fcntl(STDIN_FILENO, F_SETFL, O_NONBLOCK) != 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, STDIN_FILENO, &wanted) != 0) {
+    if (fcntl(STDIN_FILENO, F_SETFL, O_NONBLOCK) != 0) {
         perror("standard input");
         return 1;
     }
+    watch_input(epoll, &input);
 
     while (!has_view || ended < members) {
         struct epoll_event ready[2];
@@ -71,10 +91,8 @@ int main(int argc, char **argv)
                 ssize_t got = read(STDIN_FILENO, input.bytes + input.len, sizeof input.bytes - input.len);
                 if (got > 0)
                     input.len += (size_t)got;
-                else if (got == 0 || errno != EAGAIN) {
+                else if (got == 0 || (errno != EAGAIN && errno != EINTR))
                     input.is_over = 1;
-                    epoll_ctl(epoll, EPOLL_CTL_DEL, STDIN_FILENO, NULL);
-                }
                 continue;
             }
             consort_event event;
@@ -94,7 +112,8 @@ int main(int argc, char **argv)
                 check(status, "next");
         }
         send_lines(group, &input);
-        if (input.is_over && has_view && !input.was_ended && memchr(input.bytes, '\n', input.len) == NULL) {
+        watch_input(epoll, &input);
+        if (input.is_over && has_view && !input.was_ended && input.len == 0) {
             check(consort_end(group), "end");
             input.was_ended = 1;
         }

@@ -47,8 +47,8 @@
  * Times are in milliseconds, 64 bits. A timeout_ms of -1 waits for ever, 0 doesn't wait. Sizes are in bytes.
  *
  * Callbacks are called on the thread that each says. In a callback nothing blocks: a call that would have to wait there
- *   returns CONSORT_WOULD_DEADLOCK, and so do consort_end and those that end a node or a replica. A callback must return: no longjmp,
- *   no C++ exception may leave it.
+ *   returns CONSORT_WOULD_DEADLOCK, and so do consort_end, those that end a node or a replica, and those that ask a node how it is
+ *   (consort_node_stats, consort_node_status, consort_ask). A callback must return: no longjmp, no C++ exception may leave it.
  *
  * Structs that begin with struct_size may grow. Set them up with their _init function (or set struct_size to their sizeof,
  *   where there is none): a program goes on to work with a newer library. Fields called reserved are 0.
@@ -126,7 +126,8 @@ typedef struct consort_reader consort_reader;   /* where a machine's restore rea
 enum {
     CONSORT_ATOMIC = 0, /* in one order, and only once every member has it (the default) */
     CONSORT_AGREED = 1, /* in one order; what a member delivered just before it crashed may be lost to the others */
-    CONSORT_FIFO = 2    /* each sender's in its order, no order between senders */
+    CONSORT_FIFO = 2,   /* each sender's in its order, no order between senders */
+    CONSORT_DURABLE = 3 /* as CONSORT_ATOMIC, and only once every member has it on disk; needs `data`, which a config_file sets */
 };
 
 /* How messages travel. All nodes of a cluster use the same. */
@@ -166,7 +167,7 @@ typedef struct consort_group_options {
     uint64_t ring_bytes;   /* each member's ring, a power of two; 0: 1 MiB. A message takes at most half of it */
     uint32_t shards;       /* not 0: split in so many shards, which the library lays out over the nodes, */
     uint32_t replicas;     /* with so many replicas each */
-    uint32_t guarantee;    /* CONSORT_ATOMIC, CONSORT_AGREED or CONSORT_FIFO */
+    uint32_t guarantee;    /* CONSORT_ATOMIC, CONSORT_AGREED, CONSORT_FIFO or CONSORT_DURABLE */
     uint32_t state;        /* not 0: who joins gets the application's state first, see CONSORT_SNAPSHOT */
 } consort_group_options;
 
@@ -194,8 +195,9 @@ typedef struct consort_node_options {
     uint64_t start_within_ms;  /* gives up if the group hasn't started by then; 0: never */
     uint64_t slow_evict_ms;  /* not 0: a member whose engine stands still for so long is left out; 0: the group waits */
     uint64_t digest_every;   /* for consort_replica_new: states are compared after every so many updates; 0: never; 4096 after init */
-    int32_t listen_fd;       /* a TCP socket that listens already, instead of `listen`; the library closes it, also if the start fails
-                                for a reason that is not an argument's; -1: none */
+    int32_t listen_fd;       /* a TCP socket that listens already, instead of `listen`; -1: none. The library makes a descriptor of its own of
+                                it (dup): the program's stays the program's, to be closed once the node has started; while any is open
+                                the address is taken */
     uint32_t fabric;         /* CONSORT_AUTO, CONSORT_SHM, CONSORT_TCP, CONSORT_VERBS */
     uint32_t guarantee;      /* of the main group */
     uint32_t wait;           /* CONSORT_ADAPTIVE, CONSORT_SPIN, CONSORT_BLOCK */
@@ -310,16 +312,17 @@ consort_status consort_node_id(consort_node *node, uint32_t *id);
 /* Leaves the cluster in order: all that this node sent is delivered, then the others agree on a view without it. Events that were not
  * taken are dropped: to see all that others have to say, call consort_end and take events until all have ended, then leave. Blocks for as
  * long, timeout_ms at most. Whoever waits on the node elsewhere gets CONSORT_STOPPED. Free the node then.
- * A driven node: on the thread that drives it. Messages that come meanwhile are dropped.
+ * A driven node: messages that come meanwhile are dropped.
  * CONSORT_LATE: not in that time. CONSORT_STOPPED: it had stopped. Either way it is stopped now. */
 consort_status consort_node_leave(consort_node *node, int64_t timeout_ms);
 
-/* Stops at once: the others find it lost. Doesn't block. Free the node then. */
+/* Stops at once: the others find it lost. Doesn't block; of a driven node it waits for the thread of its control links. Free the node
+ * then. */
 consort_status consort_node_stop(consort_node *node);
 
 /* Stops the node if it hasn't left, waits for its threads (no callback of consort_listen is called after this), and frees it. Its groups'
- * handles stay, say CONSORT_STOPPED, and are freed by themselves. Blocks for calls on the node that other threads are in.
- * CONSORT_BUSY: a replica lives on it. */
+ * handles stay, say CONSORT_STOPPED, and are freed by themselves. Blocks for calls on the node that other threads are in, which end with
+ * it. CONSORT_BUSY: a replica lives on it. */
 consort_status consort_node_free(consort_node *node);
 
 /* What a node counted since it started. Set struct_size before. */
@@ -336,11 +339,11 @@ typedef struct consort_stats {
     char engine[16];       /* what drives it: "futex", "io_uring", "epoll", "rc" */
 } consort_stats;
 
-/* Asks the engine, and blocks until it has answered. */
+/* Asks the engine, and blocks until it has answered. CONSORT_WOULD_DEADLOCK in a callback. */
 consort_status consort_node_stats(consort_node *node, consort_stats *stats);
 
 /* Where the node stands, in lines for people: its phase, view, for whom it waits, what keeps it. Blocks until the engine has
- * answered. Free the text with consort_bytes_free. */
+ * answered. Free the text with consort_bytes_free. CONSORT_WOULD_DEADLOCK in a callback. */
 consort_status consort_node_status(consort_node *node, consort_bytes *text);
 
 enum {
@@ -350,7 +353,8 @@ enum {
 
 /* Asks a node of any process that listens at `address`, without being one; the answer is in JSON. key is the cluster's secret, or NULL.
  * Blocks. Free the answer with consort_bytes_free.
- * CONSORT_UNREACHED, CONSORT_TIMED_OUT: no answer. CONSORT_REFUSED: another key, another release, no node. */
+ * CONSORT_UNREACHED, CONSORT_TIMED_OUT: no answer. CONSORT_REFUSED: another key, another release, no node.
+ * CONSORT_WOULD_DEADLOCK in a callback. */
 consort_status consort_ask(const char *address, const uint8_t *key, size_t key_len, uint32_t question, int64_t timeout_ms,
                            consort_bytes *json);
 
@@ -386,8 +390,9 @@ consort_status consort_group_max_len(consort_group *group, size_t *max_len);
 
 /* A descriptor that is readable while there may be events: for poll, epoll and the like. When it is, take events with a timeout_ms
  * of 0 until CONSORT_TIMED_OUT, which makes it unreadable again. It stays readable when the node has stopped. It is the library's: don't read,
- * write or close it. It lives until the node and all its groups' handles are freed; take it out of your loop before.
- * CONSORT_REFUSED: the node is driven by the program. */
+ * write or close it. It is there as long as the node or the handle that gave it; take it out of your loop before you free the last of the
+ * two, for its number may be another descriptor's then.
+ * CONSORT_REFUSED: the node is driven by the program. CONSORT_STOPPED: the node was freed before this handle was first asked. */
 consort_status consort_group_fd(consort_group *group, int *fd);
 
 /* --------------------------------------------------------------------------------------------------------- sending */
@@ -412,8 +417,9 @@ consort_status consort_reserve_to(consort_group *group, const uint32_t *nodes, s
 /* The same, and never blocks, like consort_try_reserve. */
 consort_status consort_try_reserve_to(consort_group *group, const uint32_t *nodes, size_t count, size_t len, consort_room *room);
 
-/* Multicasts the message that was written there, to all members of the group, this one too, or to those that the room was reserved for. Never blocks. The room is given back, and its
- * struct cleared. ticket (may be NULL) names the send, over all views: its event has it. Any thread. */
+/* Multicasts the message that was written there, to all members of the group, this one too, or to those that the room was reserved for. Never
+ * blocks. The room is given back, and its struct cleared. ticket (may be NULL) names the send, over all views: its event has it. Any
+ * thread. */
 consort_status consort_send(consort_room *room, uint64_t *ticket);
 
 /* The same, and tells what becomes of it. Free the outcome with consort_outcome_free, or by consort_outcome_then. */
@@ -480,7 +486,8 @@ typedef void (*consort_on_event)(void *context, const consort_event *event);
 
 /* Has on_event called with each event of the group, on a thread of the library's own, from now on until CONSORT_STOPPED_EVENT, which is the
  * last. Don't call consort_next beside it: it would get some of the events. Once for a handle; it goes on when the handle is freed.
- * While the callback doesn't return nothing more of this group is told, and the group waits. */
+ * While the callback doesn't return nothing more of this group is told, and the group waits.
+ * CONSORT_BUSY: by this handle it listens already. CONSORT_STOPPED: the node was freed. */
 consort_status consort_listen(consort_group *group, consort_on_event on_event, void *context);
 
 /* In a callback: keeps the event past it, without a copy. Give `kept` back with consort_release. The callback's own struct is not to be
@@ -513,6 +520,10 @@ consort_status consort_restore_read(const consort_event *event, uint8_t *buffer,
 consort_status consort_restore_finish(const consort_event *event);
 
 /* ----------------------------------------------------------------------------------------------------- driven nodes */
+
+/* A driven node is one thread's: while that is in consort_poll or consort_wait, also in its callbacks, whatever needs the node returns
+ * CONSORT_WOULD_DEADLOCK: consort_poll, consort_wait, consort_node_group, _leave, _stop, _free, _stats and _status. Groups' handles, once
+ * there, are for any threads, to send; events come by consort_poll alone. */
 
 /* One turn of a driven node: takes in what has come, sends what was committed, and calls on_event on this thread for what is due, of all
  * groups (`shard` tells which). Never blocks once the group runs. worked (may be NULL) is not 0 if anything happened; if nothing did,
@@ -579,7 +590,8 @@ consort_status consort_replica_on(consort_node *node, consort_group *group, uint
 
 /* Does an update: sends it to all members, and gives the reply that was computed here, in its place in the order. Blocks until then, also over
  * changes of the view. It is applied once. Free the reply with consort_bytes_free; it may be NULL.
- * CONSORT_UNKNOWN: the node stopped or was left out first, and it may have been applied. After any other failure it was not. */
+ * CONSORT_UNKNOWN: the node stopped or was left out first, and it may have been applied. After any other failure it was not.
+ * CONSORT_BUSY: too many consort_bytes are lent for one more, so it was not sent. */
 consort_status consort_replica_update(consort_replica *replica, const void *update, size_t len, consort_bytes *reply);
 
 /* The same, without waiting for the reply: many may be under way, and are applied in the order of a thread's calls. Blocks only for room in
@@ -594,7 +606,8 @@ typedef void (*consort_on_reply)(void *context, consort_status status, const voi
 consort_status consort_replica_submit_then(consort_replica *replica, const void *update, size_t len, consort_on_reply on_reply,
                                            void *context);
 
-/* Waits for a reply. It is given once. Otherwise as consort_replica_update; CONSORT_TIMED_OUT: not there yet. */
+/* Waits for a reply. It is given once. Otherwise as consort_replica_update; CONSORT_TIMED_OUT: not there yet. CONSORT_BUSY: too many
+ * consort_bytes are lent for one more; free some, and wait again. */
 consort_status consort_pending_wait(consort_pending *pending, int64_t timeout_ms, consort_bytes *reply);
 
 /* Loses interest in the reply, not the update. */
@@ -608,7 +621,8 @@ enum {
 /* Reads the state: machine is the machine's context. Many may read at once; updates wait meanwhile. */
 typedef void (*consort_look)(void *context, void *machine);
 
-/* Looks at the state. look is called once, on this thread, before this returns; not if it fails. Blocks for a round trip if linearizable. */
+/* Looks at the state. look is called once, on this thread, before this returns; not if it fails. Blocks for a round trip if linearizable.
+ * CONSORT_WOULD_DEADLOCK in look, and in the functions of a machine, of whichever replica: a state is locked there already. */
 consort_status consort_replica_query(consort_replica *replica, uint32_t how, consort_look look, void *context);
 
 /* A local query is as good as a linearizable one now; or the status says why that isn't known. */
@@ -624,14 +638,14 @@ consort_status consort_replica_applied(consort_replica *replica, uint64_t *appli
 consort_status consort_replica_check(consort_replica *replica);
 
 /* Leaves in order: what was submitted is applied, then the others agree on a view without this node. Blocks, timeout_ms at most. Free it then.
- * CONSORT_BUSY: another thread is in a call on it. */
+ * CONSORT_BUSY: another thread is in a call on it, or ends it. */
 consort_status consort_replica_leave(consort_replica *replica, int64_t timeout_ms);
 
 /* Stops at once. Calls that wait for it get CONSORT_STOPPED or CONSORT_UNKNOWN. Doesn't block. */
 consort_status consort_replica_stop(consort_replica *replica);
 
 /* Stops it if it hasn't left, waits for its thread, frees its machine and it.
- * CONSORT_BUSY: another thread is in a call on it: stop it first, and let that thread come back. */
+ * CONSORT_BUSY: another thread is in a call on it, or ends it: stop it first, and let that thread come back. */
 consort_status consort_replica_free(consort_replica *replica);
 
 #ifdef __cplusplus

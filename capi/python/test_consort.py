@@ -1,8 +1,12 @@
 """What the module does, in one process. `python3 -m unittest` here, with CONSORT_LIBRARY set or libconsort installed."""
 
+import os
 import selectors
 import socket
+import subprocess
+import sys
 import threading
+import time
 import unittest
 
 import consort
@@ -15,6 +19,13 @@ def sockets(count):
     for at, it in enumerate(all):
         peers = {peer + 1: address for peer, address in enumerate(addresses) if peer != at}
         yield dict(id=at + 1, listen_fd=it.detach(), peers=peers)
+
+
+def started(make, *arguments, **options):
+    """A node or a replica, with that socket; the test's own descriptor of it isn't needed any more."""
+    it = make(*arguments, **options)
+    os.close(options["listen_fd"])
+    return it
 
 
 def until(group, kind):
@@ -44,7 +55,7 @@ class Words:
 
 class Test(unittest.TestCase):
     def test_all_see_the_same(self):
-        nodes = [consort.Node(**options) for options in sockets(3)]
+        nodes = [started(consort.Node, **options) for options in sockets(3)]
         groups = [node.group() for node in nodes]
         for number, group in enumerate(groups):
             for line in range(100):
@@ -75,7 +86,7 @@ class Test(unittest.TestCase):
                 groups[0].next().release()
 
     def test_messages_for_some_members(self):
-        nodes = [consort.Node(**options) for options in sockets(2)]
+        nodes = [started(consort.Node, **options) for options in sockets(2)]
         groups = [node.group() for node in nodes]
         for group in groups:
             until(group, consort.VIEW)
@@ -107,6 +118,135 @@ class Test(unittest.TestCase):
             with self.assertRaises(consort.Error) as caught:
                 room.send()
             self.assertEqual(caught.exception.name, "CONSORT_BAD_HANDLE")
+
+    def crowd(self, group):
+        """Sends and takes more than a ring holds, as far as something that is lent lets it."""
+        for _ in range(200):
+            try:
+                group.multicast(b"x" * 1024, block=False)
+            except consort.Full:
+                continue
+            until(group, consort.MESSAGE).release()
+
+    def go_round(self, group):
+        """Sends and takes more than a ring holds, which goes only if nothing of it stays lent."""
+        deadline, taken = time.monotonic() + 60, 0
+        while taken < 200:
+            try:
+                group.multicast(b"x" * 1024, block=False)
+            except consort.Full:
+                self.assertLess(time.monotonic(), deadline)
+                continue
+            until(group, consort.MESSAGE).release()
+            taken += 1
+
+    def test_memory_is_lent_as_long_as_it_is_seen(self):
+        with consort.Node(1, ring_bytes=1 << 16) as node, node.group() as group:
+            group.multicast(b"hello")
+            data = until(group, consort.MESSAGE).data  # the event itself is gone
+            self.crowd(group)
+            self.assertEqual(bytes(data), b"hello")
+            del data
+            self.go_round(group)
+
+            group.multicast(b"hello")
+            event = until(group, consort.MESSAGE)
+            part = event.data[1:3]
+            with self.assertRaises(BufferError):
+                event.release()
+            self.assertEqual((bytes(part), bytes(event.data)), (b"el", b"hello"))
+            del part
+            event.release()
+            with self.assertRaises(ValueError):
+                event.keep()
+            group.multicast(b"hello")
+            with until(group, consort.MESSAGE) as event:
+                part = event.data[1:3]
+            self.crowd(group)
+            self.assertEqual(bytes(part), b"el")
+            del part
+            self.go_round(group)
+
+            room = group.reserve(4)
+            part = room.data[:2]
+            with self.assertRaises(BufferError):
+                room.send()
+            part[:] = b"in"
+            part.release()
+            room.data[2:] = b"it"
+            room.send()
+            self.assertEqual(bytes(until(group, consort.MESSAGE).data), b"init")
+            data = group.reserve(4).data  # nobody can send it any more
+            data[:] = b"none"
+            del data
+            self.go_round(group)
+
+    def test_a_slice_outlives_its_callback(self):
+        parts, told = [], threading.Event()
+
+        def tell(event):
+            if event.kind != consort.MESSAGE or told.is_set():
+                return
+            if not parts:
+                parts.append(event.data[1:3])
+                parts.append(event.keep())
+                parts.append(event.data[3:])
+            else:
+                parts.append(event.data[:])
+                told.set()
+
+        with consort.Node(1, ring_bytes=1 << 16) as node, node.group() as group:
+            group.listen(tell)
+            group.multicast(b"hello")
+            group.multicast(b"again")
+            self.assertTrue(told.wait(60))
+            with self.assertRaises(BufferError):
+                parts[1].release()
+            with self.assertRaises(consort.Full):
+                for _ in range(200):
+                    group.multicast(b"x" * 1024, block=False)
+            self.assertEqual([bytes(parts[0]), bytes(parts[2]), bytes(parts[3])], [b"el", b"lo", b"again"])
+            parts[0].release(), parts[2].release()
+            parts[1].release()
+            del parts[:]
+
+    def test_what_cant_be_closed_yet_is_closed_later(self):
+        refused, told = [], threading.Event()
+
+        def tell(event):
+            if event.kind == consort.MESSAGE:
+                try:
+                    node.close()
+                except consort.Error as error:
+                    refused.append(error.name)
+                told.set()
+
+        node = consort.Node(1)
+        group = node.group()
+        group.listen(tell)
+        group.multicast(b"x")
+        self.assertTrue(told.wait(60))
+        self.assertEqual(refused, ["CONSORT_WOULD_DEADLOCK"])
+        self.assertEqual(node.stats()["delivered"], 1)
+        node.close()
+        with self.assertRaises(consort.Stopped):
+            group.multicast(b"x")
+
+    def test_a_program_ends_that_closes_nothing(self):
+        program = """
+import consort
+class Machine:
+    def apply(self, update): return update.data
+    def snapshot(self): return b""
+    def restore(self, state): pass
+node, replica = consort.Node(1), consort.Replica(Machine(), 2)
+group = node.group()
+group.listen(lambda event: event.kind)
+group.multicast(b"x")
+print(replica.update(b"done"))
+"""
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+        self.assertEqual((ended.returncode, ended.stdout, ended.stderr), (0, b"b'done'\n", b""))
 
     def test_callbacks_and_kept_events(self):
         kept, told = [], threading.Event()
@@ -140,7 +280,7 @@ class Test(unittest.TestCase):
 
     def test_replicas_answer_and_give_their_state_to_who_joins(self):
         options = list(sockets(2))
-        with consort.Replica(Words(), **options[0]) as first, consort.Replica(Words(), **options[1]) as second:
+        with started(consort.Replica, Words(), **options[0]) as first, started(consort.Replica, Words(), **options[1]) as second:
             self.assertEqual(first.update(b"one"), b"1")
             self.assertEqual(second.submit(b"two").wait(60), b"2")
             self.assertEqual(first.query(lambda it: it.words), [b"one", b"two"])

@@ -121,9 +121,35 @@ impl<T> Out<T> {
         !self.0.is_null()
     }
 
-    /// The same place, as another type: for structs whose first word says how long they are.
-    pub(crate) fn cast<U>(self) -> Out<U> {
-        Out(self.0.cast())
+    #[cfg(test)]
+    pub(crate) fn to(pointer: *mut T) -> Self {
+        Self(pointer)
+    }
+}
+
+impl<T: Copy> Out<T> {
+    /// Of a struct that begins with its own size, which the program has set: that, if this library has so much to write.
+    pub(crate) fn struct_size(&self, name: &str) -> Result<usize, Error> {
+        self.fits(In(self.0.cast_const()).struct_size(name)?, name)
+    }
+
+    /// Whether a struct of that size can be written: one of a newer header would be left half as it was.
+    pub(crate) fn fits(&self, struct_size: usize, name: &str) -> Result<usize, Error> {
+        if struct_size < size_of::<usize>() || struct_size > size_of::<T>() {
+            return Err(Error::invalid(format_args!(
+                "struct_size of `{name}` is {struct_size}, and this library knows {} bytes of that struct: pass its sizeof, and install \
+                 the library that your consort.h came with",
+                size_of::<T>()
+            )));
+        }
+        Ok(struct_size)
+    }
+
+    /// Writes as much of `value` as the caller has room for, by a size that [fits](Self::fits).
+    pub(crate) fn set_sized(self, size: usize, value: T) {
+        let len = size.min(size_of::<T>());
+        // SAFETY: `T` is one of the C structs of layout.rs, which have no padding; the caller said that it has room for `size` bytes.
+        unsafe { std::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), self.0.cast::<u8>(), len) };
     }
 }
 
@@ -178,16 +204,19 @@ impl<T> In<T> {
         Ok(unsafe { std::slice::from_raw_parts(self.0, len) })
     }
 
+    /// The first word of a struct that begins with its own size. No more of it is there than that says.
+    pub(crate) fn struct_size(&self, name: &str) -> Result<usize, Error> {
+        In::<usize>(self.0.cast()).value(name).copied()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(pointer: *const T) -> Self {
+        Self(pointer)
+    }
+
     /// What lies `bytes` further: for arrays of structs whose first word says how long they are.
     pub(crate) fn beyond(&self, bytes: usize) -> Self {
         Self(self.0.wrapping_byte_add(bytes))
-    }
-}
-
-impl In<usize> {
-    /// The first word of a struct that is to be written.
-    pub(crate) fn at(out: Out<usize>) -> Self {
-        Self(out.0)
     }
 }
 
@@ -195,7 +224,7 @@ impl<T: Copy> In<T> {
     /// A struct that begins with its own size, as the program that passes it was compiled with: a shorter one, of an older
     /// header, leaves what it lacks as it is in `defaults`; a longer one may say only what this library knows.
     pub(crate) fn sized(&self, defaults: T, name: &str) -> Result<T, Error> {
-        let size = *In::<usize>(self.0.cast()).value(name)?;
+        let size = self.struct_size(name)?;
         if size < size_of::<usize>() || size > 1 << 16 {
             return Err(Error::invalid(format_args!(
                 "`{name}`: its struct_size is {size}, which can't be; set it up with the function that ends in _init"
@@ -213,15 +242,6 @@ impl<T: Copy> In<T> {
         // SAFETY: `T` is one of the C structs of layout.rs, any bytes of which are a value; `known` bytes are there on both sides.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut value).cast::<u8>(), known) };
         Ok(value)
-    }
-}
-
-impl Out<usize> {
-    /// For a struct that begins with its own size: writes as much of `value` as the caller has room for.
-    pub(crate) fn set_sized<T: Copy>(self, size: usize, value: T) {
-        let len = size.min(size_of::<T>());
-        // SAFETY: `T` is one of the C structs of layout.rs, which have no padding; the caller said that it has room for `size` bytes.
-        unsafe { std::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), self.0.cast::<u8>(), len) };
     }
 }
 
@@ -287,17 +307,27 @@ unsafe impl<T> Send for Owned<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for Owned<T> {}
 
-/// A socket that the program made, and hands over for good.
+/// A socket of the program's, by a descriptor of the library's own: the program's stays the program's.
 pub(crate) fn listener_of(descriptor: i32) -> Result<TcpListener, Error> {
     use std::os::fd::FromRawFd;
     // SAFETY: only asks the kernel about a number, which may be anything.
-    if unsafe { libc::fcntl(descriptor, libc::F_GETFD) } < 0 {
-        return Err(Error::invalid(format_args!(
-            "`listen_fd`: {descriptor} is no open descriptor: pass a TCP socket that listens, or -1"
-        )));
+    let copy = unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 0) };
+    if copy >= 0 {
+        // SAFETY: it was made here, and nobody else knows of it.
+        return Ok(unsafe { TcpListener::from_raw_fd(copy) });
     }
-    // SAFETY: it is open, and the header says that the library owns it from now on.
-    Ok(unsafe { TcpListener::from_raw_fd(descriptor) })
+    let cause = std::io::Error::last_os_error();
+    Err(match cause.raw_os_error() {
+        Some(libc::EBADF) => Error::invalid(format_args!(
+            "`listen_fd`: {descriptor} is no open descriptor: pass a TCP socket that listens, or -1"
+        )),
+        _ => Error::new(
+            Status::Machine,
+            format_args!(
+                "can't have a second descriptor of `listen_fd`: {cause}; raise the limit of open files"
+            ),
+        ),
+    })
 }
 
 #[cold]

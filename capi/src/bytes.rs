@@ -1,29 +1,39 @@
 //! Bytes that the library made, and lends until the program frees them: replies, texts.
 
-use std::cell::RefCell;
+use std::sync::Mutex;
 
 use crate::border::{InOut, export};
 use crate::error::{Error, Status};
 use crate::layout::Bytes;
-use crate::lent::{Here, Lent};
+use crate::lent::{Free, Here, Lent, Vacant};
 
 thread_local! {
-    static HERE: Here = const { RefCell::new(Vec::new()) };
+    static HERE: Here = const { Here::new(&FREE) };
 }
 
-static LENT: Lent<Vec<u8>> = Lent::new(&HERE);
+static FREE: Free = Mutex::new(Vec::new());
 
-/// Lends them, with a zero behind, so that a text is a string.
-pub(crate) fn lend(mut bytes: Vec<u8>) -> Result<Bytes, Error> {
-    let len = bytes.len();
-    bytes.push(0);
-    let vacant = LENT.vacant().ok_or(Error::fixed(&(
+static LENT: Lent<Vec<u8>> = Lent::new(&HERE, &FREE);
+
+/// Where bytes may be lent: to be had before what makes them is done, which can't be undone.
+pub(crate) struct Place(Vacant<Vec<u8>>);
+
+pub(crate) fn place() -> Result<Place, Error> {
+    LENT.vacant().map(Place).ok_or(Error::fixed(&(
         Status::Busy,
         c"a million consort_bytes are lent: free those that you have read with consort_bytes_free",
-    )))?;
-    // The heap's memory stays where it is when the vector moves.
-    let data = bytes.as_ptr();
-    Ok(Bytes { data, len, lent: vacant.fill(bytes) })
+    )))
+}
+
+impl Place {
+    /// Lends them, with a zero behind, so that a text is a string.
+    pub(crate) fn lend(self, mut bytes: Vec<u8>) -> Bytes {
+        let len = bytes.len();
+        bytes.push(0);
+        // The heap's memory stays where it is when the vector moves.
+        let data = bytes.as_ptr();
+        Bytes { data, len, lent: self.0.fill(bytes) }
+    }
 }
 
 export! {

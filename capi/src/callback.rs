@@ -32,6 +32,7 @@ type Actor<'a> = dyn FnMut(Ask<'_>) -> Answer + 'a;
 thread_local! {
     static STAGE: Cell<Option<NonNull<Actor<'static>>>> = const { Cell::new(None) };
     static INSIDE: Cell<u32> = const { Cell::new(0) };
+    static HOLDS_STATE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Calls the program on a thread that others wait for.
@@ -51,6 +52,23 @@ pub(crate) fn within<R>(body: impl FnOnce() -> R) -> R {
 #[inline]
 pub(crate) fn inside() -> bool {
     INSIDE.get() > 0
+}
+
+/// As [`within`], while this thread has a replica's state locked.
+pub(crate) fn holding_state<R>(body: impl FnOnce() -> R) -> R {
+    struct Out(bool);
+    impl Drop for Out {
+        fn drop(&mut self) {
+            HOLDS_STATE.set(self.0);
+        }
+    }
+    let _out = Out(HOLDS_STATE.replace(true));
+    within(body)
+}
+
+/// Whether this thread has some replica's state locked: it must not wait for another's, nor for the same again.
+pub(crate) fn holds_state() -> bool {
+    HOLDS_STATE.get()
 }
 
 /// Runs `body` while `actor` is on stage.

@@ -151,19 +151,20 @@ impl Error {
     /// Keeps the sentence for [`last`]. Returns the number for the caller.
     pub(crate) fn tell(self) -> Status {
         let status = self.status();
-        LAST.with(|last| last.set(Some(self)));
+        let _ = LAST.try_with(|last| last.set(Some(self))); // a thread that ends, in a destructor of its own, can't ask for it
         status
     }
 }
 
 /// The sentence of this thread's last failure. Dies with the next.
 pub(crate) fn last() -> *const c_char {
-    LAST.with(|last| {
+    LAST.try_with(|last| {
         let error = last.take();
         let pointer = error.as_ref().map_or(c"".as_ptr(), Error::pointer);
         last.set(error);
         pointer
     })
+    .unwrap_or(c"".as_ptr())
 }
 
 /// Nothing came in the time that was given.
@@ -312,6 +313,28 @@ mod tests {
         assert_eq!(text(), "one?two", "another thread's failure is its own");
         TIMED_OUT.tell();
         assert!(text().starts_with("it is not there yet"));
+    }
+
+    #[test]
+    fn a_call_that_fails_in_a_destructor_of_a_thread_that_ends_says_so() {
+        struct Late;
+        impl Drop for Late {
+            fn drop(&mut self) {
+                assert_eq!(TIMED_OUT.tell(), Status::TimedOut);
+                assert!(!last().is_null());
+            }
+        }
+        thread_local! {
+            static BEFORE: Late = const { Late };
+            static AFTER: Late = const { Late };
+        }
+        // Destructors run in an order of the system's choice: one of the two runs when the sentence is gone.
+        let thread = std::thread::spawn(|| {
+            BEFORE.with(|_| ());
+            TIMED_OUT.tell();
+            AFTER.with(|_| ());
+        });
+        thread.join().unwrap();
     }
 
     #[test]

@@ -1,20 +1,20 @@
 //! Events, as they are lent to C: the struct that the program reads, and in a place of [`LENT`] what the library keeps for it.
 
-use std::cell::RefCell;
 use std::ffi::CString;
 use std::fmt::Display;
 use std::io::{self, Read};
+use std::sync::Mutex;
 
 use consort::{Loan, Message, Restore, ShardId, SnapshotRequest, Stopped};
 
 use crate::border::{Context, In, InOut, Out, Text, export};
-use crate::callback::{self, Answer, Ask};
+use crate::callback::{self, Answer, Ask, within};
 use crate::error::{Error, Status};
 use crate::layout::{
     DIGEST, DoneFn, ENDED, EVICTED, Event, MESSAGE, READ_POINT, RESTORE, ReadFn, SNAPSHOT, STOPPED, VIEW,
     WAITING,
 };
-use crate::lent::{Here, Lent, Vacant};
+use crate::lent::{Free, Here, Lent, Vacant};
 use crate::view::OwnedView;
 
 /// What is behind an event that a program has.
@@ -31,10 +31,12 @@ pub(crate) enum Held {
 }
 
 thread_local! {
-    static HERE: Here = const { RefCell::new(Vec::new()) };
+    static HERE: Here = const { Here::new(&FREE) };
 }
 
-static LENT: Lent<Held> = Lent::new(&HERE);
+static FREE: Free = Mutex::new(Vec::new());
+
+static LENT: Lent<Held> = Lent::new(&HERE, &FREE);
 
 /// Room for an event, to be had before the event is taken from where it is.
 #[inline]
@@ -231,7 +233,8 @@ struct Pieces {
 impl Read for Pieces {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut got = 0;
-        let status = (self.read)(self.context, Out::of(buffer.as_mut_ptr()), buffer.len(), &raw mut got);
+        let to = Out::of(buffer.as_mut_ptr());
+        let status = within(|| (self.read)(self.context, to, buffer.len(), &raw mut got));
         match status {
             0 if got <= buffer.len() => Ok(got),
             0 => Err(io::Error::other("its function says that it wrote more than there was room for")),
@@ -243,7 +246,7 @@ impl Read for Pieces {
 impl Drop for Pieces {
     fn drop(&mut self) {
         if let Some(done) = self.done {
-            done(self.context);
+            within(|| done(self.context));
         }
     }
 }

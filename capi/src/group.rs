@@ -3,14 +3,14 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
-use consort::{NodeId, SendError};
+use consort::{NodeId, Reservation, SendError};
 
 use crate::border::{Handle, In, InOut, Out, Text, export};
 use crate::callback::inside;
 use crate::error::{Error, Status};
 use crate::fd::Bell;
 use crate::layout::{GroupInfo, Room};
-use crate::node::{Engine, NODES, lock, would_deadlock};
+use crate::node::{Engine, NODES, lock, over, would_deadlock};
 use crate::options::number_of;
 use crate::outcome;
 use crate::room;
@@ -18,26 +18,25 @@ use crate::stream::{GROUPS, Lease, Stream, forget, lease, with};
 
 /// Room, if there is some just now; or who blocks waits for it.
 #[inline(always)]
-fn reserve(lease: &Lease, len: usize, block: bool) -> Result<consort::Reservation<'_>, Error> {
+fn reserve(lease: &Lease, len: usize, block: bool) -> Result<Reservation<'_>, Error> {
     match lease.sender.try_reserve(len) {
         Ok(room) => Ok(room),
-        Err(error) => refused(lease, len, block, error),
+        Err(error) => refused(error, block, || lease.sender.reserve(len)),
     }
 }
 
 /// What blocks elsewhere only tries in a callback.
 #[cold]
-fn refused(
-    lease: &Lease,
-    len: usize,
-    block: bool,
+fn refused<'a>(
     error: SendError,
-) -> Result<consort::Reservation<'_>, Error> {
+    block: bool,
+    wait: impl FnOnce() -> Result<Reservation<'a>, SendError>,
+) -> Result<Reservation<'a>, Error> {
     let passes = matches!(error, SendError::Full | SendError::Changing | SendError::NotStarted);
     match error {
         error if !block || !passes => Err(error.into()),
         _ if inside() => Err(would_deadlock()),
-        _ => Ok(lease.sender.reserve(len)?),
+        _ => Ok(wait()?),
     }
 }
 
@@ -87,15 +86,10 @@ fn reserve_to<'a>(
     to: &[NodeId],
     len: usize,
     block: bool,
-) -> Result<consort::Reservation<'a>, Error> {
+) -> Result<Reservation<'a>, Error> {
     match lease.sender.try_reserve_to(to, len) {
-        Err(SendError::Full | SendError::Changing | SendError::NotStarted) if block && inside() => {
-            Err(would_deadlock())
-        }
-        Err(SendError::Full | SendError::Changing | SendError::NotStarted) if block => {
-            Ok(lease.sender.reserve_to(to, len)?)
-        }
-        done => Ok(done?),
+        Ok(room) => Ok(room),
+        Err(error) => refused(error, block, || lease.sender.reserve_to(to, len)),
     }
 }
 
@@ -183,14 +177,9 @@ export! {
     fn consort_group_info_of(group: Handle, info: Out<GroupInfo>) {
         let known = info.check("info")?;
         with(group, |lease| {
-            let size = In::<usize>::at(known.cast()).value("info").copied()?;
-            if size < size_of::<usize>() || size > size_of::<GroupInfo>() {
-                return Err(Error::invalid(format_args!(
-                    "struct_size in `info` is {size}: set it to sizeof (consort_group_info), and install the library that your consort.h came with"
-                )));
-            }
+            let size = known.struct_size("info")?;
             let shape = &lease.shape;
-            known.cast::<usize>().set_sized(size, GroupInfo {
+            known.set_sized(size, GroupInfo {
                 struct_size: size,
                 ring_bytes: shape.ring_bytes as u64,
                 shard: lease.shard.0,
@@ -219,6 +208,7 @@ export! {
                 return Err(Error::fixed(&(Status::Refused, c"a node that the caller drives has no descriptor: call consort_poll, and consort_wait when there was nothing to do")));
             };
             if lease.bell.get().is_none() {
+                let ended = |error: Error| if error.status() == Status::BadHandle { over() } else { error };
                 NODES.with(lease.node, |running| {
                     let mut bells = lock(&running.bells);
                     let bell = match bells.get(&lease.shard.0) {
@@ -234,7 +224,8 @@ export! {
                     bell.raise(); // there may be something already
                     let _ = lease.bell.set(bell);
                     Ok(())
-                })?;
+                })
+                .map_err(ended)?;
             }
             fd.set(lease.bell.get().map_or(-1, |bell| bell.number()));
             Ok(())

@@ -24,6 +24,7 @@ pub const STOPPED: u32 = 10;
 pub const ATOMIC: u32 = 0;
 pub const AGREED: u32 = 1;
 pub const FIFO: u32 = 2;
+pub const DURABLE: u32 = 3;
 
 /// `consort_node_options.fabric`.
 pub const AUTO: u32 = 0;

@@ -27,8 +27,26 @@ const CHUNKS: usize = (1 << PLACE_BITS) / CHUNK;
 /// So many places a thread gets at once, and keeps twice as many of them.
 const HERE: usize = 32;
 
-/// A thread's list of free places.
-pub(crate) type Here = RefCell<Vec<u32>>;
+/// Places that no thread has.
+pub(crate) type Free = Mutex<Vec<u32>>;
+
+/// A thread's list of free places. They are free for others when the thread ends.
+pub(crate) struct Here {
+    places: RefCell<Vec<u32>>,
+    free: &'static Free,
+}
+
+impl Here {
+    pub(crate) const fn new(free: &'static Free) -> Self {
+        Self { places: RefCell::new(Vec::new()), free }
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).append(self.places.get_mut());
+    }
+}
 
 struct Place<T> {
     word: AtomicU64,
@@ -42,20 +60,15 @@ unsafe impl<T: Send> Sync for Place<T> {}
 pub(crate) struct Lent<T: 'static> {
     chunks: [OnceLock<Box<[Place<T>]>>; CHUNKS],
     here: &'static LocalKey<Here>,
-    /// Places that no thread has.
-    free: Mutex<Vec<u32>>,
+    free: &'static Free,
     /// Places from here on were never used.
     next: AtomicUsize,
 }
 
 impl<T: Send> Lent<T> {
-    pub(crate) const fn new(here: &'static LocalKey<Here>) -> Self {
-        Self {
-            chunks: [const { OnceLock::new() }; CHUNKS],
-            here,
-            free: Mutex::new(Vec::new()),
-            next: AtomicUsize::new(0),
-        }
+    /// `free` is that of `here` too.
+    pub(crate) const fn new(here: &'static LocalKey<Here>, free: &'static Free) -> Self {
+        Self { chunks: [const { OnceLock::new() }; CHUNKS], here, free, next: AtomicUsize::new(0) }
     }
 
     /// Room for a loan; `None` if a million are out.
@@ -100,7 +113,7 @@ impl<T: Send> Lent<T> {
 
     #[inline(always)]
     fn free_place(&self) -> Option<u32> {
-        let here = self.here.try_with(|here| here.borrow_mut().pop()).ok().flatten();
+        let here = self.here.try_with(|here| here.places.borrow_mut().pop()).ok().flatten();
         here.or_else(|| self.more())
     }
 
@@ -123,7 +136,7 @@ impl<T: Send> Lent<T> {
             got = (first as u32..(first + HERE) as u32).rev().collect(); // a chunk is a multiple of HERE
         }
         let one = got.pop();
-        if self.here.try_with(|here| here.borrow_mut().append(&mut got)).is_err() {
+        if self.here.try_with(|here| here.places.borrow_mut().append(&mut got)).is_err() {
             self.free.lock().unwrap_or_else(PoisonError::into_inner).append(&mut got);
         }
         one
@@ -132,7 +145,7 @@ impl<T: Send> Lent<T> {
     #[inline(always)]
     fn give_back(&self, at: u32) {
         let spare = self.here.try_with(|here| {
-            let mut here = here.borrow_mut();
+            let mut here = here.places.borrow_mut();
             here.push(at);
             // A thread that only takes must not end up with all of them.
             if here.len() > 2 * HERE { here.split_off(HERE) } else { Vec::new() }
@@ -189,9 +202,10 @@ mod tests {
     use super::*;
 
     thread_local! {
-        static HERE_TOO: Here = const { RefCell::new(Vec::new()) };
+        static HERE_TOO: Here = const { Here::new(&FREE_TOO) };
     }
-    static BOXES: Lent<Box<u64>> = Lent::new(&HERE_TOO);
+    static FREE_TOO: Free = Mutex::new(Vec::new());
+    static BOXES: Lent<Box<u64>> = Lent::new(&HERE_TOO, &FREE_TOO);
 
     fn put(number: u64) -> u64 {
         BOXES.vacant().unwrap().fill(Box::new(number))
@@ -226,6 +240,23 @@ mod tests {
             });
             assert!(matches!(taken, (true, false) | (false, true)), "{taken:?}");
         }
+    }
+
+    #[test]
+    fn a_thread_that_ends_leaves_its_places_to_others() {
+        thread_local! {
+            static HERE_ALONE: Here = const { Here::new(&FREE_ALONE) };
+        }
+        static FREE_ALONE: Free = Mutex::new(Vec::new());
+        static ALONE: Lent<u64> = Lent::new(&HERE_ALONE, &FREE_ALONE);
+        for number in 0..100 {
+            let thread = std::thread::spawn(move || {
+                let ticket = ALONE.vacant().unwrap().fill(number);
+                assert_eq!(ALONE.take(ticket), Some(number));
+            });
+            thread.join().unwrap();
+        }
+        assert_eq!(ALONE.next.load(Ordering::Relaxed), HERE, "they are used again");
     }
 
     #[test]

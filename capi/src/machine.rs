@@ -9,7 +9,7 @@ use consort::View;
 use consort::object::{Bytes, Context as Place, Snapshot, StateMachine};
 
 use crate::border::{Context, Handle, In, Out, export};
-use crate::callback::{self, Answer, Ask, on_stage, within};
+use crate::callback::{self, Answer, Ask, holding_state, on_stage, within};
 use crate::error::{Error, Status};
 use crate::handles::{Kind, Registry};
 use crate::layout::{DoneFn, Machine, Update};
@@ -33,7 +33,7 @@ impl Writer {
     fn collect(&self, body: impl FnOnce(Handle) -> i32) -> (i32, Vec<u8>) {
         let Ok(writer) = WRITERS.find(self.0) else { return (-1, Vec::new()) }; // not reached: only the drop frees it
         *lock(&writer) = Some(Vec::new());
-        let status = within(|| body(self.0));
+        let status = holding_state(|| body(self.0));
         let written = lock(&writer).take();
         (status, written.unwrap_or_default())
     }
@@ -154,7 +154,7 @@ impl StateMachine for Foreign {
             Ask::Read(buffer) => Answer::Read(from.read(buffer)),
             Ask::Keep(_) => Answer::Nothing,
         };
-        match on_stage(&mut actor, || within(|| (self.restore)(self.context, self.reader.0))) {
+        match on_stage(&mut actor, || holding_state(|| (self.restore)(self.context, self.reader.0))) {
             0 => Ok(()),
             status => Err(io::Error::other(format!("the machine's `restore` gave {status}"))),
         }
@@ -163,7 +163,7 @@ impl StateMachine for Foreign {
     fn view_changed(&mut self, view: &View) {
         if let Some(call) = self.view_changed {
             let view = OwnedView::new(view);
-            within(|| call(self.context, view.pointer()));
+            holding_state(|| call(self.context, view.pointer()));
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::thread::{JoinHandle, ThreadId};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use consort::config::MAIN;
@@ -16,7 +17,7 @@ use crate::bytes;
 use crate::callback::inside;
 use crate::error::{Error, Status};
 use crate::fd::Bell;
-use crate::handles::{Kind, Last, Object, Registry};
+use crate::handles::{Kind, Last, Registry};
 use crate::layout::{ASK_EXPLAIN, ASK_STATUS, Bytes, NodeOptions, Stats};
 use crate::options::{address, builder};
 
@@ -53,28 +54,78 @@ pub(crate) struct Shape {
     pub(crate) state: bool,
 }
 
-/// Who drives it. `None`: it is no more.
+/// Who drives it.
 pub(crate) enum Engine {
-    Own(RwLock<Option<Arc<Node>>>),
+    Own(Own),
+    /// `None`: it is no more.
     Driven(Mutex<Option<Box<DrivenNode>>>),
 }
 
-/// The threads that call the program with events of this node.
-#[derive(Default)]
-pub(crate) struct Threads(Mutex<Vec<JoinHandle<()>>>);
+/// A node whose engine has a thread of its own. Calls hold it by their own, so what ends it stops it first and then waits for them, and
+/// a call that comes meanwhile is refused at once: it may be one that the engine waits for.
+pub(crate) struct Own {
+    /// `None`: it is no more.
+    node: Mutex<Option<Arc<Node>>>,
+    /// A call is over.
+    back: Condvar,
+    /// Each replica that lives on the node has a copy, made under the lock of `node`.
+    replicas: Arc<Replicas>,
+}
 
-impl Threads {
-    pub(crate) fn add(&self, thread: JoinHandle<()>) {
-        lock(&self.0).push(thread);
+/// See [`Own::replicas`].
+pub(crate) struct Replicas;
+
+/// A call on a node.
+struct Call<'a> {
+    own: &'a Own,
+    node: Option<Arc<Node>>,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        let _held = lock(&self.own.node); // who waits has either seen it go or is told
+        self.node = None;
+        self.own.back.notify_all();
+    }
+}
+
+impl Own {
+    fn new(node: Node) -> Self {
+        Self { node: Mutex::new(Some(Arc::new(node))), back: Condvar::new(), replicas: Arc::new(Replicas) }
     }
 
-    fn is_one_of_them(&self, me: ThreadId) -> bool {
-        lock(&self.0).iter().any(|thread| thread.thread().id() == me)
+    /// A call, and what it has besides the node.
+    fn call<R, T>(
+        &self,
+        with: impl FnOnce(&Self) -> T,
+        body: impl FnOnce(&Arc<Node>, T) -> R,
+    ) -> Result<R, Error> {
+        let slot = lock(&self.node);
+        let (node, it) = (slot.clone(), with(self));
+        drop(slot);
+        let call = Call { own: self, node };
+        let node = call.node.as_ref().ok_or_else(over)?;
+        Ok(body(node, it))
+    }
+}
+
+/// The threads that call the program with events of this node. `None`: none may any more.
+pub(crate) struct Threads(Mutex<Option<Vec<JoinHandle<()>>>>);
+
+impl Threads {
+    /// Starts one. Under the lock, so that the node's end either waits for it or prevents it.
+    pub(crate) fn start(
+        &self,
+        start: impl FnOnce() -> io::Result<JoinHandle<()>>,
+    ) -> Result<io::Result<()>, Error> {
+        let mut threads = lock(&self.0);
+        let threads = threads.as_mut().ok_or_else(over)?;
+        Ok(start().map(|thread| threads.push(thread)))
     }
 
     fn join(&self) {
-        let threads = std::mem::take(&mut *lock(&self.0));
-        for thread in threads {
+        let threads = lock(&self.0).take();
+        for thread in threads.into_iter().flatten() {
             let _ = thread.join(); // a panic in it was told by the hook
         }
     }
@@ -118,15 +169,23 @@ pub(crate) fn bound(ms: i64) -> Result<Duration, Error> {
 
 impl Running {
     fn new(id: u32, shapes: Vec<Shape>, engine: Engine) -> Self {
-        Self { id, engine, shapes, threads: Arc::default(), bells: Mutex::default() }
+        let threads = Arc::new(Threads(Mutex::new(Some(Vec::new()))));
+        Self { id, engine, shapes, threads, bells: Mutex::default() }
     }
 
     /// The node whose engine has a thread of its own. Its end waits for `body`.
     pub(crate) fn own<R>(&self, body: impl FnOnce(&Arc<Node>) -> R) -> Result<R, Error> {
+        self.engine()?.call(|_| (), |node, ()| body(node))
+    }
+
+    /// As [`Running::own`], for what makes a replica: while there is the second argument the node isn't freed.
+    pub(crate) fn own_for<R>(&self, body: impl FnOnce(&Arc<Node>, Arc<Replicas>) -> R) -> Result<R, Error> {
+        self.engine()?.call(|own| own.replicas.clone(), body)
+    }
+
+    fn engine(&self) -> Result<&Own, Error> {
         match &self.engine {
-            Engine::Own(node) => {
-                node.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(body).ok_or_else(over)
-            }
+            Engine::Own(own) => Ok(own),
             Engine::Driven(_) => Err(Error::fixed(&(Status::Refused, c"this node is driven by consort_poll, which gives its events: make it with consort_node_new for that"))),
         }
     }
@@ -136,14 +195,7 @@ impl Running {
         let Engine::Driven(node) = &self.engine else {
             return Err(Error::fixed(&(Status::Refused, c"this node has a thread of its own: take its events with consort_next, or make it with consort_driven_new")));
         };
-        let mut node = match node.try_lock() {
-            Ok(node) => node,
-            Err(std::sync::TryLockError::Poisoned(node)) => node.into_inner(),
-            Err(std::sync::TryLockError::WouldBlock) => {
-                return Err(Error::fixed(&(Status::WouldDeadlock, c"the node is driven just now, by another thread or by the one whose callback this is: drive it from one thread, and not from within its callbacks")));
-            }
-        };
-        node.as_deref_mut().map(body).ok_or_else(over)
+        driver(node)?.as_deref_mut().map(body).ok_or_else(over)
     }
 
     fn stats(&self) -> Result<NodeStats, Error> {
@@ -160,15 +212,6 @@ impl Running {
         }
     }
 
-    /// Whether the calling thread is one that the node's end would wait for.
-    fn may_end_here(&self) -> Result<(), Error> {
-        if inside() || self.threads.is_one_of_them(std::thread::current().id()) {
-            Err(would_deadlock())
-        } else {
-            Ok(())
-        }
-    }
-
     /// Nobody gets events any more, or waits for some.
     fn release(node: &Node) {
         for group in node.groups() {
@@ -177,7 +220,9 @@ impl Running {
     }
 
     fn leave(&self, within: Duration) -> Result<(), Error> {
-        self.may_end_here()?;
+        if inside() {
+            return Err(would_deadlock());
+        }
         match &self.engine {
             Engine::Own(_) => self.own(|node| {
                 let departure = node.leave(within);
@@ -185,10 +230,8 @@ impl Running {
                 Ok(departure.wait()?)
             })?,
             Engine::Driven(slot) => {
-                // Only the thread that drives it may, so nobody else waits meanwhile.
-                self.driven(|_| ())?;
-                let node = lock(slot).take().ok_or_else(over)?;
-                node.close(within, &mut |_| {})?;
+                let node = driver(slot)?.take();
+                node.ok_or_else(over)?.close(within, &mut |_| {})?;
                 Ok(())
             }
         }
@@ -241,24 +284,45 @@ fn named(name: &str) -> [u8; 16] {
     bytes
 }
 
-/// Ends a node that nobody can find any more. On return none of its threads calls the program.
-fn end(running: &Object<Running>) {
+/// The slot of a driven node, for one thread at a time.
+fn driver(slot: &Mutex<Option<Box<DrivenNode>>>) -> Result<MutexGuard<'_, Option<Box<DrivenNode>>>, Error> {
+    match slot.try_lock() {
+        Ok(node) => Ok(node),
+        Err(TryLockError::Poisoned(node)) => Ok(node.into_inner()),
+        Err(TryLockError::WouldBlock) => Err(Error::fixed(&(Status::WouldDeadlock, c"the node is driven just now, by another thread or by the one whose callback this is: drive it from one thread, and not from within its callbacks"))),
+    }
+}
+
+/// Frees the handle and ends the node, in one step: of two who do only one gets that far. On return none of its threads calls the program.
+fn end(handle: Handle, running: &Running) -> Result<(), Error> {
     match &running.engine {
-        Engine::Own(slot) => {
-            let node = slot.write().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(node) = node {
+        Engine::Own(own) => {
+            let mut slot = lock(&own.node);
+            if slot.is_some() && Arc::strong_count(&own.replicas) > 1 {
+                return Err(Error::fixed(&(Status::Busy, c"a replica lives on this node: free that first")));
+            }
+            let _running = NODES.take(handle)?; // the caller has it too
+            let node = slot.take();
+            drop(slot);
+            if let Some(node) = &node {
                 node.stop();
-                Running::release(&node);
-                running.threads.join();
-                drop(node);
+                Running::release(node);
             }
             running.threads.join();
-        }
-        Engine::Driven(slot) => {
-            let node = lock(slot).take();
+            let mut slot = lock(&own.node);
+            while node.as_ref().is_some_and(|node| Arc::strong_count(node) > 1) {
+                slot = own.back.wait(slot).unwrap_or_else(PoisonError::into_inner);
+            }
+            drop(slot);
             drop(node);
         }
+        Engine::Driven(slot) => {
+            let mut slot = driver(slot)?;
+            let _running = NODES.take(handle)?;
+            drop(slot.take());
+        }
     }
+    Ok(())
 }
 
 export! {
@@ -267,8 +331,8 @@ export! {
         let node = node.check("node")?;
         let (builder, _) = builder(options)?;
         let (id, shapes) = (builder.config().id.0, shapes(&builder));
-        let started = Arc::new(builder.start()?);
-        node.set(NODES.put(Running::new(id, shapes, Engine::Own(RwLock::new(Some(started)))))?);
+        let started = builder.start()?;
+        node.set(NODES.put(Running::new(id, shapes, Engine::Own(Own::new(started))))?);
         Ok(())
     }
 
@@ -299,45 +363,28 @@ export! {
         NODES.with(node, |running| match &running.engine {
             Engine::Own(_) => running.own(|node| node.stop()),
             Engine::Driven(slot) => {
-                running.driven(|_| ())?;
-                drop(lock(slot).take());
+                drop(driver(slot)?.take());
                 Ok(())
             }
         })
     }
 
     fn consort_node_free(node: Handle) {
-        NODES.with(node, |running| {
-            running.may_end_here()?;
-            match &running.engine {
-                Engine::Own(slot) => {
-                    let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
-                    if slot.as_ref().is_some_and(|node| Arc::strong_count(node) > 1) {
-                        return Err(Error::fixed(&(Status::Busy, c"a replica lives on this node: free that first")));
-                    }
-                    Ok(())
-                }
-                Engine::Driven(_) => match running.driven(|_| ()) {
-                    Err(error) if error.status() == Status::WouldDeadlock => Err(error),
-                    _ => Ok(()),
-                },
-            }
-        })
-        .or_else(|error| if error.status() == Status::Panicked { Ok(()) } else { Err(error) })?;
-        let running = NODES.take(node)?;
-        end(&running);
-        Ok(())
+        if inside() {
+            return Err(would_deadlock());
+        }
+        // Also one that a call ran into a bug in: that is all that can be done with it.
+        let running = NODES.find(node)?;
+        end(node, &running)
     }
 
     fn consort_node_stats(node: Handle, stats: Out<Stats>) {
         let known = stats.check("stats")?;
         NODES.with(node, |running| {
-            let size = In::<usize>::at(known.cast()).value("stats").copied()?;
-            if size < size_of::<usize>() || size > size_of::<Stats>() {
-                return Err(Error::invalid(format_args!(
-                    "struct_size in `stats` is {size}: set it to sizeof (consort_stats), and install the library that your consort.h came with"
-                )));
+            if inside() {
+                return Err(would_deadlock()); // it may be the engine's own thread
             }
+            let size = known.struct_size("stats")?;
             let it = running.stats()?;
             let value = Stats {
                 struct_size: size,
@@ -351,7 +398,7 @@ export! {
                 fabric: named(it.fabric),
                 engine: named(it.engine),
             };
-            known.cast::<usize>().set_sized(size, value);
+            known.set_sized(size, value);
             Ok(())
         })
     }
@@ -359,14 +406,18 @@ export! {
     fn consort_node_status(node: Handle, text: Out<Bytes>) {
         let text = text.check("text")?;
         NODES.with(node, |running| {
-            text.set(bytes::lend(lines(&running.standing()?).into_bytes())?);
+            if inside() {
+                return Err(would_deadlock());
+            }
+            let place = bytes::place()?;
+            text.set(place.lend(lines(&running.standing()?).into_bytes()));
             Ok(())
         })
     }
 
     fn consort_ask(at: Text, key: In<u8>, key_len: usize, question: u32, timeout_ms: i64, json: Out<Bytes>) {
         let json = json.check("json")?;
-        let at = address("address", at.required("address")?)?;
+        let at = at.required("address")?;
         let key = match key.slice(key_len, "key")? {
             [] => None,
             key => Some(SharedKey::new(key).map_err(|error| Error::new(Status::Config, error))?),
@@ -376,8 +427,12 @@ export! {
             ASK_EXPLAIN => Question::Explain,
             other => return Err(Error::invalid(format_args!("`question` is {other}: take CONSORT_ASK_STATUS or CONSORT_ASK_EXPLAIN"))),
         };
-        let answer = ask(at, key.as_ref(), question, bound(timeout_ms)?)?;
-        json.set(bytes::lend(answer.into_bytes())?);
+        let within = bound(timeout_ms)?;
+        if inside() {
+            return Err(would_deadlock()); // the node that is asked may be the one that waits for this thread
+        }
+        let (at, place) = (address("address", at)?, bytes::place()?);
+        json.set(place.lend(ask(at, key.as_ref(), question, within)?.into_bytes()));
         Ok(())
     }
 }

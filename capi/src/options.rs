@@ -11,35 +11,29 @@ use consort::{
 use crate::border::{In, Out, export, listener_of};
 use crate::error::{Error, Status};
 use crate::layout::{
-    ADAPTIVE, AGREED, ATOMIC, AUTO, BLOCK, DATA, FIFO, GroupOptions, Machine, NodeOptions, SHM, SPIN, TCP,
-    VERBS, WITNESS,
+    ADAPTIVE, AGREED, ATOMIC, AUTO, BLOCK, DATA, DURABLE, FIFO, GroupOptions, Machine, NodeOptions, SHM,
+    SPIN, TCP, VERBS, WITNESS,
 };
 
 export! {
     fn consort_node_options_init(struct_size: usize, options: Out<NodeOptions>) {
-        init(struct_size, options, NodeOptions { struct_size, ..NodeOptions::DEFAULT })
+        init(struct_size, options, "options", NodeOptions { struct_size, ..NodeOptions::DEFAULT })
     }
 
     fn consort_group_options_init(struct_size: usize, options: Out<GroupOptions>) {
-        init(struct_size, options, GroupOptions { struct_size, ..GroupOptions::DEFAULT })
+        init(struct_size, options, "options", GroupOptions { struct_size, ..GroupOptions::DEFAULT })
     }
 
     fn consort_machine_init(struct_size: usize, machine: Out<Machine>) {
-        init(struct_size, machine, Machine { struct_size, ..Machine::DEFAULT })
+        init(struct_size, machine, "machine", Machine { struct_size, ..Machine::DEFAULT })
     }
 }
 
-/// Defaults, as far as the program's struct goes: one of a newer header has its rest zeroed by the program or set to what this library
-/// refuses.
-fn init<T: Copy>(struct_size: usize, out: Out<T>, defaults: T) -> Result<(), Error> {
-    if struct_size < size_of::<usize>() || struct_size > size_of::<T>() {
-        return Err(Error::invalid(format_args!(
-            "struct_size is {struct_size}, and this library knows {} bytes of that struct: pass its sizeof, and install the library that \
-             your consort.h came with",
-            size_of::<T>()
-        )));
-    }
-    out.check("options")?.cast::<usize>().set_sized(struct_size, defaults);
+/// Defaults, as far as the program's struct goes. One of a newer header is refused: the rest of it would be left as it was.
+fn init<T: Copy>(struct_size: usize, out: Out<T>, name: &str, defaults: T) -> Result<(), Error> {
+    let out = out.check(name)?;
+    let size = out.fits(struct_size, name)?;
+    out.set_sized(size, defaults);
     Ok(())
 }
 
@@ -140,7 +134,6 @@ pub(crate) fn builder(options: In<NodeOptions>) -> Result<(NodeBuilder, u64), Er
     if options.rejoin != 0 {
         builder = builder.rejoin(true);
     }
-    // Last: from here on the library has the socket, and closes it if the start fails.
     if options.listen_fd >= 0 {
         let listener: TcpListener = listener_of(options.listen_fd)?;
         builder = builder.listener(listener);
@@ -153,7 +146,7 @@ fn groups(options: &NodeOptions) -> Result<Vec<GroupConfig>, Error> {
         return Ok(Vec::new());
     }
     // The array's stride is what the program takes for the size of one.
-    let stride = options.groups.value("groups")?.struct_size;
+    let stride = options.groups.struct_size("groups")?;
     let of = |at: usize| {
         let it = options.groups.beyond(at * stride).sized(GroupOptions::DEFAULT, "groups")?;
         let mut group =
@@ -186,7 +179,8 @@ fn guarantee(number: u32) -> Result<Guarantee, Error> {
         ATOMIC => Ok(Guarantee::Atomic),
         AGREED => Ok(Guarantee::Agreed),
         FIFO => Ok(Guarantee::Fifo),
-        other => Err(unknown("guarantee", other, "one of CONSORT_ATOMIC, _AGREED, _FIFO")),
+        DURABLE => Ok(Guarantee::Durable),
+        other => Err(unknown("guarantee", other, "one of CONSORT_ATOMIC, _AGREED, _FIFO, _DURABLE")),
     }
 }
 
@@ -195,6 +189,7 @@ pub(crate) fn number_of(guarantee: Guarantee) -> u32 {
     match guarantee {
         Guarantee::Agreed => AGREED,
         Guarantee::Fifo => FIFO,
+        Guarantee::Durable => DURABLE,
         _ => ATOMIC,
     }
 }
@@ -219,4 +214,25 @@ pub(crate) fn address(name: &str, text: &str) -> Result<SocketAddr, Error> {
 
 fn unknown(name: &str, number: u32, instead: &str) -> Error {
     Error::invalid(format_args!("`{name}` is {number}, which means nothing: take {instead}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_of_an_older_header_are_read_as_far_as_they_go() {
+        // All that is there of each is its size and its name.
+        #[repr(C)]
+        struct Old(usize, *const std::ffi::c_char);
+        let old = [Old(16, c"orders".as_ptr()), Old(16, c"trades".as_ptr())];
+        let groups_of = |old: &[Old]| {
+            let options = In::<GroupOptions>::of(old.as_ptr().cast());
+            groups(&NodeOptions { groups: options, groups_len: old.len(), ..NodeOptions::DEFAULT })
+        };
+        let names: Vec<_> = groups_of(&old).unwrap().into_iter().map(|it| it.name).collect();
+        assert_eq!(names, ["orders", "trades"]);
+        let none = groups_of(&[Old(0, std::ptr::null())]);
+        assert_eq!(none.unwrap_err().status(), Status::Invalid);
+    }
 }

@@ -106,9 +106,12 @@ export! {
         let Some(outcome) = lock(&slot).take() else {
             return Err(Error::fixed(&(Status::BadHandle, c"this outcome is told to a callback already")));
         };
-        Then::start(outcome, move |result| match result {
-            Ok(it) => on_outcome(context, Status::Ok as i32, &raw const *Box::new(delivered(it))),
-            Err(error) => on_outcome(context, Error::from(error).tell() as i32, &raw const *Box::new(Delivered::default())),
+        Then::start(outcome, move |result| {
+            let (status, place) = match result {
+                Ok(it) => (Status::Ok, delivered(it)),
+                Err(error) => (Error::from(error).tell(), Delivered::default()),
+            };
+            on_outcome(context, status as i32, &raw const place);
         });
         Ok(())
     }

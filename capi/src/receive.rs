@@ -88,11 +88,14 @@ export! {
                     }
                 }
             };
-            let thread = std::thread::Builder::new().name(format!("consort-c-{shard}")).spawn(body).map_err(|cause| {
+            let name = format!("consort-c-{shard}");
+            let started = stream.threads.start(|| std::thread::Builder::new().name(name).spawn(body));
+            if !matches!(started, Ok(Ok(()))) {
                 stream.is_listening.store(false, Ordering::Relaxed);
+            }
+            started?.map_err(|cause| {
                 Error::new(Status::Machine, format_args!("can't get a thread to call you from: {cause}; raise the limit of threads"))
             })?;
-            stream.threads.add(thread);
             Ok(())
         })
     }

@@ -7,18 +7,33 @@ use consort::object::{Options, Pending, QueryError, Replica, UpdateError};
 
 use crate::border::{Context, Handle, In, Out, export, watch_forks};
 use crate::bytes;
-use crate::callback::{inside, within};
+use crate::callback::{holding_state, holds_state, inside};
 use crate::error::{Error, Status, TIMED_OUT};
 use crate::handles::{Kind, Registry};
 use crate::layout::{Bytes, LINEARIZABLE, LOCAL, Look, Machine, NodeOptions, OnFresh, OnReply};
 use crate::machine::Foreign;
-use crate::node::{NODES, bound, lock, over, timeout, would_deadlock};
+use crate::node::{NODES, Replicas, bound, lock, over, timeout, would_deadlock};
 use crate::options::builder;
 use crate::outcome::Then;
 use crate::stream;
 
-/// `None`: it has left.
-static REPLICAS: Registry<RwLock<Option<Arc<Replica<Foreign>>>>> = Registry::new(Kind::Replica);
+static REPLICAS: Registry<RwLock<Stage>> = Registry::new(Kind::Replica);
+
+/// Where a replica is. Calls hold it by their own, which they get under the lock for reading: under the lock for writing it is known
+/// whether there are any.
+enum Stage {
+    Works(Arc<Living>),
+    /// Somebody ends it just now.
+    Ends,
+    /// It has left, and its machine is freed.
+    Over,
+}
+
+struct Living {
+    replica: Replica<Foreign>,
+    /// On a node that others use too: it isn't freed before. After the replica, so that this goes first.
+    node: Option<Arc<Replicas>>,
+}
 
 type Reply = Pending<Result<Vec<u8>, UpdateError>>;
 
@@ -28,8 +43,11 @@ static PENDINGS: Registry<Mutex<Option<Reply>>> = Registry::new(Kind::Pending);
 /// A call on a replica. It holds the replica by its own, so that what ends it waits for nobody's wait.
 fn with(handle: Handle, body: impl FnOnce(&Replica<Foreign>) -> Result<(), Error>) -> Result<(), Error> {
     REPLICAS.with(handle, |slot| {
-        let replica = slot.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(over)?;
-        body(&replica)
+        let living = match &*slot.read().unwrap_or_else(PoisonError::into_inner) {
+            Stage::Works(living) => living.clone(),
+            Stage::Ends | Stage::Over => return Err(over()),
+        };
+        body(&living.replica)
     })
 }
 
@@ -41,35 +59,76 @@ fn submit(replica: &Replica<Foreign>, update: &[u8]) -> Result<Reply, Error> {
     Ok(replica.submit(&consort::object::Bytes(update.to_vec()))?)
 }
 
+/// Where a reply goes, if it is wanted: to be had before the update is sent, which can't be undone.
+fn place(reply: &Out<Bytes>) -> Result<Option<bytes::Place>, Error> {
+    reply.is_wanted().then(bytes::place).transpose()
+}
+
+fn give(place: Option<bytes::Place>, answer: Vec<u8>, reply: Out<Bytes>) {
+    if let Some(place) = place {
+        reply.set(place.lend(answer));
+    }
+}
+
 /// Ends it: nobody's call is in it when this returns, and its machine is freed.
 fn end(handle: Handle, how: impl FnOnce(Replica<Foreign>) -> Result<(), Error>) -> Result<(), Error> {
+    struct Over<'a>(&'a RwLock<Stage>);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            *self.0.write().unwrap_or_else(PoisonError::into_inner) = Stage::Over;
+        }
+    }
     if inside() {
         return Err(would_deadlock());
     }
     REPLICAS.with(handle, |slot| {
-        let replica = slot.write().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(over)?;
-        match Arc::try_unwrap(replica) {
-            Ok(replica) => how(replica),
-            Err(replica) => {
-                *slot.write().unwrap_or_else(PoisonError::into_inner) = Some(replica);
-                Err(Error::fixed(&(Status::Busy, c"another thread is in a call on this replica: stop it with consort_replica_stop, which lets such calls go, and try again when they are back")))
+        let mut stage = slot.write().unwrap_or_else(PoisonError::into_inner);
+        let living = match std::mem::replace(&mut *stage, Stage::Ends) {
+            Stage::Works(living) => match Arc::try_unwrap(living) {
+                Ok(living) => living,
+                Err(living) => {
+                    *stage = Stage::Works(living);
+                    return Err(Error::fixed(&(Status::Busy, c"another thread is in a call on this replica: stop it with consort_replica_stop, which lets such calls go, and try again when they are back")));
+                }
+            },
+            Stage::Ends => return Err(Error::fixed(&(Status::Busy, c"another thread ends this replica just now: wait until it has, and free it then"))),
+            Stage::Over => {
+                *stage = Stage::Over;
+                return Err(over());
             }
-        }
+        };
+        drop(stage);
+        let _over = Over(slot);
+        let Living { replica, node } = living;
+        let ended = how(replica);
+        drop(node); // the replica is no more, so the node may be freed
+        ended
     })
 }
 
 /// A machine is taken over with the replica, or not at all.
 fn make(
     machine: In<Machine>,
+    node: Option<Arc<Replicas>>,
     start: impl FnOnce(Foreign) -> Result<Replica<Foreign>, Error>,
     out: Out<Handle>,
 ) -> Result<(), Error> {
     let machine = Foreign::new(machine)?;
     let is_taken = machine.is_taken();
-    let handle = REPLICAS.put(RwLock::new(Some(Arc::new(start(machine)?))))?;
-    is_taken.store(true, Ordering::Release);
-    out.set(handle);
-    Ok(())
+    let handle = REPLICAS.put(RwLock::new(Stage::Over))?;
+    match (start(machine), REPLICAS.find(handle)) {
+        (Ok(replica), Ok(slot)) => {
+            let living = Stage::Works(Arc::new(Living { replica, node }));
+            *slot.write().unwrap_or_else(PoisonError::into_inner) = living;
+            is_taken.store(true, Ordering::Release);
+            out.set(handle);
+            Ok(())
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            REPLICAS.take(handle)?;
+            Err(error)
+        }
+    }
 }
 
 export! {
@@ -78,20 +137,20 @@ export! {
         let replica = replica.check("replica")?;
         let (builder, every) = builder(options)?;
         let start = |machine| Ok(Replica::start_with(builder, machine, Options::default().digest_every(every))?);
-        make(machine, start, replica)
+        make(machine, None, start, replica)
     }
 
     fn consort_replica_on(node: Handle, group: Handle, digest_every: u64, machine: In<Machine>, replica: Out<Handle>) {
         let replica = replica.check("replica")?;
         let of = node.token();
-        NODES.with(node, |running| running.own(|node| {
+        NODES.with(node, |running| running.own_for(|node, replicas| {
             stream::with(group, |it| {
                 let Some(group) = &it.group else { return Err(over()) };
                 if it.node.token() != of {
                     return Err(Error::invalid("the group is not this node's: get it from consort_node_group with the same node"));
                 }
                 let options = Options::default().digest_every(digest_every);
-                make(machine, |machine| Ok(Replica::on(node, group, machine, options)?), replica)
+                make(machine, Some(replicas), |machine| Ok(Replica::on(node, group, machine, options)?), replica)
             })
         })?)
     }
@@ -99,10 +158,8 @@ export! {
     fn consort_replica_update(replica: Handle, update: In<u8>, len: usize, reply: Out<Bytes>) {
         let update = update.slice(len, "update")?;
         with(replica, |it| {
-            let answer = submit(it, update)?.wait()?;
-            if reply.is_wanted() {
-                reply.set(bytes::lend(answer)?);
-            }
+            let place = place(&reply)?;
+            give(place, submit(it, update)?.wait()?, reply);
             Ok(())
         })
     }
@@ -143,6 +200,7 @@ export! {
         let limit = timeout(timeout_ms)?;
         PENDINGS.with(pending, |slot| {
             let mut slot = lock(slot);
+            let place = place(&reply)?; // before the reply is taken, which there is once
             let Some(it) = slot.take() else {
                 return Err(Error::fixed(&(Status::BadHandle, c"this reply was given out already: free what waited for it")));
             };
@@ -157,10 +215,7 @@ export! {
                     }
                 },
             };
-            let answer = result?;
-            if reply.is_wanted() {
-                reply.set(bytes::lend(answer)?);
-            }
+            give(place, result?, reply);
             Ok(())
         })
     }
@@ -172,7 +227,11 @@ export! {
     fn consort_replica_query(replica: Handle, how: u32, look: Look, context: Context) {
         let look = look.ok_or_else(|| Error::invalid("`look` is NULL: pass the function that reads the state"))?;
         with(replica, |it| {
-            let read = |machine: &Foreign| within(|| look(context, machine.context()));
+            if holds_state() {
+                // A lock for reading that is taken again waits for a writer that waits for this thread.
+                return Err(would_deadlock());
+            }
+            let read = |machine: &Foreign| holding_state(|| look(context, machine.context()));
             match how {
                 LOCAL => Ok(it.query_local(read)?),
                 LINEARIZABLE if inside() => Err(would_deadlock()),
@@ -228,5 +287,58 @@ export! {
             Err(error) if !matches!(error.status(), Status::Stopped | Status::Panicked) => Err(error),
             _ => REPLICAS.take(replica).map(drop),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::{SHM, Update};
+
+    extern "C" fn apply(_: Context, _: *const Update, _: Handle) -> i32 {
+        0
+    }
+
+    extern "C" fn nothing(_: Context, _: Handle) -> i32 {
+        0
+    }
+
+    #[test]
+    fn an_update_whose_reply_has_no_place_is_not_sent() {
+        let options = NodeOptions { id: 1, fabric: SHM, ring_bytes: 65_536, ..NodeOptions::DEFAULT };
+        let machine = Machine {
+            apply: Some(apply),
+            snapshot: Some(nothing),
+            restore: Some(nothing),
+            ..Machine::DEFAULT
+        };
+        let (mut replica, mut pending) = (Handle::of(0), Handle::of(0));
+        let mut reply = Bytes { data: std::ptr::null(), len: 0, lent: 0 };
+        let made = consort_replica_new(
+            In::of(&raw const options),
+            In::of(&raw const machine),
+            Out::to(&raw mut replica),
+        );
+        assert_eq!(made, Status::Ok as i32);
+        let none = In::of(std::ptr::null());
+        let update = |reply| consort_replica_update(replica, none, 0, reply);
+        let applied = || {
+            let mut applied = 0;
+            assert_eq!(consort_replica_applied(replica, Out::to(&raw mut applied)), Status::Ok as i32);
+            applied
+        };
+        assert_eq!(consort_replica_submit(replica, none, 0, Out::to(&raw mut pending)), Status::Ok as i32);
+        assert_eq!(update(Out::to(std::ptr::null_mut())), Status::Ok as i32);
+        let places: Vec<_> = std::iter::from_fn(|| bytes::place().ok()).collect();
+        assert_eq!((update(Out::to(&raw mut reply)), applied()), (Status::Busy as i32, 2));
+        assert_eq!(consort_pending_wait(pending, -1, Out::to(&raw mut reply)), Status::Busy as i32);
+        drop(places);
+        assert_eq!((update(Out::to(&raw mut reply)), applied()), (Status::Ok as i32, 3));
+        assert_eq!(
+            consort_pending_wait(pending, -1, Out::to(&raw mut reply)),
+            Status::Ok as i32,
+            "it is there still"
+        );
+        assert_eq!(consort_replica_free(replica), Status::Ok as i32);
     }
 }

@@ -1,13 +1,13 @@
 //! Room in a ring, lent to C: the reservation, and the group that it borrows from, in one place of [`LENT`].
 #![allow(unsafe_code)]
 
-use std::cell::RefCell;
+use std::sync::Mutex;
 
 use consort::{Outcome, Reservation};
 
 use crate::error::{Error, Status};
 use crate::layout::Room;
-use crate::lent::{Here, Lent};
+use crate::lent::{Free, Here, Lent};
 use crate::stream::Lease;
 
 /// A reservation that is out.
@@ -18,10 +18,12 @@ pub(crate) struct Held {
 }
 
 thread_local! {
-    static HERE: Here = const { RefCell::new(Vec::new()) };
+    static HERE: Here = const { Here::new(&FREE) };
 }
 
-static LENT: Lent<Held> = Lent::new(&HERE);
+static FREE: Free = Mutex::new(Vec::new());
+
+static LENT: Lent<Held> = Lent::new(&HERE, &FREE);
 
 /// Lends what `reserve` finds in a group.
 #[inline(always)]

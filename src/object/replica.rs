@@ -490,14 +490,23 @@ impl<R> Desk<R> {
         self.halted.clone().map_or(Ok(self.life), Err)
     }
 
-    /// Whoever waits is told that it is over.
-    fn give_up(&mut self, update: &UpdateError, query: &QueryError) {
-        for (_, promise) in std::mem::take(&mut self.updates) {
-            promise.keep(Err(update.clone()));
-        }
-        for (_, promise) in std::mem::take(&mut self.points) {
-            promise.keep(Err(query.clone()));
-        }
+    /// Whoever waits, for whom it is over.
+    fn give_up(&mut self) -> GivenUp<R> {
+        GivenUp { updates: std::mem::take(&mut self.updates), points: std::mem::take(&mut self.points) }
+    }
+}
+
+/// Who waited in vain. They are told when the desk is unlocked: a waker may run the program's code, which may come back to the desk.
+#[must_use = "they wait for ever unless they are told"]
+struct GivenUp<R> {
+    updates: BTreeMap<Ticket, Promise<Result<R, UpdateError>>>,
+    points: BTreeMap<ReadPoint, Promise<Result<(), QueryError>>>,
+}
+
+impl<R> GivenUp<R> {
+    fn tell(self, update: &UpdateError, query: &QueryError) {
+        self.updates.into_values().for_each(|promise| promise.keep(Err(update.clone())));
+        self.points.into_values().for_each(|promise| promise.keep(Err(query.clone())));
     }
 }
 
@@ -535,8 +544,9 @@ impl<S: StateMachine> Applier<S> {
         }
         let mut desk = common.desk();
         desk.halted = Some(why.clone());
-        desk.give_up(&UpdateError::Unknown(why.clone()), &QueryError::Stopped(why.clone()));
+        let waited = desk.give_up();
         drop(desk);
+        waited.tell(&UpdateError::Unknown(why.clone()), &QueryError::Stopped(why.clone()));
         common.watch.open();
         if matches!(why, Halted::Diverged(_)) {
             self.show();
@@ -592,7 +602,9 @@ impl<S: StateMachine> Applier<S> {
                     self.common.host.publish_digest(0);
                     let mut desk = self.common.desk();
                     desk.life += 1;
-                    desk.give_up(&UpdateError::Evicted(reason.clone()), &QueryError::Evicted(reason));
+                    let waited = desk.give_up();
+                    drop(desk);
+                    waited.tell(&UpdateError::Evicted(reason.clone()), &QueryError::Evicted(reason));
                     Ok(())
                 }
                 _ => Ok(()),
@@ -676,12 +688,15 @@ impl<S: StateMachine> Applier<S> {
         self.digests.set_members(members.unwrap_or_default().iter().copied());
         let mut desk = self.common.desk();
         desk.view = Some(view.clone());
-        if !self.common.is_member(&desk) {
-            // What this node has sent and not been told of may have been delivered before; nothing of the shard comes here any more.
+        // What this node has sent and not been told of may have been delivered before; nothing of the shard comes here any more.
+        let waited = (!self.common.is_member(&desk)).then(|| {
             desk.life += 1;
-            desk.give_up(&UpdateError::Moved, &QueryError::NotMember);
-        }
+            desk.give_up()
+        });
         drop(desk);
+        if let Some(waited) = waited {
+            waited.tell(&UpdateError::Moved, &QueryError::NotMember);
+        }
         self.common.watch.open(); // whoever waits may have to learn that it waits in vain
         self.view = Some(view);
         Ok(())

@@ -13,23 +13,26 @@ crash, join or leave. Nothing here needs a compiler: it calls libconsort (``carg
                 print(event.node, bytes(event.data))
 
 Messages are not copied: ``Event.data`` and ``Room.data`` are memoryviews of ring memory. An event's dies with the event's release
-(``events()`` releases each when the next is asked for): copy with ``bytes()`` what you keep.
+(``events()`` releases each when the next is asked for): copy with ``bytes()`` what you keep. The memory stays lent as long as there is any view
+of it, also a slice, and a message's sender can't reuse it before: don't keep slices either.
 
 Times are in seconds, None is for ever. Errors are raised as `Error`, which has the status, and a sentence that says what to do.
 """
 
+import atexit
 import ctypes
 import sys
+import weakref
 from collections import namedtuple
 
 from . import _abi
 from ._abi import library as _library
 
-__all__ = ["AGREED", "ATOMIC", "ADAPTIVE", "BLOCK", "DrivenNode", "Error", "Event", "FIFO", "Full", "Group", "Node", "Outcome", "Pending",
+__all__ = ["AGREED", "ATOMIC", "ADAPTIVE", "BLOCK", "DURABLE", "DrivenNode", "Error", "Event", "FIFO", "Full", "Group", "Node", "Outcome", "Pending",
            "Replica", "Room", "SHM", "SPIN", "Stopped", "TCP", "TimedOut", "Unknown", "View", "Member", "Update", "WAITING", "EVICTED", "VIEW", "MESSAGE",
            "SNAPSHOT", "RESTORE", "ENDED", "READ_POINT", "DIGEST", "STOPPED", "version"]
 
-ATOMIC, AGREED, FIFO = 0, 1, 2
+ATOMIC, AGREED, FIFO, DURABLE = 0, 1, 2, 3
 AUTO, SHM, TCP, VERBS = 0, 1, 2, 3
 ADAPTIVE, SPIN, BLOCK = 0, 1, 2
 WAITING, EVICTED, VIEW, MESSAGE, SNAPSHOT, RESTORE, ENDED, READ_POINT, DIGEST, STOPPED = range(1, 11)
@@ -77,11 +80,47 @@ def _ms(seconds):
     return -1 if seconds is None else max(0, int(seconds * 1000))
 
 
-def _view_of(pointer, length):
-    """Memory of the library's, as a memoryview of bytes."""
-    if length == 0:
-        return memoryview(b"")
-    return memoryview((ctypes.c_uint8 * length).from_address(pointer)).cast("B")
+class _Lent:
+    """What the library lent, and the function that gives it back. Views of its memory are of an array that holds this, so it is given back when
+    the last of them is gone, unless it is before; and that it isn't while there are others."""
+
+    def __init__(self, struct, back=None):
+        self.struct, self._back, self._array = struct, back, lambda: None
+
+    def view(self):
+        """A view of its memory, of bytes."""
+        if self.struct.len == 0:
+            return memoryview(b"")
+        array = self._array()
+        if array is None:
+            array = (ctypes.c_uint8 * self.struct.len).from_address(self.struct.data)
+            array.lent = self
+            self._array = weakref.ref(array)
+        return memoryview(array).cast("B")
+
+    def is_seen(self):
+        """Whether there is a view of it."""
+        return self._array() is not None
+
+    def hand_over(self, other):
+        """The views of it are the other's from now on, which has the same memory."""
+        array = self._array()
+        if array is not None:
+            array.lent, other._array, self._array = other, self._array, lambda: None
+
+    def done(self):
+        """It was given back, and isn't to be once more."""
+        self._back = None
+
+    def give_back(self):
+        back, self._back = self._back, None
+        if back is not None:
+            _check(back(ctypes.byref(self.struct)))
+
+    def __del__(self):
+        # At the interpreter's end there may be nothing to call any more.
+        if self._back is not None and _library is not None:
+            self._back(ctypes.byref(self.struct))
 
 
 def _take(lent):
@@ -109,7 +148,8 @@ def _options(id=0, *, listen=None, peers=None, join=None, groups=None, config_fi
              domain=None, ring_bytes=0, silence=0, quorum_within=0, start_within=0, slow_evict=0, digest_every=4096, listen_fd=-1,
              fabric=AUTO, guarantee=ATOMIC, wait=ADAPTIVE, state=False, rejoin=False, witness=False):
     """A node's options; what they mean, consort.h says. ``peers`` is {id: address}, ``join`` a list of addresses, ``groups`` a list
-    of dicts with ``name`` and any of ``nodes``, ``shards``, ``replicas``, ``ring_bytes``, ``guarantee``, ``state``."""
+    of dicts with ``name`` and any of ``nodes``, ``shards``, ``replicas``, ``ring_bytes``, ``guarantee``, ``state``. A ``listen_fd`` stays the
+    program's: close it when the node has started."""
     options = _abi.NodeOptions()
     _check(_library.consort_node_options_init(ctypes.sizeof(options), ctypes.byref(options)))
     peers, join, groups = peers or {}, join or [], groups or []
@@ -135,19 +175,35 @@ def _options(id=0, *, listen=None, peers=None, join=None, groups=None, config_fi
     return options
 
 
+_called = []  # what the library may call for as long as the process lives
+_running = weakref.WeakSet()
+
+
+@atexit.register
+def _end():
+    """Ends what has threads that call Python, while there is one to call."""
+    for it in list(_running):
+        try:
+            it.stop()
+            it.close()
+        except Error:
+            pass  # it stopped before, or another thread is in a call on it
+
+
 class _Handle:
     """A handle of the library's, freed once."""
 
     _free = None
+    _calls = ()  # what the library may call until it is freed
 
     def __init__(self, handle):
         self._handle = handle
 
     def close(self):
-        """Frees it; once is enough. It can't be used after that."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            _check(self._free(handle))
+        """Frees it; once is enough. It can't be used after that. What fails can be tried again."""
+        if self._handle is not None:
+            _check(self._free(self._handle))
+            self._handle = None
 
     def __enter__(self):
         return self
@@ -156,9 +212,9 @@ class _Handle:
         self.close()
 
     def __del__(self):
-        # At the interpreter's end there may be nothing to call any more.
         if getattr(self, "_handle", None) is not None and _library is not None:
-            self._free(self._handle)
+            if self._free(self._handle) != 0:
+                _called.append(self._calls)  # in a callback, for one, it can't be freed, and goes on
             self._handle = None
 
 
@@ -171,68 +227,92 @@ def _made(function, *arguments):
 class Event:
     """Something that happened: ``kind``, and what consort.h says of it. ``data`` is a memoryview of a message, until it is released."""
 
-    def __init__(self, struct, owner=True):
-        self._struct, self._owner = struct, owner
+    def __init__(self, lent):
+        self._lent, struct = lent, lent.struct
         self.kind, self.shard, self.node, self.status = struct.kind, struct.shard, struct.node, struct.status
         self.view, self.seq, self.ticket, self.number = struct.view, struct.seq, struct.ticket, struct.number
         self.text = struct.text.decode() if struct.text else None
         self.members = _members(struct.members.contents) if struct.members else None
-        self.data = _view_of(struct.data, struct.len)
+        self.data = lent.view()
+
+    def _struct(self):
+        if self._lent is None:
+            raise ValueError("this event was released")
+        return ctypes.byref(self._lent.struct)
 
     def release(self):
-        """Gives the message's memory back to its sender."""
-        if self._struct is not None:
-            struct, self._struct = self._struct, None
+        """Gives the message's memory back to its sender. BufferError: there is another view of it, a slice for one."""
+        if self._lent is not None:
             self.data.release()
-            if self._owner:
-                _check(_library.consort_release(ctypes.byref(struct)))
+            if self._lent.is_seen():
+                self.data = self._lent.view()
+                raise BufferError("there are other views of the event's data, slices perhaps: release them first")
+            lent, self._lent = self._lent, None
+            lent.give_back()
 
     def keep(self):
         """In a callback: the event, past the call. Release it."""
-        kept = _abi.Event()
-        _check(_library.consort_keep(ctypes.byref(self._struct), ctypes.byref(kept)))
+        kept = _Lent(_abi.Event())
+        _check(_library.consort_keep(self._struct(), ctypes.byref(kept.struct)))
+        kept._back = _library.consort_release
+        self._lent.hand_over(kept)
         return Event(kept)
+
+    def _passed(self):
+        """The callback that it was lent to is over."""
+        self.data.release()
+        if self._lent is not None and self._lent.is_seen():
+            try:
+                self.keep().data.release()  # the other views have it then
+            except Error as error:
+                raise BufferError("views of an event's data are left that die with its callback: copy what you keep") from error
+        self._lent = None
 
     def give(self, state):
         """Of a SNAPSHOT: gives the state to who joins."""
-        _check(_library.consort_snapshot_give(ctypes.byref(self._struct), bytes(state), len(state)))
+        _check(_library.consort_snapshot_give(self._struct(), bytes(state), len(state)))
 
     def refuse(self, reason):
         """Of a SNAPSHOT: gives none."""
-        _check(_library.consort_snapshot_refuse(ctypes.byref(self._struct), reason.encode()))
+        _check(_library.consort_snapshot_refuse(self._struct(), reason.encode()))
 
     def restore(self):
         """Of a RESTORE: the state, whole; then go on with what follows."""
         pieces, piece, got = [], ctypes.create_string_buffer(1 << 20), ctypes.c_size_t(1)
         while got.value > 0:
-            _check(_library.consort_restore_read(ctypes.byref(self._struct), piece, len(piece), ctypes.byref(got)))
+            _check(_library.consort_restore_read(self._struct(), piece, len(piece), ctypes.byref(got)))
             pieces.append(piece.raw[:got.value])
-        _check(_library.consort_restore_finish(ctypes.byref(self._struct)))
-        self._struct = None
+        _check(_library.consort_restore_finish(self._struct()))
+        self._lent.done()
+        self._lent = None
         return b"".join(pieces)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.release()
-
-    def __del__(self):
-        if getattr(self, "_struct", None) is not None and self._owner and _library is not None:
-            _library.consort_release(ctypes.byref(self._struct))
+        # Where there is another view, as of a variable of the block that is over, that gives it back when it goes.
+        self.data.release()
+        lent, self._lent = self._lent, None
+        if lent is not None and not lent.is_seen():
+            lent.give_back()
 
 
 class Room:
     """Room for a message, in the ring: write to ``data``, then `send`. As a context manager it is sent at the end, or cancelled by an
-    exception."""
+    exception. BufferError: there is another view of it, a slice for one; release that first."""
 
     def __init__(self, struct):
-        self._struct = struct
-        self.data = _view_of(struct.data, struct.len)
+        self._lent = _Lent(struct, _library.consort_cancel)
+        self.data = self._lent.view()
 
     def _done(self, function, *arguments):
         self.data.release()
-        _check(function(ctypes.byref(self._struct), *arguments))
+        if self._lent.is_seen():
+            self.data = self._lent.view()
+            raise BufferError("there are other views of the room, slices perhaps: release them first")
+        _check(function(ctypes.byref(self._lent.struct), *arguments))
+        self._lent.done()
 
     def send(self):
         """Multicasts it. Gives the ticket, which the message's event has too."""
@@ -254,12 +334,12 @@ class Room:
         return self
 
     def __exit__(self, exception, *_):
-        if self._struct.lent:
-            self.send() if exception is None else self.cancel()
-
-    def __del__(self):
-        if self._struct.lent and _library is not None:
-            _library.consort_cancel(ctypes.byref(self._struct))
+        if exception is not None:
+            self.data.release()
+            if not self._lent.is_seen():  # otherwise by the last view, which the exception may have
+                self._lent.give_back()
+        elif self._lent.struct.lent:
+            self.send()
 
 
 class Outcome(_Handle):
@@ -278,11 +358,11 @@ def _told(callback):
     """A callback of Python's as one of C's. What it raises is told by sys.unraisablehook: it can't go anywhere else."""
 
     def call(_, event):
-        told = Event(event.contents, owner=False)
+        told = Event(_Lent(event.contents))
         try:
             callback(told)
         finally:
-            told.release()
+            told._passed()
 
     return _abi.ON_EVENT(call)
 
@@ -332,7 +412,7 @@ class Group(_Handle):
         """The next event. Release it when it is read."""
         event = _abi.Event()
         _check(_library.consort_next(self._handle, _ms(timeout), ctypes.byref(event)))
-        return Event(event)
+        return Event(_Lent(event, _library.consort_release))
 
     def events(self):
         """All events, until the node stops. Each is released when the next is asked for."""
@@ -347,7 +427,7 @@ class Group(_Handle):
     def listen(self, callback):
         """Has ``callback(event)`` called for each event, on a thread of the library's. The last is STOPPED."""
         told = _told(callback)
-        self._node._callbacks.append(told)
+        self._node._calls.append(told)
         _check(_library.consort_listen(self._handle, told, None))
 
     def fileno(self):
@@ -364,8 +444,9 @@ class Node(_Handle):
     _new = _library.consort_node_new
 
     def __init__(self, id=0, **options):
-        self._callbacks = []  # as long as the library may call them
+        self._calls = []
         super().__init__(_made(self._new, ctypes.byref(_options(id, **options))))
+        _running.add(self)
 
     def group(self, name=None, shard=0):
         """A group by its name; None is the main one."""
@@ -403,14 +484,14 @@ class DrivenNode(Node):
         worked, raised = ctypes.c_uint32(), []
 
         def call(_, event):
-            told = Event(event.contents, owner=False)
+            told = Event(_Lent(event.contents))
             try:
                 if not raised:
                     callback(told)
             except BaseException as exception:  # it goes on where poll was called
                 raised.append(exception)
             finally:
-                told.release()
+                told._passed()
 
         _check(_library.consort_poll(self._handle, _abi.ON_EVENT(call), None, ctypes.byref(worked)))
         if raised:
@@ -435,7 +516,7 @@ class Pending(_Handle):
 
 
 class Replica(_Handle):
-    """A state that all members keep the same. ``machine`` has ``apply(update) -> bytes or None``, ``snapshot() -> bytes``,
+    """A state that all members keep the same. ``machine`` has ``apply(update) -> bytes or None`` (``update.data`` is bytes), ``snapshot() -> bytes``,
     ``restore(bytes)`` and, if it likes, ``view_changed(view)``; what they do must follow from the state and their arguments alone. They are
     called on a thread of the replica's; queries don't run at the same time as `apply`."""
 
@@ -443,8 +524,9 @@ class Replica(_Handle):
 
     def __init__(self, machine, id=0, **options):
         self._machine = machine
-        self._functions = self._foreign(machine)
-        super().__init__(_made(_library.consort_replica_new, ctypes.byref(_options(id, **options)), ctypes.byref(self._functions)))
+        self._calls = self._foreign(machine)
+        super().__init__(_made(_library.consort_replica_new, ctypes.byref(_options(id, **options)), ctypes.byref(self._calls)))
+        _running.add(self)
 
     @staticmethod
     def _foreign(machine):
@@ -460,9 +542,9 @@ class Replica(_Handle):
 
         def apply(_, update, reply):
             it = update.contents
-            data = _view_of(it.data, it.len)
+            # A copy: whatever the machine keeps of it may outlive the call.
+            data = ctypes.string_at(it.data, it.len) if it.len > 0 else b""
             answer = machine.apply(Update(data, it.node, it.view, it.seq, it.index, it.incarnation)) or b""
-            data.release()
             _check(_library.consort_write(reply, answer, len(answer)))
 
         def snapshot(_, state):

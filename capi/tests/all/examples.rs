@@ -146,6 +146,29 @@ fn one_loop_under_sanitizers() {
     in_a_loop(Build::Sanitized);
 }
 
+#[test]
+fn a_loop_loses_no_input_that_finds_no_room() {
+    let (program, sockets) = (example("loop.c", Build::Sanitized), sockets(2));
+    let mut first = member(&program, 0, &sockets, &[]);
+    // More than it has room for, before there is a group to send it to; and a line that never fits in one piece.
+    for line in 0..1000 {
+        first.say(&format!("line {line}"));
+    }
+    first.say(&"x".repeat(10_000));
+    first.say_all("the last, without an end");
+    first.hush();
+    let mut second = member(&program, 1, &sockets, &[]);
+    second.hush();
+    let lines = agree(vec![first, second]);
+    let lines: Vec<_> = lines.iter().map(|line| line.strip_prefix("1: ").unwrap()).collect();
+    let first_lost = (0..1000).find(|at| lines.get(*at).is_none_or(|line| *line != format!("line {at}")));
+    assert_eq!((first_lost, lines.len() > 1001), (None, true));
+    assert_eq!(
+        (lines[1000..lines.len() - 1].concat(), *lines.last().unwrap()),
+        ("x".repeat(10_000), "the last, without an end")
+    );
+}
+
 fn ping(build: Build, window: &str) {
     let (program, sockets) = (example("ping.c", build), sockets(2));
     let pinger = member(&program, 0, &sockets, &["--count", "2000", "--window", window]);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::kit::{Process, has, here, member, sockets};
+use crate::kit::{Process, goes_on, has, here, member, sockets};
 
 /// The prefix, installed to once.
 fn prefix() -> &'static Path {
@@ -44,25 +44,9 @@ fn builds(command: &mut Command) {
     assert!(output.status.success(), "{command:?}\n{told}");
 }
 
-/// Three processes, of which one is killed, and the others go on.
-fn goes_on(program: &Path) {
+fn three(program: &Path) -> Vec<Process> {
     let sockets = sockets(3);
-    let mut members: Vec<_> = (0..3).map(|at| member(program, at, &sockets, &[])).collect();
-    let heard: Vec<Vec<_>> = members.iter_mut().map(|it| (0..3).map(|_| it.line()).collect()).collect();
-    assert!(heard.iter().all(|lines| *lines == heard[0]), "{heard:?}");
-    members[1].kill();
-    members.remove(1);
-    for member in &mut members {
-        member.until(|line| line == "# view 2 of 1 3");
-    }
-    members[1].say("it goes on");
-    for member in &mut members {
-        assert_eq!(member.line(), "3: it goes on");
-    }
-    members.iter_mut().for_each(Process::hush);
-    for member in members {
-        assert!(member.end().0.success());
-    }
+    (0..3).map(|at| member(program, at, &sockets, &[])).collect()
 }
 
 #[test]
@@ -77,7 +61,7 @@ fn an_example_builds_with_pkg_config_and_goes_on_when_one_of_three_is_killed() {
         .args(pkg_config(&["--cflags", "--libs"]))
         .arg(format!("-Wl,-rpath,{}", prefix().join("lib").display()));
     builds(&mut compiler);
-    goes_on(&there.path().join("hello"));
+    goes_on(three(&there.path().join("hello")), 3);
     assert_eq!(pkg_config(&["--modversion"]), [env!("CARGO_PKG_VERSION")]);
 }
 
@@ -93,7 +77,7 @@ fn an_example_builds_statically() {
     let flags = flags.iter().map(|flag| if flag == "-lconsort" { "-l:libconsort.a" } else { flag });
     compiler.args(flags);
     builds(&mut compiler);
-    goes_on(&there.path().join("hello"));
+    goes_on(three(&there.path().join("hello")), 3);
 }
 
 #[test]
@@ -112,5 +96,5 @@ fn an_example_builds_with_cmake() {
     cmake.arg(format!("-DCMAKE_PREFIX_PATH={}", prefix().display()));
     builds(&mut cmake);
     builds(Command::new("cmake").current_dir(there.path()).args(["--build", "build"]));
-    goes_on(&there.path().join("build/hello"));
+    goes_on(three(&there.path().join("build/hello")), 3);
 }

@@ -47,9 +47,15 @@ pub(crate) fn has(tool: &str, package: &str) -> bool {
     let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).stdout(Stdio::null()).status();
     let found = found.is_ok_and(|status| status.success());
     if !found {
-        println!("SKIPPED: no {tool} here; apt-get install {package}");
+        skips(&format!("no {tool} here; apt-get install {package}"));
     }
     found
+}
+
+/// Says that this test goes without something, and why: past what the harness captures, so that nobody takes it for done.
+pub(crate) fn skips(why: &str) {
+    let thread = std::thread::current();
+    let _ = writeln!(std::io::stderr(), "SKIPPED in {}: {why}", thread.name().unwrap_or("a test"));
 }
 
 /// How a program is built.
@@ -164,9 +170,32 @@ pub(crate) fn member(program: &Path, at: usize, sockets: &[Socket], more: &[&str
     run(command, Some(&sockets[at]))
 }
 
+/// Three members hear the same, so many lines, and go on when one is killed.
+pub(crate) fn goes_on(mut members: Vec<Process>, lines: usize) {
+    let heard: Vec<Vec<_>> = members.iter_mut().map(|it| (0..lines).map(|_| it.line()).collect()).collect();
+    assert!(heard.iter().all(|lines| *lines == heard[0]), "{heard:?}");
+    members.remove(1).kill();
+    for member in &mut members {
+        member.until(|line| line == "# view 2 of 1 3");
+    }
+    members[1].say("it goes on");
+    for member in &mut members {
+        assert_eq!(member.line(), "3: it goes on");
+    }
+    members.iter_mut().for_each(Process::hush);
+    for member in members {
+        assert!(member.end().0.success());
+    }
+}
+
 impl Process {
     pub(crate) fn say(&mut self, line: &str) {
         writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    /// The last of its input, without the end of a line.
+    pub(crate) fn say_all(&mut self, text: &str) {
+        self.input.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
     }
 
     /// The end of its input.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::header;
-use crate::kit::{Build, compile, has, here, run};
+use crate::kit::{Build, compile, has, here, run, skips};
 
 fn runs(source: &str, says: &str) {
     let program = compile(&here().join("tests/c").join(source), Build::Sanitized);
@@ -36,7 +36,7 @@ fn under_valgrind(source: &Path, says: &str) {
         return;
     }
     let Some(library) = std::env::var_os("CONSORT_VALGRIND_LIBRARY") else {
-        println!("SKIPPED: this takes a library of its own; `cargo xtask valgrind` builds it and runs this");
+        skips("this takes a library of its own; `cargo xtask valgrind` builds it and runs this");
         return;
     };
     let program = compile(source, Build::Plain);

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::abi::implemented;
 use crate::header;
-use crate::kit::{Process, has, here, library, run, sockets};
+use crate::kit::{Process, goes_on, has, here, library, run, sockets};
 
 fn python() -> Option<Command> {
     if !has("python3", "python3") {
@@ -71,18 +71,7 @@ fn three(example: &str) -> Option<Vec<Process>> {
 fn hello_says_the_same_everywhere_and_goes_on() {
     let Some(mut members) = three("hello.py") else { return };
     members[0].say("a line");
-    let heard: Vec<Vec<_>> = members.iter_mut().map(|it| (0..4).map(|_| it.line()).collect()).collect();
-    assert!(heard.iter().all(|lines| *lines == heard[0]), "{heard:?}");
-    members.remove(1).kill();
-    members[1].until(|line| line == "# view 2 of 1 3");
-    members[1].say("it goes on");
-    for member in &mut members {
-        assert_eq!(member.line(), "3: it goes on");
-    }
-    members.iter_mut().for_each(Process::hush);
-    for member in members {
-        assert!(member.end().0.success());
-    }
+    goes_on(members, 4);
 }
 
 #[test]

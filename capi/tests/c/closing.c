@@ -2,6 +2,7 @@
 #include "misuse.h"
 
 #include <pthread.h>
+#include <semaphore.h>
 
 enum { SENDERS = 3, ROUNDS = 30 };
 
@@ -76,8 +77,214 @@ static void *ask_on(void *context)
     return NULL;
 }
 
+/* Listens by one handle after another until the node has ended; is_over is set when consort_node_free has returned. */
+typedef struct listener {
+    consort_node *node;
+    pthread_barrier_t begin;
+    int is_over;
+} listener;
+
+static void on_event(void *context, const consort_event *event)
+{
+    (void)event;
+    SURE(!__atomic_load_n(&((listener *)context)->is_over, __ATOMIC_SEQ_CST));
+}
+
+static void *listen_on(void *context)
+{
+    listener *it = (listener *)context;
+    consort_status status = CONSORT_OK;
+    pthread_barrier_wait(&it->begin);
+    while (status == CONSORT_OK) {
+        consort_group *group;
+        status = consort_node_group(it->node, NULL, 0, &group);
+        if (status == CONSORT_OK) {
+            status = consort_listen(group, on_event, it);
+            MUST(consort_group_free(group));
+        }
+    }
+    SURE(is_an_end(status));
+    return NULL;
+}
+
+static void listening(void)
+{
+    consort_node_options options = alone(1);
+    pthread_t thread;
+    listener it;
+    it.is_over = 0;
+    pthread_barrier_init(&it.begin, NULL, 2);
+    MUST(consort_node_new(&options, &it.node));
+    pthread_create(&thread, NULL, listen_on, &it);
+    pthread_barrier_wait(&it.begin);
+    MUST(consort_node_free(it.node));
+    __atomic_store_n(&it.is_over, 1, __ATOMIC_SEQ_CST);
+    pthread_join(thread, NULL);
+    pthread_barrier_destroy(&it.begin);
+}
+
+/* A replica that one thread uses, and others end. */
+typedef struct used {
+    consort_replica *replica;
+    sloppy state;
+    sem_t looks, go_on;
+} used;
+
+static void stay(void *context, void *machine)
+{
+    used *it = (used *)context;
+    (void)machine;
+    sem_post(&it->looks);
+    sem_wait(&it->go_on);
+}
+
+static void *look_on(void *context)
+{
+    used *it = (used *)context;
+    MUST(consort_replica_query(it->replica, CONSORT_LOCAL, stay, it));
+    return NULL;
+}
+
+static void *free_in_vain(void *context)
+{
+    used *it = (used *)context;
+    for (int at = 0; at < 20000; at++)
+        EXPECT(CONSORT_BUSY, consort_replica_free(it->replica));
+    return NULL;
+}
+
+static void *update_on(void *context)
+{
+    used *it = (used *)context;
+    consort_status status;
+    while ((status = consort_replica_update(it->replica, "x", 1, NULL)) == CONSORT_OK)
+        ;
+    SURE(is_an_end(status) || status == CONSORT_UNKNOWN);
+    return NULL;
+}
+
+static void *leave_on(void *context)
+{
+    used *it = (used *)context;
+    consort_status status;
+    while ((status = consort_replica_leave(it->replica, -1)) == CONSORT_BUSY)
+        ;
+    SURE(status == CONSORT_OK || is_an_end(status));
+    return NULL;
+}
+
+/* While a call is in it a replica is not ended, and works for others; and who frees it frees its machine. */
+static void replicas(int number)
+{
+    consort_node_options options = alone(1);
+    consort_machine machine;
+    consort_status status;
+    pthread_t threads[3];
+    uint64_t applied;
+    used it;
+    memset(&it, 0, sizeof it);
+    sem_init(&it.looks, 0, 0);
+    sem_init(&it.go_on, 0, 0);
+    machine = sloppy_machine(&it.state);
+    MUST(consort_replica_new(&options, &machine, &it.replica));
+    MUST(consort_replica_update(it.replica, "x", 1, NULL));
+    if (number == 0) {
+        pthread_create(&threads[0], NULL, look_on, &it);
+        sem_wait(&it.looks);
+        pthread_create(&threads[1], NULL, free_in_vain, &it);
+        pthread_create(&threads[2], NULL, free_in_vain, &it);
+        for (int at = 0; at < 20000; at++)
+            MUST(consort_replica_applied(it.replica, &applied));
+        pthread_join(threads[1], NULL);
+        pthread_join(threads[2], NULL);
+        sem_post(&it.go_on);
+        pthread_join(threads[0], NULL);
+        MUST(consort_replica_free(it.replica));
+    } else {
+        pthread_create(&threads[0], NULL, update_on, &it);
+        pthread_create(&threads[1], NULL, leave_on, &it);
+        while ((status = consort_replica_free(it.replica)) == CONSORT_BUSY)
+            ;
+        EXPECT(CONSORT_OK, status);
+        SURE(it.state.is_freed == 1);
+        pthread_join(threads[0], NULL);
+        pthread_join(threads[1], NULL);
+    }
+    SURE(it.state.is_freed == 1);
+}
+
+/* A node that two threads free while a third puts a replica on it. */
+typedef struct shared {
+    consort_node *node;
+    consort_group *group;
+    consort_replica *replica;
+    sloppy state;
+    pthread_barrier_t begin;
+    consort_status replicated, freed[2];
+} shared;
+
+static void *replicate(void *context)
+{
+    shared *it = (shared *)context;
+    consort_machine machine = sloppy_machine(&it->state);
+    pthread_barrier_wait(&it->begin);
+    it->replicated = consort_replica_on(it->node, it->group, 0, &machine, &it->replica);
+    return NULL;
+}
+
+static void *free_once(void *context)
+{
+    shared *it = (shared *)context;
+    pthread_barrier_wait(&it->begin);
+    it->freed[1] = consort_node_free(it->node);
+    return NULL;
+}
+
+/* Either the replica is there, and the node is; or one of the two has freed it. */
+static void sharing(void)
+{
+    consort_node_options options = alone(1);
+    pthread_t threads[2];
+    shared it;
+    memset(&it, 0, sizeof it);
+    options.state = 1;
+    pthread_barrier_init(&it.begin, NULL, 3);
+    MUST(consort_node_new(&options, &it.node));
+    MUST(consort_node_group(it.node, NULL, 0, &it.group));
+    pthread_create(&threads[0], NULL, replicate, &it);
+    pthread_create(&threads[1], NULL, free_once, &it);
+    pthread_barrier_wait(&it.begin);
+    it.freed[0] = consort_node_free(it.node);
+    pthread_join(threads[0], NULL);
+    pthread_join(threads[1], NULL);
+    int freed = (it.freed[0] == CONSORT_OK) + (it.freed[1] == CONSORT_OK);
+    for (int at = 0; at < 2; at++)
+        SURE(it.freed[at] == CONSORT_OK || it.freed[at] == CONSORT_BUSY || (it.freed[at] == CONSORT_BAD_HANDLE && freed == 1));
+    SURE(freed <= 1);
+    if (it.replicated == CONSORT_OK) {
+        SURE(freed == 0);
+        MUST(consort_replica_update(it.replica, "x", 1, NULL));
+        EXPECT(CONSORT_BUSY, consort_node_free(it.node));
+        MUST(consort_replica_free(it.replica));
+        MUST(consort_node_free(it.node));
+    } else {
+        SURE(is_an_end(it.replicated));
+        if (freed == 0)
+            MUST(consort_node_free(it.node)); /* both came while the replica was tried */
+    }
+    SURE(it.state.is_freed == (it.replicated == CONSORT_OK));
+    MUST(consort_group_free(it.group));
+    pthread_barrier_destroy(&it.begin);
+}
+
 int main(void)
 {
+    for (int number = 0; number < 3 * ROUNDS; number++)
+        sharing();
+    for (int number = 0; number < ROUNDS; number++)
+        listening();
+    for (int number = 0; number < ROUNDS; number++)
+        replicas(number);
     for (int number = 0; number < ROUNDS; number++) {
         consort_node_options options = alone(1);
         pthread_t threads[SENDERS + 4];

@@ -8,6 +8,7 @@
 typedef struct seen {
     consort_node *node;
     consort_group *group;
+    consort_replica *replica;
     consort_event kept;
     sem_t told, over;
     int count;
@@ -49,12 +50,15 @@ static void on_event(void *context, const consort_event *event)
 static void listening(void)
 {
     consort_node_options options = alone(1);
+    consort_group *other;
+    int fd;
     seen it;
     memset(&it, 0, sizeof it);
     sem_init(&it.told, 0, 0);
     sem_init(&it.over, 0, 0);
     MUST(consort_node_new(&options, &it.node));
     MUST(consort_node_group(it.node, NULL, 0, &it.group));
+    MUST(consort_node_group(it.node, NULL, 0, &other));
     MUST(consort_listen(it.group, on_event, &it));
     MUST(consort_multicast(it.group, "hello", 5, NULL));
     sem_wait(&it.told);
@@ -70,14 +74,25 @@ static void listening(void)
     EXPECT(CONSORT_STOPPED, consort_multicast(it.group, "late", 4, NULL));
     EXPECT(CONSORT_STOPPED, consort_next(it.group, -1, &copy));
     MUST(consort_group_free(it.group));
+    /* No callback comes after the node's end, which nobody would wait for. */
+    EXPECT(CONSORT_STOPPED, consort_listen(other, on_event, &it));
+    EXPECT(CONSORT_STOPPED, consort_group_fd(other, &fd));
+    MUST(consort_group_free(other));
     SURE(it.count == 2);
 }
 
 static void on_outcome(void *context, consort_status status, const consort_delivered *delivered)
 {
     seen *it = (seen *)context;
+    consort_stats stats;
+    consort_bytes text;
+    stats.struct_size = sizeof stats;
     SURE(status == CONSORT_OK && delivered->view > 0);
     EXPECT(CONSORT_WOULD_DEADLOCK, consort_node_free(it->node));
+    /* The engine answers these, and this is its thread. */
+    EXPECT(CONSORT_WOULD_DEADLOCK, consort_node_stats(it->node, &stats));
+    EXPECT(CONSORT_WOULD_DEADLOCK, consort_node_status(it->node, &text));
+    EXPECT(CONSORT_WOULD_DEADLOCK, consort_ask("127.0.0.1:1", NULL, 0, CONSORT_ASK_STATUS, -1, &text));
     sem_post(&it->told);
 }
 
@@ -206,11 +221,33 @@ static void driving(void)
     MUST(consort_group_free(it.group));
 }
 
+static void never(void *context, void *machine)
+{
+    (void)context, (void)machine;
+    SURE(!"a query in a query");
+}
+
 static void look(void *context, void *machine)
 {
     sloppy *it = (sloppy *)machine;
     EXPECT(CONSORT_WOULD_DEADLOCK, consort_replica_free(*(consort_replica **)context));
+    /* An update that waits for the state would come between the two. */
+    EXPECT(CONSORT_WOULD_DEADLOCK, consort_replica_query(*(consort_replica **)context, CONSORT_LOCAL, never, NULL));
     EXPECT(CONSORT_BAD_HANDLE, consort_write(it->writer, "x", 1));
+}
+
+/* The update that stops a replica: who waits for it is told when the replica can be asked why. */
+static void on_halt(void *context, consort_status status, const void *reply, size_t len)
+{
+    seen *it = (seen *)context;
+    uint64_t applied;
+    consort_pending *pending;
+    SURE(status == CONSORT_UNKNOWN && reply == NULL && len == 0);
+    EXPECT(CONSORT_HALTED, consort_replica_check(it->replica));
+    MUST(consort_replica_applied(it->replica, &applied));
+    EXPECT(CONSORT_WOULD_DEADLOCK, consort_replica_submit(it->replica, "x", 1, &pending));
+    EXPECT(CONSORT_WOULD_DEADLOCK, consort_replica_free(it->replica));
+    sem_post(&it->told);
 }
 
 static void replicas(void)
@@ -222,7 +259,10 @@ static void replicas(void)
     consort_bytes reply, copy;
     uint64_t bytes;
     consort_machine machine;
+    seen it;
     memset(&state, 0, sizeof state);
+    memset(&it, 0, sizeof it);
+    sem_init(&it.told, 0, 0);
 
     machine = sloppy_machine(&state);
     machine.apply = NULL;
@@ -251,7 +291,9 @@ static void replicas(void)
     EXPECT(CONSORT_INVALID, consort_replica_query(replica, 9, look, &replica));
     MUST(consort_replica_check(replica));
     state.replica = NULL;
-    EXPECT(CONSORT_UNKNOWN, consort_replica_update(replica, "!", 1, NULL));
+    it.replica = replica;
+    MUST(consort_replica_submit_then(replica, "!", 1, on_halt, &it));
+    sem_wait(&it.told);
     EXPECT(CONSORT_HALTED, consort_replica_check(replica));
     SURE(strstr(consort_last_error(), "gave 7") != NULL);
     EXPECT(CONSORT_HALTED, consort_replica_update(replica, "x", 1, NULL));

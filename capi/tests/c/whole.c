@@ -142,6 +142,7 @@ static void joining(void)
     prepare(&cluster);
     for (int at = 0; at < 2; at++) {
         MUST(consort_node_new(&cluster.options[at], &nodes[at]));
+        SURE(close(cluster.options[at].listen_fd) == 0); /* the library has one of its own */
         MUST(consort_node_group(nodes[at], NULL, 0, &main_groups[at]));
         MUST(consort_node_group(nodes[at], "pair", 0, &pairs[at]));
     }
@@ -176,6 +177,7 @@ static void joining(void)
     pthread_mutex_init(&broken.lock, NULL);
     pthread_cond_init(&broken.changed, NULL);
     MUST(consort_node_new(&cluster.options[2], &nodes[2]));
+    SURE(close(cluster.options[2].listen_fd) == 0);
     MUST(consort_node_group(nodes[2], NULL, 0, &main_groups[2]));
     int has_failed = 0, is_given = 0;
     while (!is_given) {
@@ -330,10 +332,60 @@ static void driving(void)
     MUST(consort_group_free(found));
 }
 
+/* The program's socket stays its own, whatever becomes of the node. */
+static void sockets(void)
+{
+    consort_node_options options = alone(1);
+    consort_node *node;
+    char address[32];
+    options.listen_fd = listening(address, sizeof address);
+    options.ring_bytes = 3;
+    EXPECT(CONSORT_CONFIG, consort_node_new(&options, &node));
+    options.ring_bytes = 65536;
+    MUST(consort_node_new(&options, &node));
+    MUST(consort_node_free(node));
+    MUST(consort_node_new(&options, &node));
+    MUST(consort_node_free(node));
+    SURE(close(options.listen_fd) == 0);
+    EXPECT(CONSORT_INVALID, consort_node_new(&options, &node));
+}
+
+/* A group that is written to disk, which takes a configuration file. */
+static void durable(void)
+{
+    char directory[] = "/tmp/consort-c-XXXXXX", file[64], command[80];
+    consort_node_options options = alone(1);
+    consort_group_info info;
+    consort_group *group;
+    consort_node *node;
+    FILE *config;
+    options.guarantee = CONSORT_DURABLE;
+    EXPECT(CONSORT_CONFIG, consort_node_new(&options, &node));
+    SURE(mkdtemp(directory) != NULL);
+    snprintf(file, sizeof file, "%s/node.toml", directory);
+    SURE((config = fopen(file, "w")) != NULL);
+    fprintf(config, "id = 1\nlisten = \"127.0.0.1:0\"\ndata = \"%s/data\"\n", directory);
+    SURE(fclose(config) == 0);
+    options.config_file = file;
+    MUST(consort_node_new(&options, &node));
+    MUST(consort_node_group(node, NULL, 0, &group));
+    info.struct_size = sizeof info;
+    MUST(consort_group_info_of(group, &info));
+    SURE(info.guarantee == CONSORT_DURABLE);
+    MUST(consort_multicast(group, "kept", 4, NULL));
+    until(group, CONSORT_MESSAGE, NULL);
+    MUST(consort_node_free(node));
+    MUST(consort_group_free(group));
+    snprintf(command, sizeof command, "rm -r %s", directory);
+    SURE(system(command) == 0);
+}
+
 int main(void)
 {
     joining();
     driving();
+    sockets();
+    durable();
     puts("all is there");
     return 0;
 }
