@@ -118,6 +118,17 @@ pub struct Restart {
     pub is_enough: bool,
 }
 
+/// What a node's logs are worth with which a group begins again.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Logs {
+    /// The view that its first one follows.
+    pub behind: Option<ViewId>,
+    /// The durable shards of which nobody has more.
+    pub level: Vec<ShardId>,
+    /// Those of which it has everything that was durable.
+    pub whole: Vec<ShardId>,
+}
+
 /// What follows from what these nodes hold, of which `durable` are the durable shards; none if no one of them was ever in a view.
 pub fn restart(all: &Holds<'_>, durable: &BTreeSet<ShardId>) -> Option<Restart> {
     let helds = || all.values().flatten();

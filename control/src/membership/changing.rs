@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Time, ViewId};
 
-use super::installed::Logs;
 use super::{Membership, Phase, Stopped, Used};
 use crate::change::{Change, Effect, Fetch, Frozen, Next, Place, Report, Saying};
+use crate::held::Logs;
 use crate::link::message::{Message, Want};
 use crate::orders::{Install, Order, Part};
 use crate::view::{Member, Role, ShardId};

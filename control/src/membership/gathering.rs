@@ -29,9 +29,8 @@ use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Time, ViewId};
 
-use super::installed::Logs;
 use super::{Membership, PATIENCE, Phase, proposer_of};
-use crate::held::{self, Held, Restart};
+use crate::held::{self, Held, Logs, Restart};
 use crate::layout;
 use crate::link::message::{Message, Standing};
 use crate::stop::Absent;

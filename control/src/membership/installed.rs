@@ -7,23 +7,13 @@ use consort_dataplane::names::{NodeId, Time, ViewId};
 use super::{Decision, Lost, Membership, Peer, Phase, Stopped, Used, changing::Changing};
 use crate::change::{Change, Next, Place, Saying, Wishes};
 use crate::config::SlowPolicy;
+use crate::held::Logs;
 use crate::link::message::{Goodbye, Hello, Message, Standing};
 use crate::orders::{Install, Order, Pulse};
 use crate::view::{Incarnation, Role, ShardId, View};
 
 /// How long a joiner that could not be admitted waits for the next attempt.
 pub(super) const AGAIN: Duration = Duration::from_millis(200);
-
-/// What a node's logs are worth with which a group begins again (P3).
-#[derive(Default)]
-pub(super) struct Logs {
-    /// The view that it follows.
-    pub(super) behind: Option<ViewId>,
-    /// The durable shards of which nobody has more.
-    pub(super) level: Vec<ShardId>,
-    /// Those of which it has everything that was durable.
-    pub(super) whole: Vec<ShardId>,
-}
 
 impl Membership {
     /// Installs a decided view, which ends `old` (V4). If this node isn't in it, the sessions of `old` are ended and no more.

@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Time};
 
-use super::installed::{AGAIN, Logs};
+use super::installed::AGAIN;
 use super::{Decision, Joiner, Membership, Phase};
 use crate::change::{Candidate, Next};
+use crate::held::Logs;
 use crate::link::message::{Hello, Message};
 use crate::view::{Incarnation, Member, Role, View};
 
