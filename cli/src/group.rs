@@ -163,7 +163,7 @@ pub(crate) fn stopped(id: u32, stopped: &Stopped) -> Failure {
             "start it again: it joins the group that runs; with --rejoin a member does so by itself. If it was only slow, \
              give all members a longer --silence",
         ),
-        Stopped::NoQuorum { .. } => Failure::no_quorum(
+        Stopped::NoQuorum { .. } | Stopped::NoLog { .. } => Failure::no_quorum(
             message,
             "see that the members that it names run and can be reached, and start it again; with --rejoin a member goes on \
              trying by itself",

@@ -6,18 +6,18 @@
 //!   majority of a view's members somebody has noted its successor, if it has one. With a first view the one that it follows is noted: whoever heard of
 //!   that from others, and agreed to go on behind it, must not forget it. Nor may one be forgotten because it looks void: others may go on behind it.
 //! - The view that is installed replaces it. Nothing of a session counts as durable before all its members have on disk the view with which it began, and
-//!   all that the sessions before it left. If they can't come to that any more, because the view has a successor, the last messages of the session before
-//!   are durable when a majority of them has it, and all of those who go on.
+//!   all that the sessions before it left. If they can't come to that any more, because the view ends, the last messages of the session before are durable
+//!   for a member when it has them so itself, and so have all others that it can reach. Whoever goes on to the next view has them, too (V10).
 //!
 //! # Why nothing is lost
-//! A view is *void* if half of its members are here, and half of those of each durable shard whose session begins with it, who don't have it installed. Then it
-//! has no successor, which would take one of these, who would have installed it before; and nothing was durable because of it, which would take one, too.
+//! A view is *void* if half of its members are here, and all of those of each durable shard whose session begins with it, who don't have it installed. Then
+//! it has no successor, which would take one of these, who would have installed it before; and nothing was durable because of it, which would take one, too.
 //! The group begins again behind the newest view that is not void. Of its members a majority is needed: who had a part in its successor would be among
 //! them, and two groups can't both have one.
 //!
-//! Of each durable shard a log is needed in which is everything. That of a member that has begun the session is one. If no such member is here, half of the
-//! session's members must be here, and not have begun it: then nothing in it was durable, and any log of a member that goes on from the session before
-//! will do. What one has more than another is the ragged edge, which was reported by nobody.
+//! Of each durable shard a log is needed in which is everything. That of a member that has begun the session is one. If no such member is here, all of the
+//! session's members must be here: then nothing was durable because of it, and the longest log of those that go on from the session before has what was
+//! durable before. What one has more than another is the ragged edge, which was reported by nobody.
 //!
 //! A disk that is blank says nothing about what its node agreed to: it counts for nothing. A log that lacks something that it once had, or is being fetched, doesn't
 //! tell what the shard had; its node knows its views all the same.
@@ -138,13 +138,18 @@ pub fn restart(all: &Holds<'_>, durable: &BTreeSet<ShardId>) -> Option<Restart> 
     // What somebody agreed to, and others did not: they have another view of that number, or one that was made when it was void.
     let came_to_nothing = |view: &View| {
         helds().any(|held| {
-            held.view.id == view.id && held.view != *view || held.behind < view.id && view.id < held.view.id
+            let is_end = view.members.is_empty() && view.id != ViewId(0); // the last have left: it goes on behind the view before
+            is_end
+                || held.view.id == view.id && held.view != *view
+                || held.behind < view.id && view.id < held.view.id
         })
     };
     let mut views: Vec<_> = known().filter(|view| !came_to_nothing(view)).collect();
     views.sort_by_key(|view| view.id);
-    // If all are void nobody had anything; the oldest does as well as any.
-    let newest = views.iter().rev().find(|view| !is_void(all, view, durable)).or(views.first())?;
+    // If all are void nobody had anything; the oldest does as well as any. So does none, if nobody here was ever in one: where all are here
+    // who are to found the group, nobody else has anything either.
+    let none = views.first().filter(|_| helds().all(|held| held.view.members.is_empty()));
+    let newest = none.or(views.iter().rev().find(|view| !is_void(all, view, durable))).or(views.first())?;
     let mut lacks = BTreeMap::new();
     let mut present = 0;
     for member in &newest.members {
@@ -171,24 +176,23 @@ pub fn restart(all: &Holds<'_>, durable: &BTreeSet<ShardId>) -> Option<Restart> 
 fn is_void(all: &Holds<'_>, view: &View, durable: &BTreeSet<ShardId>) -> bool {
     let is_without =
         |node: &NodeId| all.get(node).copied().flatten().is_some_and(|held| held.view.id < view.id);
-    let are_half = |nodes: &[NodeId]| 2 * nodes.iter().filter(|node| is_without(node)).count() >= nodes.len();
     let begins = |(id, shard): &(ShardId, &Shard)| durable.contains(id) && shard.since == view.id;
-    are_half(&view.nodes()) && view.shards().filter(begins).all(|(_, shard)| are_half(&shard.members))
+    let nodes = view.nodes();
+    2 * nodes.iter().filter(|node| is_without(node)).count() >= nodes.len()
+        && view.shards().filter(begins).all(|(_, shard)| shard.members.iter().all(is_without))
 }
 
 /// Whether a log is here in which is everything that was durable in a shard.
 fn is_had(all: &Holds<'_>, id: ShardId, shard: &Shard) -> bool {
     let members = || shard.members.iter().filter_map(|node| Some((*node, (*all.get(node)?)?)));
-    let goes_on =
-        |(node, held): (NodeId, &Held)| held.view.id >= shard.since && held.whole(id, node).is_some();
-    let has_begun = |it: (NodeId, &Held)| goes_on(it) && !it.1.has_not_begun(id, shard.since);
-    let not_begun = members().filter(|(_, held)| held.has_not_begun(id, shard.since)).count();
+    let has_begun = |(node, held): (NodeId, &Held)| {
+        held.view.id >= shard.since && held.whole(id, node).is_some() && !held.has_not_begun(id, shard.since)
+    };
     let is_damaged = |held: &Held| held.tip(id).is_some_and(|tip| tip.whole == Whole::Damaged);
     let all_are_here =
         members().count() == shard.members.len() && !members().any(|(_, held)| is_damaged(held));
     shard.members.is_empty()
         || members().any(has_begun)
-        || members().any(goes_on) && 2 * not_begun >= shard.members.len()
         || all_are_here && members().any(|(node, held)| held.whole(id, node).is_some())
 }
 

@@ -218,6 +218,10 @@ pub enum Report {
     Held(Option<Held>),
     /// What was to be written down is.
     Noted,
+    /// This node's log of a shard lacks something, and gets it.
+    Lacks(ShardId),
+    /// It has that, on disk.
+    Whole(ShardId),
     /// This node wants more of a shard's log.
     WantLog {
         /// From whom.

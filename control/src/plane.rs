@@ -42,6 +42,11 @@ impl Plane {
         self.membership.phase()
     }
 
+    /// Whether it has stopped, and everything is said and done that there was to be.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase(), Phase::Stopped(_)) && self.held_back.is_empty()
+    }
+
     /// For whom the start waits.
     pub fn absent(&self) -> Vec<Absent> {
         self.membership.absent()
@@ -98,6 +103,8 @@ impl Plane {
                 self.membership.on_left();
             }
             Report::Held(held) => self.membership.on_held(held),
+            Report::Lacks(shard) => self.membership.on_lacks(shard),
+            Report::Whole(shard) => self.membership.on_whole(now, shard),
             Report::Noted => self.notes = self.notes.saturating_sub(1),
             Report::WantLog { node, shard, since, behind, chain, at } => {
                 self.membership.on_log_lacked(node, Message::WantLog { shard, since, behind, chain, at });

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Time, ViewId};
 
-use crate::view::Incarnation;
+use crate::view::{Incarnation, ShardId};
 
 /// A member that the group can't start without, and why it isn't there.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -65,6 +65,20 @@ pub enum Stopped {
         within: Duration,
         /// Whom it could not reach.
         unreached: Vec<NodeId>,
+    },
+    /// Of a durable shard nobody is left in the view who has all of the log: those were lost while the others fetched it (P3).
+    #[error(
+        "nobody in view {view} has all of the log of shard {} within {within:?}: the members that had it were lost while the others fetched it. \
+         Start these again; the group begins again with them, this node too if it is started again or has `rejoin`",
+        .shards.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    NoLog {
+        /// The last view that it had.
+        view: ViewId,
+        /// How long it waited.
+        within: Duration,
+        /// Which shards.
+        shards: Vec<ShardId>,
     },
     /// This node was admitted, and the member whose state it was learning was lost before it had told everything. It joins again.
     #[error(

@@ -99,6 +99,8 @@ pub enum Phase {
     Filling(Vec<NodeId>),
     /// It leads, and waits until these have freed the memory of the view before.
     Freeing(Vec<NodeId>),
+    /// It leads, and waits for a member that has all of these shards' logs.
+    Lacking(Vec<ShardId>),
     /// It leads, and waits for a majority to accept.
     Accepting {
         /// Who has.
@@ -132,6 +134,14 @@ impl fmt::Display for Phase {
                     f,
                     "leading, waiting for {} to let go the messages of the view before (V10)",
                     list(nodes)
+                )
+            }
+            Self::Lacking(shards) => {
+                let shards = shards.iter().map(|id| format!("shard {id}")).collect::<Vec<_>>().join(", ");
+                write!(
+                    f,
+                    "leading, waiting for a member that has all of the log of {shards}: those that had it were lost while the others \
+                     fetched it (P3)"
                 )
             }
             Self::Accepting { accepted, needed } => {
@@ -354,6 +364,10 @@ impl Change {
                 && !self.suspects.contains(node)
                 && promise.is_some_and(|promise| !promise.report.busy.is_empty())
         };
+        let lacking = self.lacking();
+        if !lacking.is_empty() {
+            return Phase::Lacking(lacking);
+        }
         let busy: Vec<_> = all.iter().copied().filter(busy).collect();
         if busy.is_empty() { Phase::Reporting(silent.collect()) } else { Phase::Freeing(busy) }
     }
@@ -500,6 +514,28 @@ impl Change {
         report.busy.retain(|busy| *busy != place);
         if report.busy.len() < before {
             self.promise();
+        }
+    }
+
+    /// This member's log of a shard lacks nothing any more (P3).
+    pub fn on_whole(&mut self, shard: ShardId) {
+        let Some(report) = &mut self.report else { return };
+        let before = report.lacks.len();
+        report.lacks.retain(|lacks| *lacks != shard);
+        if report.lacks.len() < before {
+            self.promise();
+        }
+    }
+
+    /// A leader's: the durable shards of which nobody would go on who has all of the log.
+    pub fn lacking(&self) -> Vec<ShardId> {
+        let Some(proposal) = &self.proposal else { return Vec::new() };
+        if proposal.next.is_some() || self.wedging || self.waits_for_reports(proposal) {
+            return Vec::new();
+        }
+        match self.value(proposal) {
+            Choice::Lacks(shards) => shards,
+            _ => Vec::new(),
         }
     }
 
@@ -711,7 +747,7 @@ impl Change {
                 return self.propose();
             }
             _ if !self.missing(proposal).is_empty() => return self.fill(self.missing(proposal)),
-            Choice::None => return,
+            Choice::None | Choice::Lacks(_) => return,
             Choice::Next(next) => next,
         };
         let ballot = self.promised;

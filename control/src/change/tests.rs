@@ -248,6 +248,7 @@ impl World {
             severed: others.filter(|other| severed(other) || node.fenced.contains(other)).collect(),
             linked: joiner.map(|(id, _)| member(*id, Role::Data).incarnation).collect(),
             busy: if node.busy { vec![OTHER_HALF] } else { Vec::new() },
+            lacks: Vec::new(),
         };
         self.node(id).wedging = false;
         self.tell(id, |change| change.on_wedged(report));

@@ -38,6 +38,8 @@ pub struct Report {
     pub linked: Vec<Incarnation>,
     /// Where it has not retired a session yet that ended in an earlier change: no new one may begin there (V10).
     pub busy: Vec<Place>,
+    /// Durable shards of which its log lacks something, and gets it (P3).
+    pub lacks: Vec<ShardId>,
 }
 
 /// Where a wedged session ends, for all who go on.
@@ -110,6 +112,8 @@ pub(super) enum Choice {
     /// There is no value yet: some member that would go on still holds the memory that a new session needs (V10), or nobody with data
     /// would go on.
     None,
+    /// There is no value yet: of these durable shards nobody would go on who has all of the log.
+    Lacks(Vec<ShardId>),
     /// These sessions end too, and not all who go on have wedged them.
     Wedge(BTreeSet<ShardId>),
     /// The value.
@@ -126,7 +130,7 @@ impl Trimming {
 impl Report {
     /// Takes in a later report of the same member, or an earlier one that comes late: whatever only ever grows doesn't shrink.
     pub(super) fn take_in(&mut self, other: Self) {
-        let Self { frozen, severed, linked, busy } = other;
+        let Self { frozen, severed, linked, busy, lacks } = other;
         for theirs in frozen {
             match self.frozen.iter_mut().find(|ours| ours.shard == theirs.shard) {
                 Some(ours) => {
@@ -143,6 +147,7 @@ impl Report {
         self.severed.dedup();
         self.linked = linked;
         self.busy.retain(|place| busy.contains(place));
+        self.lacks.retain(|shard| lacks.contains(shard));
     }
 
     /// Where the session of a shard was stopped.
@@ -321,6 +326,20 @@ pub(super) fn choose(
     if remain.iter().any(|node| reports.get(node).is_some_and(|report| report.busy.iter().any(begins))) {
         return Choice::None;
     }
+    // P3: whoever has all of a log is waited for. Without them nobody could say what there was.
+    let is_whole = |id: ShardId, node: &NodeId| {
+        remain.contains(node) && reports.get(node).is_some_and(|report| !report.lacks.contains(&id))
+    };
+    let is_lost = |((id, old), new): ((ShardId, &Shard), &Shard)| {
+        let begins = new.since == view.id.next() && !old.members.is_empty() && !new.members.is_empty();
+        begins && !new.members.iter().any(|node| old.members.contains(node) && is_whole(id, node))
+    };
+    let durable = shapes.iter().map(|shape| shape.guarantee.durable());
+    let lost = view.shards().zip(&shards).zip(durable).filter(|(both, durable)| *durable && is_lost(*both));
+    let lost: Vec<_> = lost.map(|(((id, _), _), _)| id).collect();
+    if !lost.is_empty() {
+        return Choice::Lacks(lost);
+    }
     let cuts = cuts(view, &shards, reports, &stay, shapes, trimming);
     Choice::Next(Next { view: View { id, members, shards }, cuts })
 }
@@ -431,7 +450,8 @@ mod tests {
         let life = |id: u32| Incarnation(id.into());
         let frozen = || vec![Frozen { shard: ShardId::MAIN, received: vec![0, 0] }];
         let linked = || vec![life(3), life(4)];
-        let report = || Report { frozen: frozen(), severed: Vec::new(), linked: linked(), busy: Vec::new() };
+        let report =
+            || Report { frozen: frozen(), severed: Vec::new(), linked: linked(), ..Report::default() };
         let (one, two) = (report(), report());
         let reports = BTreeMap::from([(NodeId(1), &one), (NodeId(2), &two)]);
         let joins = |id: u32, source: Option<u32>| Candidate {

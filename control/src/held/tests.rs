@@ -68,7 +68,8 @@ fn a_log_that_lacks_something_does_not_tell_what_there_was() {
     let mut late = held(4, &[1, 2, 3], 5, Whole::Yes);
     late.tips[0].view = 3;
     assert!(!told(&[(1, Some(late.clone())), (2, of(Whole::Damaged, 2))]).unwrap().1);
-    assert!(told(&[(1, Some(late.clone())), (2, fetches(2))]).unwrap().1, "none has begun it");
+    assert!(!told(&[(1, Some(late.clone())), (2, fetches(2))]).unwrap().1, "3 may have begun it");
+    assert!(told(&[(1, Some(late.clone())), (2, fetches(2)), (3, fetches(2))]).unwrap().1, "none has");
     assert!(told(&[(1, Some(late)), (2, of(Whole::Yes, 2))]).unwrap().1);
 }
 
@@ -85,6 +86,15 @@ fn who_was_left_out_brings_nothing_back() {
     );
 }
 
+// Where all have left, one after the other, the last one's log is the group's.
+#[test]
+fn a_group_that_has_ended_goes_on_where_it_was() {
+    let left = Held { view: view(3, &[1]), ..held(2, &[1, 2], 50, Whole::Yes) };
+    let last = Held { next: vec![view(4, &[])], ..held(3, &[1], 60, Whole::Yes) };
+    assert_eq!(told(&[(1, Some(last)), (2, Some(left.clone()))]), Some((3, true, vec![])));
+    assert!(!told(&[(2, Some(left))]).unwrap().1);
+}
+
 // P3: who agreed to a view knows of it.
 #[test]
 fn a_view_that_was_agreed_to_may_have_had_successors() {
@@ -94,8 +104,14 @@ fn a_view_that_was_agreed_to_may_have_had_successors() {
     assert!(told(&[(3, old()), (4, old()), (5, old())]).unwrap().1);
     let waits = told(&[(3, Some(voter.clone())), (4, old()), (5, old())]).unwrap();
     assert_eq!((waits.0, waits.1), (3, false), "1 and 2 may have gone on");
-    let void = told(&[(2, old()), (3, Some(voter)), (4, old())]).unwrap();
-    assert_eq!((void.0, void.1), (2, true), "they can't have, without 2 and 3");
+    let waits = told(&[(2, old()), (3, Some(voter.clone())), (4, old())]).unwrap();
+    assert_eq!(
+        (waits.0, waits.1),
+        (3, false),
+        "1 may have told somebody that it has the end of view 2's messages"
+    );
+    let void = told(&[(1, old()), (2, old()), (3, Some(voter))]).unwrap();
+    assert_eq!((void.0, void.1), (2, true), "nobody has begun it");
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::frame::{Direction, FrameError, Incoming, PEER_LEN, Preamble, STRANGER_LEN, Seal, put_refusal};
+use super::frame::{
+    Direction, FrameError, HELLO_LEN, Incoming, PEER_LEN, Preamble, STRANGER_LEN, Seal, put_refusal,
+};
 use super::message::{Message, MessageError, PIECE_LEN, Question};
 use crate::config::SharedKey;
 
@@ -154,7 +156,7 @@ impl Connection {
                 Ok(true)
             }
             Stage::Hello(seals) => {
-                let Some(body) = self.incoming.frame(STRANGER_LEN, &mut seals.theirs)? else {
+                let Some(body) = self.incoming.frame(HELLO_LEN, &mut seals.theirs)? else {
                     return Ok(false);
                 };
                 let message = Message::decode(body)?;

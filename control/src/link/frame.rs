@@ -7,6 +7,9 @@ use crate::config::SharedKey;
 /// The longest frame of a peer that has not yet proved itself and said hello, in bytes after the length.
 pub const STRANGER_LEN: usize = 4096;
 
+/// The longest hello. A node with durable groups says in it what it has on disk: views, and how far its logs are.
+pub const HELLO_LEN: usize = 128 << 10;
+
 /// The longest frame of a peer that has. What is said in a view change is said whole: a value with the trims of 64 sessions of 64
 /// members, and a report of as many, are some 120 KB.
 pub const PEER_LEN: usize = 256 << 10;

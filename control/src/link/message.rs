@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use consort_dataplane::names::{MAX_NODES, NodeId, ViewId};
 use serde::{Deserialize, Serialize};
 
-use super::frame::{PEER_LEN, STRANGER_LEN};
+use super::frame::{HELLO_LEN, PEER_LEN, STRANGER_LEN};
 use crate::change::{Next, Report, Saying};
 use crate::config::{CLUSTER_LEN, FABRIC_LEN, SHARDS};
 use crate::held::Held;
@@ -21,6 +21,9 @@ pub const PIECE_LEN: usize = 64 << 10;
 
 /// The longest reason that a node gives, in bytes.
 const REASON_LEN: usize = STRANGER_LEN;
+
+/// The longest that a hello says of what a node has on disk.
+pub const HELD_LEN: usize = HELLO_LEN - (8 << 10);
 
 /// Something that one node says to another.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -374,6 +377,7 @@ fn is_bounded_report(report: &Report) -> Result<(), MessageError> {
     }
     bound("a list of lost links", report.severed.len(), MAX_NODES)?;
     bound("a list of places", report.busy.len(), 2 * SHARDS)?;
+    bound("a list of shards", report.lacks.len(), SHARDS)?;
     bound("a list of links", report.linked.len(), MAX_NODES)
 }
 
@@ -410,7 +414,14 @@ mod wire {
     const NEXT: usize = VIEW + LEN + SHARDS * CUT;
     const BALLOT: usize = U64 + U32;
     const PLACE: usize = U32 + VARIANT;
-    const REPORT: usize = LEN + SHARDS * (U32 + COUNTERS) + NODES + INCARNATIONS + LEN + 2 * SHARDS * PLACE;
+    const REPORT: usize = LEN
+        + SHARDS * (U32 + COUNTERS)
+        + NODES
+        + INCARNATIONS
+        + LEN
+        + 2 * SHARDS * PLACE
+        + LEN
+        + SHARDS * U32;
     const WANT: usize = U64 + U32 + U32 + U64 + U64;
 
     pub(super) const HELLO: usize = VARIANT
@@ -443,7 +454,7 @@ mod wire {
 
 /// What a frame needs beside its message: kind and tag.
 const FRAME: usize = 40;
-const _: () = assert!(wire::HELLO + FRAME <= STRANGER_LEN, "the longest hello fits a stranger's frame");
+const _: () = assert!(wire::HELLO + HELD_LEN + FRAME <= HELLO_LEN, "the longest hello fits its frame");
 const _: () = assert!(wire::VARIANT + wire::VIEW + FRAME <= PEER_LEN, "the largest view fits a frame");
 const _: () = assert!(wire::PROMISE + FRAME <= PEER_LEN, "the largest promise fits a frame");
 const _: () = assert!(wire::FILL + FRAME <= PEER_LEN, "the longest list of what is missing fits a frame");
@@ -591,8 +602,10 @@ pub(crate) mod tests {
         let frozen = (any::<u32>(), vec(any::<u64>(), 0..8))
             .prop_map(|(shard, received)| Frozen { shard: ShardId(shard), received });
         let place = any::<(u32, bool)>().prop_map(|(shard, second)| Place { shard: ShardId(shard), second });
-        (vec(frozen, 0..8), nodes(), incarnations(), vec(place, 0..8))
-            .prop_map(|(frozen, severed, linked, busy)| Report { frozen, severed, linked, busy })
+        let lacks = vec(any::<u32>().prop_map(ShardId), 0..8);
+        (vec(frozen, 0..8), nodes(), incarnations(), vec(place, 0..8), lacks).prop_map(
+            |(frozen, severed, linked, busy, lacks)| Report { frozen, severed, linked, busy, lacks },
+        )
     }
 
     fn saying() -> impl Strategy<Value = Saying> {
@@ -686,6 +699,7 @@ pub(crate) mod tests {
             severed: vec![NodeId(u32::MAX); MAX_NODES],
             linked: vec![Incarnation(u64::MAX); MAX_NODES],
             busy: vec![Place { shard, second: true }; 2 * SHARDS],
+            lacks: vec![shard; SHARDS],
         };
         let saying = Saying::Promise { ballot, report, accepted: Some((ballot, next)) };
         let want = Want { view: view.id, shard, rank: u32::MAX, from: u64::MAX, to: u64::MAX };
@@ -720,7 +734,7 @@ pub(crate) mod tests {
         #[test]
         fn what_is_said_is_heard(message in message()) {
             let bytes = message.encode();
-            let most = if matches!(message, Message::Hello(_)) { STRANGER_LEN } else { PEER_LEN };
+            let most = if matches!(message, Message::Hello(_)) { HELLO_LEN } else { PEER_LEN };
             prop_assert!(bytes.len() <= most - 40, "with kind and tag it fits a frame");
             prop_assert_eq!(Message::decode(&bytes), Ok(message));
         }
@@ -778,13 +792,16 @@ pub(crate) mod tests {
             severed: vec![NodeId(1); severed],
             linked: vec![Incarnation(1); linked],
             busy: Vec::new(),
+            lacks: Vec::new(),
         };
         let places = Report { busy: vec![Place { shard, second: true }; 129], ..report(1, 1, 0, 0) };
+        let lacks = Report { lacks: vec![shard; 65], ..report(1, 1, 0, 0) };
         let promise = |report, next| Saying::Promise { ballot, report, accepted: Some((ballot, next)) };
         let sayings = [
             ("suspects", Saying::Prepare { ballot, suspects: vec![NodeId(1); 65], ending: Vec::new() }),
             ("sessions", Saying::Prepare { ballot, suspects: Vec::new(), ending: vec![shard; 65] }),
             ("places", promise(places, next(1, 1))),
+            ("shards", promise(lacks, next(1, 1))),
             ("sessions", promise(report(65, 1, 0, 0), next(1, 1))),
             ("counters", promise(report(1, 65, 0, 0), next(1, 1))),
             ("lost links", promise(report(1, 1, 65, 0), next(1, 1))),

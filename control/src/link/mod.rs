@@ -25,7 +25,8 @@
 //!
 //! # What a stranger can cost
 //! Before its proof a peer can make this node hold one connection of [`table::STRANGERS`], for [`table::HANDSHAKE`] at
-//! most, with buffers of [`frame::STRANGER_LEN`] bytes; no length that it names allocates anything. One that has proved itself
+//! most, with buffers of [`frame::STRANGER_LEN`] bytes, and of [`frame::HELLO_LEN`] between its proof and its hello; no length that it names allocates
+//! anything. One that has proved itself
 //! and isn't known becomes one of [`table::GUESTS`], if membership has nothing against its hello.
 //!
 //! # Who speaks first

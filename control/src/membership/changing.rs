@@ -162,8 +162,9 @@ impl Membership {
         if self.changing.wedging > 0 {
             return; // more is being fenced; the last report counts
         }
-        let report =
-            Report { frozen, severed: self.severed(), linked: self.joiners_linked(), busy: self.busy() };
+        let lacks = self.lacking.iter().copied().collect();
+        let (severed, linked) = (self.severed(), self.joiners_linked());
+        let report = Report { frozen, severed, linked, busy: self.busy(), lacks };
         if let Some(change) = &mut self.change {
             change.on_wedged(report);
         }
@@ -223,6 +224,11 @@ impl Membership {
             if view.members.len() - unreached.len() < view.majority() {
                 let reason = Stopped::NoQuorum { view: view.id, within: self.quorum_within, unreached };
                 return self.alone(now, reason);
+            }
+            // P3: whoever had it comes again as another, whom this view can't take in before it has ended. So all begin again.
+            let shards = self.change.as_ref().map(Change::lacking).unwrap_or_default();
+            if !shards.is_empty() {
+                return self.alone(now, Stopped::NoLog { view: view.id, within: self.quorum_within, shards });
             }
         }
         if self.changing.patient_until.is_none_or(|at| at > now) {

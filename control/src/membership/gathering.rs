@@ -164,11 +164,13 @@ impl Membership {
     /// The proposer's word: this is to be the view.
     pub(super) fn on_proposal(&mut self, now: Time, from: NodeId, view: View) {
         let nodes = view.nodes();
-        if nodes
-            .iter()
-            .any(|node| *node != self.terms.me && self.peers.get(node).is_none_or(|it| it.hello.is_none()))
-        {
-            // Of a group that begins again: it has met somebody whom this node hasn't. What that one holds has to be known first.
+        let is_unmet = |member: &Member| {
+            let hello = self.peers.get(&member.node).and_then(|it| it.hello.as_ref());
+            member.node != self.terms.me && hello.is_none_or(|hello| hello.incarnation != member.incarnation)
+        };
+        if view.members.iter().any(is_unmet) {
+            // Of a group that begins again: it has met somebody whom this node hasn't, or another life of whom. What that one holds has to be known
+            // first.
             let all_are_founders = nodes.iter().all(|node| self.terms.members.contains(node));
             if all_are_founders && from == nodes.first().copied().unwrap_or(from) {
                 return self.renew(now);

@@ -112,6 +112,7 @@ impl Membership {
         self.before = None;
         self.places.clear();
         self.wedged.clear();
+        self.lacking.clear();
         self.phase = Phase::Renewing { at: now.plus(pause), asked: false };
         self.decide(Decision::Isolate);
     }

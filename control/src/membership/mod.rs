@@ -158,6 +158,8 @@ pub struct Membership {
     held: Option<Held>,
     /// What was written down last that it agrees to have next.
     noted: Option<View>,
+    /// The durable shards of which its log lacks something.
+    lacking: BTreeSet<ShardId>,
     /// Since when there are enough to begin again, but not all (P3).
     enough_since: Option<Time>,
     phase: Phase,
@@ -265,6 +267,7 @@ impl Membership {
             offer: Vec::new(),
             held: None,
             noted: None,
+            lacking: BTreeSet::new(),
             enough_since: None,
             phase: Phase::Renewing { at: now, asked: true },
             peers: config.peers.keys().map(|node| (*node, Peer::default())).collect(),
@@ -373,6 +376,21 @@ impl Membership {
         if self.noted.as_ref() != Some(view) && !self.terms.durable().is_empty() {
             self.noted = Some(view.clone());
             self.drive(Order::Note { view: view.clone(), behind });
+        }
+    }
+
+    /// This node's log of a shard lacks something (P3).
+    pub fn on_lacks(&mut self, shard: ShardId) {
+        self.lacking.insert(shard);
+    }
+
+    /// It lacks nothing any more.
+    pub fn on_whole(&mut self, now: Time, shard: ShardId) {
+        if self.lacking.remove(&shard)
+            && let Some(change) = &mut self.change
+        {
+            change.on_whole(shard);
+            self.pump(now, self.terms.me);
         }
     }
 

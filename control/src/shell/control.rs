@@ -17,7 +17,7 @@ use super::shared::Shared;
 use super::start::StartError;
 use crate::config::NodeConfig;
 use crate::link::table::{ConnectionId, Request};
-use crate::membership::{Absent, Lost, Phase, Stopped};
+use crate::membership::{Absent, Lost, Stopped};
 use crate::orders::{Order, Report};
 use crate::plane::Plane;
 
@@ -155,7 +155,7 @@ impl Control {
                 self.plane.on_report(now, report);
             }
             self.carry_out();
-            if matches!(self.plane.phase(), Phase::Stopped(_)) {
+            if self.plane.is_over() {
                 return Ok(());
             }
             // Rounded up: a date that has almost come must not be polled for.

@@ -212,6 +212,7 @@ impl Driver {
         if let (Some(home), Some(log)) = (&mut self.home, &mut self.streams[at].log) {
             if log.take_made_whole() {
                 home.made_whole(self.streams[at].id);
+                self.reports.tell(Report::Whole(self.streams[at].id));
             }
             let written = home.written();
             let persisted = self.streams[at].persist(&mut *self.fabric, written, &self.reports);
@@ -607,6 +608,10 @@ impl Driver {
             let lacks = logs.filter(|(id, log)| log.lacks_on_disk() && !whole.contains(id)).map(|(id, _)| id);
             home.on_view(me, (&view, behind), &whole, lacks);
         }
+        let lacks = |stream: &&Stream| stream.log.as_ref().is_some_and(ShardLog::lacks_on_disk);
+        for stream in self.streams.iter().filter(lacks) {
+            self.reports.tell(Report::Lacks(stream.id));
+        }
         if view.rank_of(me).is_none()
             && let Some(closing) = &mut self.closing
         {
@@ -621,6 +626,7 @@ impl Driver {
         for stream in &mut self.streams {
             if stream.log.as_mut().is_some_and(ShardLog::take_made_whole) {
                 home.made_whole(stream.id);
+                self.reports.tell(Report::Whole(stream.id));
             }
         }
     }

@@ -24,7 +24,7 @@ use super::data::{DataError, MakeDisk};
 use super::event::Incoming;
 use crate::config::NodeConfig;
 use crate::held::{Held, HeldTip, Whole};
-use crate::link::message::PIECE_LEN;
+use crate::link::message::{HELD_LEN, PIECE_LEN};
 use crate::view::{ShardId, View};
 
 /// Sessions of a shard that are here at once, at most: those that deliver, and the one that runs.
@@ -33,8 +33,8 @@ const SESSIONS: usize = 8;
 /// Bytes of another's log that may wait to be appended.
 const MOST_AHEAD: usize = 4 << 20;
 
-/// Views that a node has agreed to and not installed, at most.
-const MOST_AGREED: usize = 64;
+/// What a hello says of 64 logs, at most.
+const TIPS_LEN: usize = 64 * 32;
 
 /// Records that are told again in one turn.
 const A_TURN: u64 = 256;
@@ -73,8 +73,9 @@ impl Data {
                 continue;
             }
             let directory = data.join(format!("shard-{id}"));
-            let options =
-                LogOptions { shard: id.0, most_waiting: shape.ring_bytes * 4, ..LogOptions::default() };
+            let segment_bytes = if cfg!(test) { 16 << 10 } else { LogOptions::default().segment_bytes };
+            let most_waiting = shape.ring_bytes * 4;
+            let options = LogOptions { shard: id.0, segment_bytes, most_waiting, ..LogOptions::default() };
             let opened = Log::open(make(&directory)?, options, Index(0));
             let (log, _) = opened.map_err(|cause| DataError::Log { directory, cause })?;
             logs.push(Some(ShardLog::new(log)));
@@ -150,6 +151,9 @@ impl Home {
         whole: &[ShardId],
         lacks: impl Iterator<Item = ShardId>,
     ) {
+        if view.members.is_empty() {
+            return; // the last have left, and who begins again goes on behind the view that they had
+        }
         self.view = view.clone();
         (self.meta.view, self.meta.behind) = (view.id, behind);
         self.meta.members = encode(view);
@@ -176,13 +180,14 @@ impl Home {
                 next.push(view);
             }
         }
-        if next.len() > MOST_AGREED {
+        self.keep_next(next);
+        if self.meta.members.len() + self.meta.next.len() + self.meta.lacks.len() > HELD_LEN - TIPS_LEN {
             return Err(format!(
-                "it has agreed to {MOST_AGREED} first views, of which none came to be, and may forget none of them: if the group runs, start this node \
-                 with an empty data directory; it joins the others anew"
+                "it has agreed to {} views, of which none came to be, and may forget none of them: if the group runs, start this node with an \
+                 empty data directory; it joins the others anew",
+                self.next.len()
             ));
         }
-        self.keep_next(next);
         self.write();
         self.notes.push_back(self.submitted);
         Ok(())
@@ -226,7 +231,7 @@ impl Home {
             };
             HeldTip { shard: id, view: at.0, index: index.0, chain, whole }
         };
-        let tips = logs.map(tip).collect();
+        let tips: Vec<HeldTip> = logs.map(tip).collect();
         Some(Held { view, behind: self.meta.behind, next, tips })
     }
 
@@ -308,6 +313,15 @@ struct Missing {
     is_asked: bool,
     /// Nothing has come since the last beat.
     is_idle: bool,
+}
+
+impl Missing {
+    /// Asks for a stream behind what is here now.
+    fn begin_again(&mut self, tip: &Tip) {
+        (self.behind, self.got) = ((tip.index, tip.chain), 0);
+        (self.is_asked, self.is_idle) = (false, false);
+        self.bytes.clear();
+    }
 }
 
 /// A stream of this log for another member.
@@ -404,9 +418,16 @@ impl ShardLog {
             Some(Missing { since, from, turn, behind, got: 0, bytes, is_asked: false, is_idle: false });
     }
 
-    /// Whether something is fetched.
-    pub(crate) fn lacks(&self) -> bool {
-        self.missing.is_some()
+    /// What is fetched is to be had from these now.
+    pub(crate) fn lack_from(&mut self, from: Vec<NodeId>) {
+        let tip = *self.log.tip();
+        let Some(it) = &mut self.missing else { return };
+        let asked = it.from.get(it.turn % it.from.len().max(1)).copied();
+        it.turn = from.iter().position(|node| Some(*node) == asked).unwrap_or_else(|| {
+            it.begin_again(&tip);
+            0
+        });
+        it.from = from;
     }
 
     /// Goes on with fetching: appends what has come, and says what to ask for.
@@ -450,8 +471,7 @@ impl ShardLog {
         let Some(it) = &mut self.missing else { return };
         if std::mem::replace(&mut it.is_idle, true) {
             it.turn += 1;
-            (it.behind, it.got, it.is_asked) = ((tip.index, tip.chain), 0, false);
-            it.bytes.clear();
+            it.begin_again(&tip);
         }
     }
 
@@ -484,9 +504,7 @@ impl ShardLog {
             }
             let before = Index(index.0.saturating_sub(next_seq.0 + 1)).max(told);
             self.log.truncate_after(before).map_err(|error| error.to_string())?;
-            let Tip { index, chain, .. } = *self.log.tip();
-            (it.behind, it.got, it.is_asked, it.is_idle) = ((index, chain), 0, false, false);
-            it.bytes.clear();
+            it.begin_again(self.log.tip());
             return Ok(());
         }
         if bytes.is_empty() {
@@ -664,6 +682,13 @@ impl ShardLog {
             }
             _ => 0,
         }
+    }
+
+    /// The word `persisted`, if what was appended counted.
+    #[cfg(test)]
+    pub(crate) fn appended(&self, since: ViewId) -> u64 {
+        let newest = self.begun.back().filter(|(begun, _)| *begun == since);
+        newest.map_or(0, |(_, at)| 1 + self.log.tip().index.0 - at.0)
     }
 
     /// Whether all that was appended is flushed.

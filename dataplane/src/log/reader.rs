@@ -70,6 +70,7 @@ impl Reader {
     /// Finds the last segment that may have the first record.
     fn begin(&mut self) -> Result<(), ReadError> {
         let mut first = None;
+        self.window.clear(); // of a log that was blank when it was looked at last
         for file in segment_files(&mut *self.disk)? {
             let header = segment_header(&mut *self.disk, &mut self.window, (file.0, &file.1))?;
             let Some(header) = header else { break };
@@ -114,6 +115,8 @@ impl Reader {
         if self.segment.is_none() {
             self.begin()?;
         }
+        // The next segment was there when this one was looked at last.
+        let mut is_full = false;
         loop {
             let Some((number, name, bytes)) = self.segment.clone() else { return Ok(false) };
             let rules = Rules::default();
@@ -146,6 +149,11 @@ impl Reader {
                 return Ok(false);
             };
             if header.first != self.tip.index.next() || header.chain != self.tip.chain {
+                // The rest of this one may have been written since, and the next segment after that.
+                if !std::mem::replace(&mut is_full, true) {
+                    self.window.clear();
+                    continue;
+                }
                 let why = why.unwrap_or("nothing is there").to_owned();
                 return Err(ReadError::Damaged(Spot {
                     name,

@@ -579,6 +579,48 @@ fn a_log_is_cut_where_it_is_told() {
 }
 
 #[test]
+fn a_reader_that_was_there_before_the_first_record_sees_it() {
+    let disk = SimDisk::new(1, DiskFaults::default());
+    let (mut log, _) = Log::open(Box::new(disk.clone()), SMALL, Index(0)).unwrap();
+    let mut reader = Reader::open(disk.beside(), From::Index(Index(1))).unwrap();
+    assert!(reader.again(Index(1)).unwrap().is_none());
+    let (kind, payload) = (LogKind::Message, Payload::Copied(b"first"));
+    let entry = Entry { kind, view: ViewId(1), seq: Seq(0), sent: 1, sender: NodeId(1), payload };
+    log.append(&entry).unwrap();
+    while log.turn().unwrap() || !log.is_idle() {}
+    assert_eq!(reader.again(Index(1)).unwrap().map(|(_, payload)| payload.to_vec()), Some(b"first".to_vec()));
+}
+
+// What it has read ahead was blank then, and the next segment has begun since.
+#[test]
+fn a_reader_that_is_overtaken_goes_on() {
+    let disk = SimDisk::new(1, DiskFaults::default());
+    let (mut log, _) = Log::open(Box::new(disk.clone()), SMALL, Index(0)).unwrap();
+    let mut append = |seqs: std::ops::Range<u64>| {
+        for seq in seqs {
+            let (kind, payload) = (LogKind::Message, Payload::Copied(b"some twenty bytes or so"));
+            let entry = Entry { kind, view: ViewId(1), seq: Seq(seq), sent: 1, sender: NodeId(1), payload };
+            log.append(&entry).unwrap();
+        }
+        while log.turn().unwrap() || !log.is_idle() {}
+        log.segments().len()
+    };
+    append(0..1);
+    let mut reader = Reader::open(disk.beside(), From::Index(Index(1))).unwrap();
+    let mut read = 0;
+    while reader.read().unwrap().is_some() {
+        read += 1;
+    }
+    append(1..2);
+    assert!(reader.read().unwrap().is_some());
+    assert!(append(2..200) > 2);
+    while reader.read().unwrap().is_some() {
+        read += 1;
+    }
+    assert_eq!(read + 1, 200);
+}
+
+#[test]
 fn a_meta_reads_as_written_or_not_at_all() {
     let meta = Meta {
         cluster: "north".to_owned(),

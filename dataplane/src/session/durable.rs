@@ -93,7 +93,7 @@ impl Session {
     }
 
     /// Of a durable session: whether all its members have written down the view with which it began, and so everything before it. Of a wedged
-    /// one, those who are not [lost](Session::lose), if they are a majority: the next view is theirs.
+    /// one, this member and those who are not [lost](Session::lose): whoever goes on from it has done so.
     ///
     /// # Errors
     /// As [`Session::deliver`].
@@ -102,10 +102,8 @@ impl Session {
         if !self.is_wedged() {
             return Ok(self.durable.least > 0);
         }
-        let here = self.peers.iter().filter(|peer| peer.slot.is_some());
-        let count = here.clone().count() + 1;
-        let all = self.durable.own > 0 && here.clone().all(|peer| peer.persisted > 0);
-        Ok(all && 2 * count > self.plan.members.len())
+        let mut here = self.peers.iter().filter(|peer| peer.slot.is_some());
+        Ok(self.durable.own > 0 && here.all(|peer| peer.persisted > 0))
     }
 
     /// Of a durable session: the least that any member has written down, as far as is known.

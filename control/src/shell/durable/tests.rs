@@ -43,7 +43,7 @@ fn live(log: &mut ShardLog, id: u64, messages: u64, text: &str) {
 fn fetch(pupil: &mut ShardLog, source: &mut ShardLog, since: u64) -> Result<usize, String> {
     pupil.lack(ViewId(since), vec![NodeId(1)]);
     let mut came = 0;
-    while pupil.lacks() {
+    while pupil.missing.is_some() {
         let (_, wanted) = pupil.fetch()?;
         pupil.turn().unwrap();
         let Some(Wanted { node, since, behind, chain, at }) = wanted else { continue };

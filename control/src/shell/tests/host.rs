@@ -16,6 +16,7 @@ use crate::membership::Stopped;
 use crate::orders::{LinkNumber, Order, Report};
 use crate::shell::control::Reports;
 use crate::shell::driver::Driver;
+use crate::shell::durable::Data;
 use crate::shell::event::Incoming;
 use crate::shell::outcome::Outcome;
 use crate::shell::points::ReadPoint;
@@ -180,8 +181,18 @@ fn decode(mut restore: Restore) -> Vec<(u32, u64)> {
 impl Host {
     pub(super) fn new(
         config: NodeConfig,
+        make: impl FnMut() -> MadeFabric + Send + 'static,
+        life: u64,
+    ) -> Self {
+        Self::with_data(config, make, life, None)
+    }
+
+    /// With what there is on its disk.
+    pub(super) fn with_data(
+        config: NodeConfig,
         mut make: impl FnMut() -> MadeFabric + Send + 'static,
         life: u64,
+        data: Option<Data>,
     ) -> Self {
         let fabric = make();
         let offer = fabric.0.offer();
@@ -192,7 +203,7 @@ impl Host {
         let sender = Sender::new(shared.channels[0].outbox.clone());
         let shards = shared.channels[1..].iter().map(App::new).collect();
         Self {
-            driver: Driver::new(config, make, fabric, shared.clone(), (ordered, asked), reports, None),
+            driver: Driver::new(config, make, fabric, shared.clone(), (ordered, asked), reports, data),
             shared,
             sender,
             orders,

@@ -69,6 +69,76 @@ impl Counts {
     }
 }
 
+/// Checks what was told of a durable group: everyone is told everything from the beginning, the same in the same order, and nothing that
+/// anyone was told, or that an outcome called durable, is missing in the end, whoever was lost (P2, P3).
+pub(super) fn check_durable(pasts: &[Past]) -> Result<Counts, String> {
+    let messages = |past: &Past| -> Vec<(u32, u64)> {
+        let all = past.told.iter().filter_map(|told| match told {
+            Told::Message { sender, number, .. } => Some((*sender, *number)),
+            _ => None,
+        });
+        all.collect()
+    };
+    let mut counts = Counts::default();
+    let mut longest = Vec::new();
+    let mut all: Vec<_> = pasts.iter().map(|past| (past.node, messages(past))).collect();
+    all.sort_by_key(|(_, told)| told.len());
+    for (node, told) in all {
+        counts.delivered += told.len() as u64;
+        if let Some(at) = longest.iter().zip(&told).position(|(one, other)| one != other) {
+            return Err(format!(
+                "differs: node {node} was told {:x?} as message {at} of the log, and another {:x?}",
+                told[at], longest[at]
+            ));
+        }
+        longest = told;
+    }
+    let mut places = HashMap::new();
+    for (at, (_, number)) in longest.iter().enumerate() {
+        if places.insert(*number, at).is_some() {
+            return Err(format!("duplicate: {number:x} is in the log twice"));
+        }
+    }
+    for past in pasts {
+        counts.views += past.told.iter().filter(|told| matches!(told, Told::View(_))).count() as u64;
+        for (number, outcome) in &past.outcomes {
+            match outcome {
+                Some(Ok(_)) if !places.contains_key(number) => {
+                    return Err(format!(
+                        "lost: {number:x} of node {} was durable, and is in no log",
+                        past.node
+                    ));
+                }
+                None if past.stopped => {
+                    return Err(format!("node {} never says what became of {number:x}", past.node));
+                }
+                _ => {}
+            }
+        }
+        let mut lives: HashMap<Incarnation, (bool, Option<usize>)> = HashMap::new();
+        for sent in &past.sent {
+            let (is_over, last) = lives.entry(sent.life).or_default();
+            match places.get(&sent.number) {
+                Some(_) if *is_over => {
+                    return Err(format!(
+                        "sender order: {:x} is in the log, and one before it isn't",
+                        sent.number
+                    ));
+                }
+                Some(at) if last.is_some_and(|last| last > *at) => {
+                    return Err(format!(
+                        "sender order: {:x} comes before one that was sent before it",
+                        sent.number
+                    ));
+                }
+                Some(at) => *last = Some(*at),
+                None => *is_over = true,
+            }
+        }
+    }
+    Ok(counts)
+}
+
 /// Checks everything.
 pub(super) fn check(pasts: &[Past], guarantee: Guarantee) -> Result<Counts, String> {
     let mut senders = HashMap::new();

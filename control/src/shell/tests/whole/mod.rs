@@ -35,8 +35,12 @@ fn number(name: &str) -> Option<u64> {
 
 /// One run. A panic is a failure like any other.
 fn run(seed: u64, broken: Option<Broken>) -> Result<Counts, String> {
+    run_world(|| World::new(seed, broken))
+}
+
+fn run_world(world: impl FnOnce() -> World) -> Result<Counts, String> {
     let run = || {
-        let mut world = World::new(seed, broken);
+        let mut world = world();
         let result = world.run();
         let at = std::time::Duration::from_nanos(world.now.0);
         result.map(|()| world.counts).map_err(|error| format!("at {at:?}: {error}"))
@@ -48,21 +52,39 @@ fn run(seed: u64, broken: Option<Broken>) -> Result<Counts, String> {
     })
 }
 
-#[test]
-fn whole_nodes_agree_whatever_befalls_them() {
+/// Runs the seeds that the environment names.
+fn run_all(test: &str, run: impl Fn(u64) -> Result<Counts, String>) -> Counts {
     let one = number("SEED");
     let from = number("FROM").unwrap_or(0);
     let seeds = one.map_or(from..from + number("SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
     let mut sum = Counts::default();
     for seed in seeds {
-        match run(seed, None) {
+        match run(seed) {
             Ok(counts) => sum.add(&counts),
             Err(error) => panic!(
-                "{error}\nagain: SEED={seed} cargo test -p consort-control --release --lib whole_nodes_agree -- --nocapture"
+                "{error}\nagain: SEED={seed} cargo test -p consort-control --release --lib {test} -- --nocapture"
             ),
         }
     }
     println!("{sum}");
+    sum
+}
+
+// P2, P3
+#[test]
+fn whole_durable_nodes_lose_nothing_whatever_befalls_them() {
+    let sum = run_all("whole_durable_nodes", |seed| run_world(|| World::durable(seed, None)));
+    if sum.runs >= SEEDS {
+        assert!(
+            sum.blackouts > 300 && sum.told.delivered > 10_000 && sum.evicted > 30,
+            "something hardly happened: {sum}"
+        );
+    }
+}
+
+#[test]
+fn whole_nodes_agree_whatever_befalls_them() {
+    let sum = run_all("whole_nodes_agree", |seed| run(seed, None));
     if sum.runs >= SEEDS {
         let rare = KINDS.into_iter().map(|kind| sum.faults.get(&kind).copied().unwrap_or(0)).min();
         assert!(
@@ -177,4 +199,23 @@ fn what_is_sent_again_twice_is_caught() {
 #[test]
 fn read_points_that_wait_for_nothing_are_caught() {
     caught(Broken::Driver(stream::Mutant::HastyPoint), 50, "stale");
+}
+
+// P2
+#[test]
+fn who_says_that_it_has_flushed_what_it_has_not_is_caught() {
+    let broken = Some(Broken::Driver(stream::Mutant::HastyFlush));
+    let found = (0..200).find_map(|seed| run_world(|| World::durable(seed, broken)).err());
+    assert!(
+        found.is_some_and(|error| ["differs", "lost", "sender order"].iter().any(|how| error.contains(how)))
+    );
+}
+
+// P3: nobody writes down what it agrees to, and says so all the same.
+#[test]
+fn who_forgets_what_it_agreed_to_is_caught() {
+    let broken = Some(Broken::Orders(Disobedience::NoNote));
+    let found = (0..4000).find_map(|seed| run_world(|| World::durable(seed, broken)).err());
+    println!("{found:?}");
+    assert!(found.is_some());
 }

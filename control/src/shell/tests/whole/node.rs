@@ -53,6 +53,8 @@ pub(super) enum Disobedience {
     BeyondTrim,
     /// F4: it fences nobody.
     NoFence,
+    /// P3: it writes down nothing of what it agrees to.
+    NoNote,
 }
 
 /// Where its last sends went.
@@ -183,6 +185,10 @@ fn disobey(how: Disobedience, order: Order, host: &Host, inbox: &mut Vec<Report>
             vec![Order::Wedge { view, shards, fence: Vec::new() }]
         }
         (Disobedience::NoFence, Order::Unlink(_)) => Vec::new(),
+        (Disobedience::NoNote, Order::Note { .. }) => {
+            inbox.push(Report::Noted);
+            Vec::new()
+        }
         (_, order) => vec![order],
     }
 }

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use consort_dataplane::log::Disk;
 use consort_dataplane::names::{NodeId, Time, ViewId};
 use consort_dataplane::plan::{Guarantee, Topology};
+use consort_dataplane::sim::disk::{DiskFaults, SimDisk};
 use consort_dataplane::sim::{Choices, SimNetwork, SimOptions};
 
 use super::history::{self, Past, Sent};
@@ -17,6 +20,9 @@ use crate::config::{GroupConfig, NodeConfig, SlowPolicy, WaitStrategy};
 use crate::membership::{Phase, Stopped};
 use crate::orders::{Order, Report};
 use crate::plane::Plane;
+use crate::shell::data::{DataError, MakeDisk};
+use crate::shell::durable::Data;
+use crate::shell::start::MadeFabric;
 use crate::shell::tests::host::{App, Host, Told, views};
 use crate::shell::{clock, stream};
 use crate::view::{Role, Shard, ShardId, View};
@@ -105,6 +111,8 @@ enum Happening {
     Take(usize),
     /// Whoever runs the nodes starts those again that find no group.
     Operator,
+    /// All crash at once.
+    Blackout,
     /// Looks whether all is well.
     Look,
 }
@@ -133,6 +141,8 @@ pub(super) struct Counts {
     pub(super) read: u64,
     /// Runs with a group whose messages travel along a chain.
     pub(super) chains: u64,
+    /// All were lost at once.
+    pub(super) blackouts: u64,
 }
 
 impl Counts {
@@ -150,6 +160,7 @@ impl Counts {
         self.witnesses += other.witnesses;
         self.read += other.read;
         self.chains += other.chains;
+        self.blackouts += other.blackouts;
     }
 }
 
@@ -178,7 +189,7 @@ impl fmt::Display for Counts {
             "other shards: {views} views; {delivered} deliveries, of these {last_words} in last views; {} runs with a chain",
             self.chains
         )?;
-        write!(f, "faults: {:?}", self.faults)
+        write!(f, "faults: {:?}, {} times all at once", self.faults, self.blackouts)
     }
 }
 
@@ -235,6 +246,8 @@ pub(super) struct World {
     readers: Choices,
     /// How often what the one publishes to the other is cut.
     cuts: BTreeMap<(u32, u32), u32>,
+    /// The disks of a durable group's nodes, by directory.
+    disks: Option<BTreeMap<u32, Disks>>,
     quiet: bool,
     /// The session in which everyone has to send something more.
     probing: ViewId,
@@ -244,11 +257,39 @@ pub(super) struct World {
     failure: Option<String>,
 }
 
+/// What a node has on its disks: one for each directory.
+#[derive(Clone, Default)]
+struct Disks(Arc<Mutex<BTreeMap<PathBuf, SimDisk>>>);
+
+impl Disks {
+    fn open(&self, directory: &Path, seed: u64) -> SimDisk {
+        let mut disks = self.0.lock().unwrap();
+        let faults = DiskFaults { slow: seed % 60, ..DiskFaults::default() };
+        disks.entry(directory.to_owned()).or_insert_with(|| SimDisk::new(seed, faults)).clone()
+    }
+
+    /// A process is killed, or its machine stops: then what was not flushed is lost, or kept in parts.
+    fn crash(&self, machine: bool) {
+        let mut disks = self.0.lock().unwrap();
+        disks.values_mut().for_each(|disk| *disk = if machine { disk.crash() } else { disk.kill() });
+    }
+}
+
 impl World {
     pub(super) fn new(seed: u64, broken: Option<Broken>) -> Self {
+        Self::with(seed, broken, false)
+    }
+
+    /// A durable group, whose members may all be lost at once.
+    pub(super) fn durable(seed: u64, broken: Option<Broken>) -> Self {
+        Self::with(seed, broken, true)
+    }
+
+    fn with(seed: u64, broken: Option<Broken>, durable: bool) -> Self {
         let mut choices = Choices::new(seed);
         let members = 3 + choices.below(3) as u32;
         let guarantee = match choices.below(10) {
+            _ if durable => Guarantee::Durable,
             0..5 => Guarantee::Atomic,
             5..9 => Guarantee::Agreed,
             _ => Guarantee::Fifo,
@@ -258,7 +299,9 @@ impl World {
         let ring_bytes = 4096 << choices.below(2);
         let mut config = NodeConfig::new(NodeId(1));
         config.ring_bytes = ring_bytes;
-        config.groups = groups(&mut Choices::new(seed.rotate_left(17)), guarantee);
+        if !durable {
+            config.groups = groups(&mut Choices::new(seed.rotate_left(17)), guarantee);
+        }
         let options = SimOptions {
             delay: (
                 Duration::from_micros(1),
@@ -283,7 +326,7 @@ impl World {
             network: SimNetwork::empty(choices.any(), options),
             members,
             guarantee,
-            stateful: Choices::new(!seed).chance(50),
+            stateful: !durable && Choices::new(!seed).chance(50),
             ring_bytes,
             groups: config.groups,
             clocks,
@@ -293,7 +336,7 @@ impl World {
                 true => SlowPolicy::Evict(Duration::from_millis(300)),
                 false => SlowPolicy::Wait,
             },
-            last_joins: choices.chance(30),
+            last_joins: choices.chance(30) && !durable,
             last_witnesses: choices.chance(25),
             founded: false,
             nodes: Vec::new(),
@@ -302,6 +345,7 @@ impl World {
             completed: BTreeMap::new(),
             readers: Choices::new(seed ^ 0x5eed),
             cuts: BTreeMap::new(),
+            disks: durable.then(BTreeMap::new),
             quiet: false,
             probing: ViewId(0),
             done: false,
@@ -328,7 +372,14 @@ impl World {
                 }
             }
         }
-        world.push(Time(300 * MILLISECOND), Happening::Operator);
+        if durable {
+            for _ in 0..world.choices.below(4) {
+                let at = world.choices.below(FAULTS);
+                world.push(Time(at), Happening::Blackout);
+            }
+        } else {
+            world.push(Time(300 * MILLISECOND), Happening::Operator);
+        }
         world.push(Time(FAULTS + LONGEST), Happening::Look);
         world
     }
@@ -380,6 +431,10 @@ impl World {
         }
         self.counts.sent = self.pasts.iter().map(|past| past.sent.len() as u64).sum();
         // What is wrong with what was told is worse than whatever else there is.
+        if self.disks.is_some() {
+            self.counts.told = history::check_durable(&self.pasts)?;
+            return result;
+        }
         self.counts.told = history::check(&self.pasts, self.guarantee)?;
         for (pasts, shard) in self.pasts_of.iter().zip(1..) {
             let told = history::check(pasts, self.guarantee);
@@ -463,6 +518,17 @@ impl World {
                         }
                         self.push(self.now, Happening::Start(id));
                     }
+                }
+            }
+            Happening::Blackout => {
+                self.counts.blackouts += 1;
+                for id in 1..=self.members {
+                    if let Some(at) = self.alive(id) {
+                        let proof = self.choices.chance(50);
+                        self.crash(at, proof);
+                    }
+                    let again = self.later(300 * MILLISECOND);
+                    self.push(again, Happening::Start(id));
                 }
             }
             Happening::Look => self.look(),
@@ -616,7 +682,8 @@ impl World {
             return;
         }
         let founders = self.members - u32::from(self.last_joins);
-        let mut config = wires::config(id, self.members, founders, self.founded);
+        // Those of a durable group begin it again themselves.
+        let mut config = wires::config(id, self.members, founders, self.founded && self.disks.is_none());
         if id == self.members && self.last_witnesses {
             config.role = Role::Witness;
         }
@@ -641,11 +708,13 @@ impl World {
         }
         let closed = Arc::new(AtomicBool::new(false));
         let (network, flag) = (self.network.clone(), closed.clone());
-        let mut host = Host::new(
-            config,
-            move || (Box::new(OnMachine::new(&network, id, flag.clone())), "sim"),
-            at as u64,
-        );
+        let data = match self.data(id, &mut config) {
+            Ok(data) => data,
+            Err(error) => return self.failure = Some(format!("node {id}: {error}")),
+        };
+        let make = move || -> MadeFabric { (Box::new(OnMachine::new(&network, id, flag.clone())), "sim") };
+        let mut host = Host::with_data(config, make, at as u64, data);
+        host.driver.tell_held();
         host.is_stateful = self.stateful;
         // No two starts send messages of the same number.
         host.sent = (at as u64) << 32;
@@ -656,11 +725,12 @@ impl World {
         if let Some(Broken::Driver(mutant)) = self.broken {
             host.driver.mutate(mutant);
         }
+        let prepared = Report::Prepared(0, host.offer.clone());
         self.nodes.push(Node {
             id,
             clock,
             plane: Some(plane),
-            inbox: vec![Report::Prepared(0, host.offer.clone())],
+            inbox: host.told_membership().chain([prepared]).collect(),
             host: Some(host),
             closed,
             timer: None,
@@ -681,8 +751,24 @@ impl World {
         self.wake(at);
     }
 
+    /// What a node finds on its disk, if it has one.
+    fn data(&mut self, id: u32, config: &mut NodeConfig) -> Result<Option<Data>, DataError> {
+        let Some(disks) = &mut self.disks else { return Ok(None) };
+        config.data = Some(PathBuf::from("data"));
+        let disks = disks.entry(id).or_default().clone();
+        disks.crash(false); // whatever of a life before is under way
+        let seed = self.choices.any();
+        let mut make: MakeDisk =
+            Box::new(move |directory| Ok(Box::new(disks.open(directory, seed)) as Box<dyn Disk>));
+        Data::open(config, Some(&mut make))
+    }
+
     /// A process is killed.
     fn crash(&mut self, at: usize, proof: bool) {
+        let id = self.nodes[at].id;
+        if let Some(disks) = self.disks.as_ref().and_then(|disks| disks.get(&id)) {
+            disks.crash(!proof);
+        }
         self.network.advance_to(self.now);
         self.end_fabric(at, proof);
         // A machine that is gone resets no connection; others' kernels give it up in time.
@@ -765,7 +851,7 @@ impl World {
         }
         let node = &mut self.nodes[at];
         if let Some(plane) = &node.plane {
-            if let Phase::Stopped(_) = plane.phase() {
+            if plane.is_over() {
                 node.plane = None;
                 self.wires.end(now, at);
                 if self.nodes[at].host.is_none() {
@@ -910,7 +996,8 @@ impl World {
         }
         let Some(host) = &mut node.host else { return };
         let load = if self.now.0 < FAULTS { self.load } else { self.load * 5 };
-        if self.readers.chance(20)
+        if self.disks.is_none()
+            && self.readers.chance(20)
             && let Ok(point) = host.sender.read_point()
         {
             host.asked.push_back((point, self.completed.clone()));
