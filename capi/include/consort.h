@@ -127,7 +127,15 @@ enum {
     CONSORT_ATOMIC = 0, /* in one order, and only once every member has it (the default) */
     CONSORT_AGREED = 1, /* in one order; what a member delivered just before it crashed may be lost to the others */
     CONSORT_FIFO = 2,   /* each sender's in its order, no order between senders */
-    CONSORT_DURABLE = 3 /* as CONSORT_ATOMIC, and only once every member has it on disk; needs `data`, which a config_file sets */
+    CONSORT_DURABLE = 3 /* as CONSORT_ATOMIC, and only once every member has it on disk; needs `data`. See DURABLE GROUPS */
+};
+
+/* Which way the bytes of messages go. All nodes of a cluster use the same for a group. */
+enum {
+    CONSORT_DIRECT = 0, /* from their sender to every member: one hop (the default) */
+    CONSORT_CHAIN = 1   /* from member to member, so that every link carries each byte about once: where messages are large, or a member's
+                           link is the bottleneck. Over TCP; over shared memory it changes nothing, over RDMA it is refused. A group along a
+                           chain has no messages for some of its members (consort_reserve_to) */
 };
 
 /* How messages travel. All nodes of a cluster use the same. */
@@ -169,6 +177,8 @@ typedef struct consort_group_options {
     uint32_t replicas;     /* with so many replicas each */
     uint32_t guarantee;    /* CONSORT_ATOMIC, CONSORT_AGREED, CONSORT_FIFO or CONSORT_DURABLE */
     uint32_t state;        /* not 0: who joins gets the application's state first, see CONSORT_SNAPSHOT */
+    uint32_t topology;     /* CONSORT_DIRECT or CONSORT_CHAIN */
+    uint32_t reserved;
 } consort_group_options;
 
 /* What a node is. Set up by consort_node_options_init, which puts in what holds if nothing is said: then set `id` and what else you need. */
@@ -203,6 +213,10 @@ typedef struct consort_node_options {
     uint32_t wait;           /* CONSORT_ADAPTIVE, CONSORT_SPIN, CONSORT_BLOCK */
     uint32_t state;          /* not 0: as in consort_group_options, of the main group */
     uint32_t rejoin;         /* not 0: when the others went on without this node, it joins again by itself; see CONSORT_EVICTED_EVENT */
+    const char *data;        /* the directory in which its CONSORT_DURABLE groups are written down: no other node's, and made if it isn't there. If
+                                relative, it is in the directory that the process works in. NULL: none, and none of its groups can be durable */
+    uint32_t topology;       /* of the main group: CONSORT_DIRECT or CONSORT_CHAIN */
+    uint32_t reserved;
 } consort_node_options;
 
 /* A member of a view. */
@@ -240,7 +254,7 @@ enum {
     CONSORT_EVICTED_EVENT = 2, /* the others went on without this node, which joins again (`rejoin`): `text` says why. What was delivered
                                   meanwhile is missed */
     CONSORT_VIEW = 3,          /* a view is installed: `members`. After all messages of the one before, at every member */
-    CONSORT_MESSAGE = 4,       /* `data`, `len`, `node` (who sent it), `view`, `seq`, `ticket` */
+    CONSORT_MESSAGE = 4,       /* `data`, `len`, `node` (who sent it), `view`, `seq`, `ticket`; in a durable group `stamp` */
     CONSORT_SNAPSHOT = 5,      /* `node` joins and needs the state as it is after all that was told so far:
                                   consort_snapshot_give, _stream or _refuse. Released without an answer it is refused */
     CONSORT_RESTORE = 6,       /* this node joins, and here is another member's state, `number` bytes: read it by consort_restore_read, make it
@@ -266,7 +280,8 @@ typedef struct consort_event {
     const consort_view *members;
     const char *text;
     uint64_t lent;    /* the library's */
-    uint64_t reserved;
+    uint64_t stamp;   /* a message of a durable group: when it was sent, as all members have it, also after they have started again: nanoseconds
+                         since 1970, and greater than those of all messages before it in its group or shard. Else 0 */
 } consort_event;
 
 /* Room for a message, in the ring itself. */
@@ -289,6 +304,24 @@ typedef struct consort_bytes {
     uint64_t lent; /* the library's */
 } consort_bytes;
 
+/* DURABLE GROUPS
+ *
+ * In a group with CONSORT_DURABLE each member writes each message to a log in its own directory, `data` of the node's options. A message is
+ * delivered, and its outcome CONSORT_OK, once all members have flushed it.
+ *
+ * When members come again, one or all of them, each with its own `id` and `data`, the program is told everything once more: the views and
+ * messages of before, the same in the same order with the same `view`, `seq`, `node` and `stamp`, and then what is new. A message that is told
+ * again has the ticket 0, also to who sent it. So a program that keeps its state in memory builds it anew from the events, as a replica does by
+ * its machine's `apply`; one that keeps it elsewhere notes the stamp of the last message that is in it, and passes over messages up to that.
+ *
+ * After the loss of all, the group begins again by itself when a majority of the newest view's members are there with sound logs; until then
+ * CONSORT_WAITING says who is missing, and why. Who had left in order before isn't counted; where all leave one by one, the last has to come
+ * again. Configure every node with `peers` for that: who came by `join` alone begins nothing.
+ *
+ * A node whose disk fails to write stops: CONSORT_STOPPED, and consort_last_error() says why. The others go on without it. A log that is
+ * damaged is refused at the start, CONSORT_MACHINE: `consort log verify` and `consort log repair` see to it.
+ */
+
 /* ----------------------------------------------------------------------------------------------------------- nodes */
 
 /* Puts into options what holds if nothing is said. struct_size is sizeof (consort_node_options), as the program has it. */
@@ -298,8 +331,9 @@ consort_status consort_node_options_init(size_t struct_size, consort_node_option
 consort_status consort_group_options_init(size_t struct_size, consort_group_options *options);
 
 /* Starts a node, with threads of its own. Returns before its peers are there; CONSORT_VIEW says that the group runs. Blocks only to look up
- * host names. Free it with consort_node_free.
- * CONSORT_CONFIG: the options can't be used. CONSORT_MACHINE: the address is taken, or the machine refuses what it needs. */
+ * host names, and to read the logs of durable groups. Free it with consort_node_free.
+ * CONSORT_CONFIG: the options can't be used; a durable group without `data` for one. CONSORT_MACHINE: the address is taken, `data` is another
+ * node's or in use, a log in it is damaged, or the machine refuses what it needs. */
 consort_status consort_node_new(const consort_node_options *options, consort_node **node);
 
 /* Starts a node that the program drives, by consort_poll: only control links have a thread of the library. No message changes threads, so
@@ -447,7 +481,8 @@ consort_status consort_end(consort_group *group);
 
 /* Asks for a read point: a place in this node's events at which all was told that any member had been told before this call. A state that is
  * kept by applying messages is fresh enough there for a linearizable read. Costs a round trip and no message. Never blocks:
- * CONSORT_READ_POINT comes with this number or a greater one. CONSORT_REFUSED: the group isn't CONSORT_ATOMIC. */
+ * CONSORT_READ_POINT comes with this number or a greater one. CONSORT_REFUSED: the group is neither CONSORT_ATOMIC nor
+ * CONSORT_DURABLE. */
 consort_status consort_read_point(consort_group *group, uint64_t *point);
 
 /* Publishes a word to the other members: CONSORT_DIGEST there. Only the last counts. Never blocks. */
@@ -456,7 +491,8 @@ consort_status consort_publish_digest(consort_group *group, uint64_t digest);
 /* -------------------------------------------------------------------------------------------------------- outcomes */
 
 /* Waits until it is known what became of a message. With a timeout_ms of 0 it only looks.
- * CONSORT_OK: it was delivered, here and as far as the guarantee says everywhere; `delivered` (may be NULL) says where.
+ * CONSORT_OK: it was delivered, here and as far as the guarantee says everywhere; `delivered` (may be NULL) says where. With CONSORT_DURABLE
+ * that is: it is on disk at every member, and stays in its place in the order when all are lost and come again.
  * CONSORT_TIMED_OUT: not known yet. CONSORT_UNKNOWN: the node stopped or was left out before; others may have delivered it.
  * CONSORT_NOT_MEMBER: nobody has delivered it, nor will. */
 consort_status consort_outcome_wait(consort_outcome *outcome, int64_t timeout_ms, consort_delivered *delivered);

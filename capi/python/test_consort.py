@@ -1,10 +1,12 @@
 """What the module does, in one process. `python3 -m unittest` here, with CONSORT_LIBRARY set or libconsort installed."""
 
 import os
+import pathlib
 import selectors
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest
@@ -84,6 +86,65 @@ class Test(unittest.TestCase):
         with self.assertRaises(consort.Stopped):
             while True:
                 groups[0].next().release()
+
+    def test_a_durable_group_begins_again_with_what_it_had(self):
+        before = []
+        with tempfile.TemporaryDirectory() as place:
+            for life in range(2):
+                nodes = [started(consort.Node, guarantee=consort.DURABLE, data=pathlib.Path(place, str(at)), **options)
+                         for at, options in enumerate(sockets(3))]
+                groups = [node.group() for node in nodes]
+                told = [[self.told(group) for _ in before] for group in groups]
+                self.assertEqual(told, [before] * 3)
+                outcomes = [group.multicast_tracked(b"%d of %d" % (life, at)) for group in groups for at in range(10)]
+                for group, all in zip(groups, told):
+                    all.extend(self.told(group) for _ in outcomes)
+                self.assertEqual(told, [told[0]] * 3)
+                delivered = [outcome.wait(60) for outcome in outcomes]
+                self.assertEqual(sorted(delivered), [consort.Delivered(*message[:2]) for message in told[0][len(before):]])
+                stamps = [message[2] for message in told[0]]
+                self.assertEqual(stamps, sorted(set(stamps)))
+                self.assertGreater(stamps[0], 10**18)
+                before = told[0]
+                for node in nodes:
+                    node.stop()
+                for node in nodes:
+                    node.close()
+
+    def told(self, group):
+        with until(group, consort.MESSAGE) as event:
+            return event.view, event.seq, event.stamp, event.node, bytes(event.data)
+
+    def test_a_durable_replica_has_its_state_again(self):
+        with tempfile.TemporaryDirectory() as place:
+            for life in range(2):
+                replicas = [started(consort.Replica, Words(), guarantee=consort.DURABLE, data=os.path.join(place, str(at)), **options)
+                            for at, options in enumerate(sockets(3))]
+                self.assertEqual([it.update(b"life%d" % life) for it in replicas], [b"%d" % (3 * life + at) for at in (1, 2, 3)])
+                self.assertEqual(replicas[2].query(lambda it: list(it.words), linearizable=False), [b"life0"] * 3 + [b"life1"] * 3 * life)
+                for it in replicas:
+                    it.stop()
+                for it in replicas:
+                    it.close()
+
+    def test_a_durable_group_needs_a_directory(self):
+        for options in (dict(guarantee=consort.DURABLE), dict(guarantee=consort.DURABLE, data=""),
+                        dict(groups=[dict(name="ledger", guarantee=consort.DURABLE)])):
+            with self.assertRaisesRegex(consort.Error, "`data`.*name a directory") as caught:
+                consort.Node(1, **options)
+            self.assertEqual(caught.exception.name, "CONSORT_CONFIG")
+
+    def test_which_way_messages_go(self):
+        with consort.Node(1, groups=[dict(name="beside", topology=consort.CHAIN)]) as node, node.group("beside") as beside, node.group() as main:
+            for group in beside, main:
+                until(group, consort.VIEW)
+            main.multicast_to([1], b"one hop")
+            with self.assertRaises(consort.Error) as caught:
+                beside.multicast_to([1], b"along a chain there are none for some")
+            self.assertEqual(caught.exception.name, "CONSORT_REFUSED")
+            beside.multicast(b"for all")
+            event = until(beside, consort.MESSAGE)
+            self.assertEqual((bytes(event.data), event.stamp), (b"for all", 0))
 
     def test_messages_for_some_members(self):
         nodes = [started(consort.Node, **options) for options in sockets(2)]

@@ -60,6 +60,7 @@ pub(crate) fn lend(vacant: Vacant<Held>, shard: ShardId, event: consort::Event) 
                 view: message.view.0,
                 seq: message.seq.0,
                 ticket: message.ticket.map_or(0, |ticket| ticket.0.0),
+                stamp: message.stamp,
                 data: payload.as_ptr(),
                 len: payload.len(),
                 ..none
@@ -114,6 +115,7 @@ pub(crate) fn passing(shard: ShardId, message: &consort::Delivery<'_>) -> Event 
         view: message.view.0,
         seq: message.seq.0,
         ticket: message.ticket.map_or(0, |ticket| ticket.0.0),
+        stamp: message.stamp,
         data: message.payload.as_ptr(),
         len: message.payload.len(),
         ..Event::NONE

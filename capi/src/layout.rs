@@ -26,6 +26,10 @@ pub const AGREED: u32 = 1;
 pub const FIFO: u32 = 2;
 pub const DURABLE: u32 = 3;
 
+/// `consort_group_options.topology` and the node's.
+pub const DIRECT: u32 = 0;
+pub const CHAIN: u32 = 1;
+
 /// `consort_node_options.fabric`.
 pub const AUTO: u32 = 0;
 pub const SHM: u32 = 1;
@@ -90,6 +94,9 @@ pub struct NodeOptions {
     pub wait: u32,
     pub state: u32,
     pub rejoin: u32,
+    pub data: Text,
+    pub topology: u32,
+    pub reserved: u32,
 }
 
 impl NodeOptions {
@@ -122,6 +129,9 @@ impl NodeOptions {
         wait: ADAPTIVE,
         state: 0,
         rejoin: 0,
+        data: Text::NONE,
+        topology: DIRECT,
+        reserved: 0,
     };
 }
 
@@ -138,6 +148,8 @@ pub struct GroupOptions {
     pub replicas: u32,
     pub guarantee: u32,
     pub state: u32,
+    pub topology: u32,
+    pub reserved: u32,
 }
 
 impl GroupOptions {
@@ -151,6 +163,8 @@ impl GroupOptions {
         replicas: 0,
         guarantee: ATOMIC,
         state: 0,
+        topology: DIRECT,
+        reserved: 0,
     };
 }
 
@@ -253,7 +267,7 @@ pub struct Event {
     pub members: *const View,
     pub text: *const c_char,
     pub lent: u64,
-    pub reserved: u64,
+    pub stamp: u64,
 }
 
 impl Event {
@@ -271,7 +285,7 @@ impl Event {
         members: null(),
         text: null(),
         lent: 0,
-        reserved: 0,
+        stamp: 0,
     };
 }
 

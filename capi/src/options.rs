@@ -5,14 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use consort::{
-    Domain, FabricChoice, GroupConfig, Guarantee, NodeBuilder, SharedKey, SlowPolicy, WaitStrategy,
+    Domain, FabricChoice, GroupConfig, Guarantee, NodeBuilder, SharedKey, SlowPolicy, Topology, WaitStrategy,
 };
 
 use crate::border::{In, Out, export, listener_of};
 use crate::error::{Error, Status};
 use crate::layout::{
-    ADAPTIVE, AGREED, ATOMIC, AUTO, BLOCK, DATA, DURABLE, FIFO, GroupOptions, Machine, NodeOptions, SHM,
-    SPIN, TCP, VERBS, WITNESS,
+    ADAPTIVE, AGREED, ATOMIC, AUTO, BLOCK, CHAIN, DATA, DIRECT, DURABLE, FIFO, GroupOptions, Machine,
+    NodeOptions, SHM, SPIN, TCP, VERBS, WITNESS,
 };
 
 export! {
@@ -40,6 +40,7 @@ fn init<T: Copy>(struct_size: usize, out: Out<T>, name: &str, defaults: T) -> Re
 /// A builder of what the options say; and how often digests of a replica are taken.
 pub(crate) fn builder(options: In<NodeOptions>) -> Result<(NodeBuilder, u64), Error> {
     let options = options.sized(NodeOptions::DEFAULT, "options")?;
+    unknown_yet(options.reserved, "options.reserved")?;
     let mut builder = match options.config_file.optional("config_file")? {
         Some(file) => {
             NodeBuilder::from_toml(Path::new(file)).map_err(|error| Error::new(Status::Config, error))?
@@ -90,6 +91,16 @@ pub(crate) fn builder(options: In<NodeOptions>) -> Result<(NodeBuilder, u64), Er
     if let Some(domain) = options.domain.optional("domain")? {
         builder = builder.domain(Domain::new(domain).map_err(|error| Error::new(Status::Config, error))?);
     }
+    match options.data.optional("data")? {
+        Some("") => {
+            return Err(Error::new(
+                Status::Config,
+                "`data` is empty: name a directory that is this node's alone, or leave it NULL",
+            ));
+        }
+        Some(directory) => builder = builder.data(directory),
+        None => {}
+    }
     if options.ring_bytes > 0 {
         builder = builder.ring_bytes(bytes("ring_bytes", options.ring_bytes)?);
     }
@@ -122,6 +133,9 @@ pub(crate) fn builder(options: In<NodeOptions>) -> Result<(NodeBuilder, u64), Er
     if options.guarantee != ATOMIC {
         builder = builder.guarantee(guarantee(options.guarantee)?);
     }
+    if options.topology != DIRECT {
+        builder = builder.topology(topology(options.topology)?);
+    }
     builder = match options.wait {
         ADAPTIVE => builder,
         SPIN => builder.wait(WaitStrategy::Spin),
@@ -149,8 +163,10 @@ fn groups(options: &NodeOptions) -> Result<Vec<GroupConfig>, Error> {
     let stride = options.groups.struct_size("groups")?;
     let of = |at: usize| {
         let it = options.groups.beyond(at * stride).sized(GroupOptions::DEFAULT, "groups")?;
-        let mut group =
-            GroupConfig::new(it.name.required("groups.name")?).guarantee(guarantee(it.guarantee)?);
+        unknown_yet(it.reserved, "groups.reserved")?;
+        let mut group = GroupConfig::new(it.name.required("groups.name")?)
+            .guarantee(guarantee(it.guarantee)?)
+            .topology(topology(it.topology)?);
         if it.ring_bytes > 0 {
             group = group.ring_bytes(bytes("groups.ring_bytes", it.ring_bytes)?);
         }
@@ -184,6 +200,14 @@ fn guarantee(number: u32) -> Result<Guarantee, Error> {
     }
 }
 
+fn topology(number: u32) -> Result<Topology, Error> {
+    match number {
+        DIRECT => Ok(Topology::Direct),
+        CHAIN => Ok(Topology::Chain),
+        other => Err(unknown("topology", other, "CONSORT_DIRECT or CONSORT_CHAIN")),
+    }
+}
+
 /// Its number in the header.
 pub(crate) fn number_of(guarantee: Guarantee) -> u32 {
     match guarantee {
@@ -210,6 +234,17 @@ pub(crate) fn address(name: &str, text: &str) -> Result<SocketAddr, Error> {
             format_args!("`{name}`: {text:?} is no address ({cause}): write it like 10.0.0.1:7101"),
         )),
     }
+}
+
+/// A word that a newer header may give a meaning, which would be passed over here.
+fn unknown_yet(word: u32, name: &str) -> Result<(), Error> {
+    if word == 0 {
+        return Ok(());
+    }
+    Err(Error::invalid(format_args!(
+        "`{name}` is {word}: set the struct up with the function that ends in _init; if your consort.h has a name for it, install the \
+         library that this came with"
+    )))
 }
 
 fn unknown(name: &str, number: u32, instead: &str) -> Error {

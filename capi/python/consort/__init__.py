@@ -21,6 +21,7 @@ Times are in seconds, None is for ever. Errors are raised as `Error`, which has 
 
 import atexit
 import ctypes
+import os
 import sys
 import weakref
 from collections import namedtuple
@@ -28,11 +29,12 @@ from collections import namedtuple
 from . import _abi
 from ._abi import library as _library
 
-__all__ = ["AGREED", "ATOMIC", "ADAPTIVE", "BLOCK", "DURABLE", "DrivenNode", "Error", "Event", "FIFO", "Full", "Group", "Node", "Outcome", "Pending",
-           "Replica", "Room", "SHM", "SPIN", "Stopped", "TCP", "TimedOut", "Unknown", "View", "Member", "Update", "WAITING", "EVICTED", "VIEW", "MESSAGE",
+__all__ = ["AGREED", "ATOMIC", "ADAPTIVE", "BLOCK", "CHAIN", "DIRECT", "DURABLE", "DrivenNode", "Error", "Event", "FIFO", "Full", "Group", "Node",
+           "Outcome", "Pending", "Replica", "Room", "SHM", "SPIN", "Stopped", "TCP", "TimedOut", "Unknown", "View", "Member", "Update", "WAITING", "EVICTED", "VIEW", "MESSAGE",
            "SNAPSHOT", "RESTORE", "ENDED", "READ_POINT", "DIGEST", "STOPPED", "version"]
 
 ATOMIC, AGREED, FIFO, DURABLE = 0, 1, 2, 3
+DIRECT, CHAIN = 0, 1
 AUTO, SHM, TCP, VERBS = 0, 1, 2, 3
 ADAPTIVE, SPIN, BLOCK = 0, 1, 2
 WAITING, EVICTED, VIEW, MESSAGE, SNAPSHOT, RESTORE, ENDED, READ_POINT, DIGEST, STOPPED = range(1, 11)
@@ -146,10 +148,11 @@ def _members(view):
 
 def _options(id=0, *, listen=None, peers=None, join=None, groups=None, config_file=None, cluster=None, advertise=None, key=None,
              domain=None, ring_bytes=0, silence=0, quorum_within=0, start_within=0, slow_evict=0, digest_every=4096, listen_fd=-1,
-             fabric=AUTO, guarantee=ATOMIC, wait=ADAPTIVE, state=False, rejoin=False, witness=False):
+             fabric=AUTO, guarantee=ATOMIC, wait=ADAPTIVE, state=False, rejoin=False, witness=False, data=None, topology=DIRECT):
     """A node's options; what they mean, consort.h says. ``peers`` is {id: address}, ``join`` a list of addresses, ``groups`` a list
-    of dicts with ``name`` and any of ``nodes``, ``shards``, ``replicas``, ``ring_bytes``, ``guarantee``, ``state``. A ``listen_fd`` stays the
-    program's: close it when the node has started."""
+    of dicts with ``name`` and any of ``nodes``, ``shards``, ``replicas``, ``ring_bytes``, ``guarantee``, ``state``, ``topology``. A
+    ``listen_fd`` stays the program's: close it when the node has started. ``data`` is the directory of the node's DURABLE groups, a str or a
+    path: they are told everything once more when their members start again."""
     options = _abi.NodeOptions()
     _check(_library.consort_node_options_init(ctypes.sizeof(options), ctypes.byref(options)))
     peers, join, groups = peers or {}, join or [], groups or []
@@ -162,7 +165,7 @@ def _options(id=0, *, listen=None, peers=None, join=None, groups=None, config_fi
         nodes = list(group.get("nodes", []))
         to.name, to.nodes_len = group["name"].encode(), len(nodes)
         to.nodes = (ctypes.c_uint32 * len(nodes))(*nodes)
-        for name in ("shards", "replicas", "ring_bytes", "guarantee", "state"):
+        for name in ("shards", "replicas", "ring_bytes", "guarantee", "state", "topology"):
             setattr(to, name, int(group.get(name, 0)))
     options.groups = array
     options.id, options.role, options.config_file, options.cluster = id, int(witness), _text(config_file), _text(cluster)
@@ -172,6 +175,7 @@ def _options(id=0, *, listen=None, peers=None, join=None, groups=None, config_fi
     options.start_within_ms, options.slow_evict_ms = int(start_within * 1000), int(slow_evict * 1000)
     options.digest_every, options.listen_fd, options.fabric, options.guarantee = digest_every, listen_fd, fabric, guarantee
     options.wait, options.state, options.rejoin = wait, int(state), int(rejoin)
+    options.data, options.topology = None if data is None else os.fsencode(data), topology
     return options
 
 
@@ -225,12 +229,14 @@ def _made(function, *arguments):
 
 
 class Event:
-    """Something that happened: ``kind``, and what consort.h says of it. ``data`` is a memoryview of a message, until it is released."""
+    """Something that happened: ``kind``, and what consort.h says of it. ``data`` is a memoryview of a message, until it is released.
+    ``stamp``, of a message of a DURABLE group, is when it was sent, the same at all members: nanoseconds since 1970."""
 
     def __init__(self, lent):
         self._lent, struct = lent, lent.struct
         self.kind, self.shard, self.node, self.status = struct.kind, struct.shard, struct.node, struct.status
         self.view, self.seq, self.ticket, self.number = struct.view, struct.seq, struct.ticket, struct.number
+        self.stamp = struct.stamp
         self.text = struct.text.decode() if struct.text else None
         self.members = _members(struct.members.contents) if struct.members else None
         self.data = lent.view()

@@ -15,7 +15,7 @@ class Peer(Structure):
 class GroupOptions(Structure):
     _fields_ = [("struct_size", c_size_t), ("name", c_char_p), ("nodes", POINTER(c_uint32)), ("nodes_len", c_size_t),
                 ("ring_bytes", c_uint64), ("shards", c_uint32), ("replicas", c_uint32), ("guarantee", c_uint32),
-                ("state", c_uint32)]
+                ("state", c_uint32), ("topology", c_uint32), ("reserved", c_uint32)]
 
 
 class NodeOptions(Structure):
@@ -26,7 +26,8 @@ class NodeOptions(Structure):
                 ("domain", c_char_p), ("ring_bytes", c_uint64), ("silence_ms", c_uint64), ("quorum_within_ms", c_uint64),
                 ("start_within_ms", c_uint64), ("slow_evict_ms", c_uint64), ("digest_every", c_uint64),
                 ("listen_fd", c_int32), ("fabric", c_uint32), ("guarantee", c_uint32), ("wait", c_uint32),
-                ("state", c_uint32), ("rejoin", c_uint32)]
+                ("state", c_uint32), ("rejoin", c_uint32), ("data", c_char_p), ("topology", c_uint32),
+                ("reserved", c_uint32)]
 
 
 class GroupInfo(Structure):
@@ -65,7 +66,7 @@ class View(Structure):
 class Event(Structure):
     _fields_ = [("kind", c_uint32), ("shard", c_uint32), ("node", c_uint32), ("status", c_int32), ("view", c_uint64),
                 ("seq", c_uint64), ("ticket", c_uint64), ("number", c_uint64), ("data", c_void_p), ("len", c_size_t),
-                ("members", POINTER(View)), ("text", c_char_p), ("lent", c_uint64), ("reserved", c_uint64)]
+                ("members", POINTER(View)), ("text", c_char_p), ("lent", c_uint64), ("stamp", c_uint64)]
 
 
 class Bytes(Structure):

@@ -26,10 +26,10 @@ pub(crate) fn implemented() -> BTreeMap<String, usize> {
         "consort_node_options": NodeOptions {
             struct_size, id, role, config_file, cluster, listen, advertise, peers, peers_len, join, join_len, groups, groups_len,
             key, key_len, domain, ring_bytes, silence_ms, quorum_within_ms, start_within_ms, slow_evict_ms, digest_every,
-            listen_fd, fabric, guarantee, wait, state, rejoin
+            listen_fd, fabric, guarantee, wait, state, rejoin, data, topology, reserved
         }
         "consort_group_options": GroupOptions {
-            struct_size, name, nodes, nodes_len, ring_bytes, shards, replicas, guarantee, state
+            struct_size, name, nodes, nodes_len, ring_bytes, shards, replicas, guarantee, state, topology, reserved
         }
         "consort_group_info": GroupInfo { struct_size, ring_bytes, shard, index, shards, guarantee, state, reserved }
         "consort_stats": Stats {
@@ -41,7 +41,7 @@ pub(crate) fn implemented() -> BTreeMap<String, usize> {
         "consort_shard": Shard { members, members_len, learners, learners_len, since, is_lost, reserved }
         "consort_view": View { id, members, members_len, shards, shards_len }
         "consort_event": Event {
-            kind, shard, node, status, view, seq, ticket, number, data, len, members, text, lent, reserved
+            kind, shard, node, status, view, seq, ticket, number, data, len, members, text, lent, stamp
         }
         "consort_bytes": Bytes { data, len, lent }
         "consort_update": Update { data, len, view, seq, index, incarnation, node, reserved }
@@ -56,6 +56,7 @@ pub(crate) fn implemented() -> BTreeMap<String, usize> {
         SNAPSHOT = "CONSORT_SNAPSHOT", RESTORE = "CONSORT_RESTORE", ENDED = "CONSORT_ENDED_EVENT",
         READ_POINT = "CONSORT_READ_POINT", DIGEST = "CONSORT_DIGEST", STOPPED = "CONSORT_STOPPED_EVENT",
         ATOMIC = "CONSORT_ATOMIC", AGREED = "CONSORT_AGREED", FIFO = "CONSORT_FIFO", DURABLE = "CONSORT_DURABLE",
+        DIRECT = "CONSORT_DIRECT", CHAIN = "CONSORT_CHAIN",
         AUTO = "CONSORT_AUTO", SHM = "CONSORT_SHM", TCP = "CONSORT_TCP", VERBS = "CONSORT_VERBS",
         ADAPTIVE = "CONSORT_ADAPTIVE", SPIN = "CONSORT_SPIN", BLOCK = "CONSORT_BLOCK",
         DATA = "CONSORT_DATA", WITNESS = "CONSORT_WITNESS",

@@ -25,6 +25,11 @@ fn groups_shards_states_and_questions() {
 }
 
 #[test]
+fn durable_groups_begin_again_with_what_they_had() {
+    runs("durable.c", "all came again");
+}
+
+#[test]
 fn threads_that_send_while_another_closes() {
     runs("closing.c", "all ended");
 }

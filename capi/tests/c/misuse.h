@@ -2,10 +2,13 @@
 #ifndef MISUSE_H
 #define MISUSE_H
 
+#include <arpa/inet.h>
 #include <consort.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 /* The call must give that status; and if it isn't CONSORT_OK, a sentence that says why. */
 #define EXPECT(wanted, call)                                                                                                       \
@@ -31,6 +34,21 @@
             exit(1);                                                                                                               \
         }                                                                                                                          \
     } while (0)
+
+/* A socket that listens, and its address. */
+static inline int bound_socket(char *address, size_t len)
+{
+    struct sockaddr_in at;
+    socklen_t size = sizeof at;
+    int it = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    memset(&at, 0, sizeof at);
+    at.sin_family = AF_INET;
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    SURE(it >= 0 && bind(it, (const struct sockaddr *)&at, size) == 0 && listen(it, 100) == 0);
+    SURE(getsockname(it, (struct sockaddr *)&at, &size) == 0);
+    snprintf(address, len, "127.0.0.1:%d", ntohs(at.sin_port));
+    return it;
+}
 
 /* A node that is a group by itself. */
 static inline consort_node_options alone(uint32_t id)

@@ -1,26 +1,8 @@
 /* What no example does: groups and shards, state that joiners get, read points and digests, replicas on a shared node, questions. */
 #include "misuse.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <pthread.h>
-#include <sys/socket.h>
 #include <unistd.h>
-
-/* A socket that listens, and its address. */
-static int listening(char *address, size_t len)
-{
-    struct sockaddr_in at;
-    socklen_t size = sizeof at;
-    int it = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    memset(&at, 0, sizeof at);
-    at.sin_family = AF_INET;
-    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    SURE(it >= 0 && bind(it, (const struct sockaddr *)&at, size) == 0 && listen(it, 100) == 0);
-    SURE(getsockname(it, (struct sockaddr *)&at, &size) == 0);
-    snprintf(address, len, "127.0.0.1:%d", ntohs(at.sin_port));
-    return it;
-}
 
 enum { MEMBERS = 3 };
 
@@ -51,7 +33,7 @@ static void prepare(cluster *it)
     it->groups[1].state = 1;
     for (uint32_t at = 0; at < MEMBERS; at++) {
         it->options[at] = alone(at + 1);
-        it->options[at].listen_fd = listening(it->addresses[at], sizeof it->addresses[at]);
+        it->options[at].listen_fd = bound_socket(it->addresses[at], sizeof it->addresses[at]);
         it->options[at].groups = it->groups;
         it->options[at].groups_len = 2;
         it->options[at].state = 1;
@@ -338,7 +320,7 @@ static void sockets(void)
     consort_node_options options = alone(1);
     consort_node *node;
     char address[32];
-    options.listen_fd = listening(address, sizeof address);
+    options.listen_fd = bound_socket(address, sizeof address);
     options.ring_bytes = 3;
     EXPECT(CONSORT_CONFIG, consort_node_new(&options, &node));
     options.ring_bytes = 65536;
@@ -350,7 +332,7 @@ static void sockets(void)
     EXPECT(CONSORT_INVALID, consort_node_new(&options, &node));
 }
 
-/* A group that is written to disk, which takes a configuration file. */
+/* A group that is written to disk, where a configuration file says. */
 static void durable(void)
 {
     char directory[] = "/tmp/consort-c-XXXXXX", file[64], command[80];
