@@ -47,7 +47,7 @@ pub(crate) enum Command {
     Status(AskArgs),
     /// Ask a running member what it waits for: which member, which counter, which rule
     Explain(AskArgs),
-    /// Measure latency, throughput, idle cost, failover or joins, beside the machine's own floor
+    /// Measure latency, throughput, durable groups, idle cost, failover, joins or restarts, beside the machine's own floor
     #[command(subcommand)]
     Bench(BenchCommand),
     /// A replicated, sharded key-value store: serve it, use it, measure it
@@ -56,6 +56,12 @@ pub(crate) enum Command {
     /// The logs of durable groups: verify, dump, count, follow, repair
     #[command(subcommand)]
     Log(LogCommand),
+    /// A process that `bench` started: it keeps a directory, and removes it when its parent is gone
+    #[command(hide = true)]
+    Keep {
+        /// Where it makes the directory
+        within: PathBuf,
+    },
     /// A process that `demo` or `bench` started (it takes its orders from standard input)
     #[command(hide = true)]
     Member {
@@ -515,6 +521,12 @@ pub(crate) enum BenchCommand {
     /// What a member that joins with a large state costs the others, and how fast the state comes
     #[command(after_long_help = format!("{JOIN_HELP}\n\n{EXIT_CODES}"))]
     Join(Box<JoinArgs>),
+    /// A durable group beside bare files that are written and flushed; and what it costs a volatile group beside it
+    #[command(after_long_help = format!("{DURABLE_HELP}\n\n{EXIT_CODES}"))]
+    Durable(Box<DurableArgs>),
+    /// How long a durable group takes to begin again when all its members were killed
+    #[command(after_long_help = format!("{RESTART_HELP}\n\n{EXIT_CODES}"))]
+    Restart(Box<RestartArgs>),
 }
 
 const BENCH_HELP: &str = "\
@@ -613,6 +625,61 @@ How it measures:
 Examples:
   consort bench join --fabric shm
   consort bench join --fabric tcp --state 1GiB --runs 1 --json";
+
+const DURABLE_HELP: &str = "\
+How it measures:
+  Members are processes of their own, one thread each, which drives the engine and the application; a second one writes the log.
+  Their data directories are on one disk. In each round, one after the other:
+    throughput   of each of --sizes: all members send as fast as the group takes it. A message counts when the slowest member has
+                 delivered it, which is when all have flushed it
+    floor        as many bare files as members, on the same disk at the same time, a thread each: a write at the end and fdatasync, and
+                 so on, with as many bytes a write as the log had just reached on average. MB/s (10^6) are those of the slowest file
+    latency      of the first of --sizes: one member sends, the next message when the last is delivered to it
+    flush        a write with fdatasync, of as many bytes as the log had with one message at a time: one file alone, and as many files as
+                 members, all at the same moment
+    beside       a volatile group and a durable one in the same nodes, and all members send in the volatile one as fast as it takes it:
+                 while nothing is sent in the durable one, and while there, too, as much is sent as it takes
+  Figures are medians over the rounds; --json has each. The ratio is the payload's bytes a second to the floor's bytes a second; log ratio is the
+  same with what the log adds to the payload. Who sends one message after the other, or flushes so, hides what a stall would have delayed:
+  quantiles are corrected for that, as `bench latency` does; --json has the medians as measured, too.
+
+The disk:
+  The files are in a new directory within --dir, which is removed at the end, whatever the end is. A file system in memory is refused, for
+  a flush there is nothing.
+
+Examples:
+  consort bench durable --dir /var/tmp
+  consort bench durable --sizes 64,1KiB,100KiB --runs 5 --json | jq '.throughput[] | {size, mb_per_s, ratio}'";
+
+const RESTART_HELP: &str = "\
+How it measures:
+  Members are processes of their own. They fill their logs with as much as --log-size says, each; then all are killed (kill -9), the kernel is
+  asked to forget what it keeps of the files in memory, and all are started again, which each tells everything that is in its log and sends
+  one new message; and so on. From the start of the processes on:
+    opened       every member has read its log through and judged it
+    told again   every member was told everything that had been delivered; each message was looked at, and was what had been sent
+    first new    the first delivery of a new message, at any member
+    rate         the log's bytes by the time until all was told again
+    memory       the most that was ever resident of a member (VmHWM), its shared memory included; beside it that of the life that filled
+                 the logs
+
+The disk:
+  The files are in a new directory within --dir, which is removed at the end, whatever the end is. A file system in memory is refused.
+
+Examples:
+  consort bench restart --log-size 1GiB --dir /var/tmp
+  consort bench restart --log-size 100MiB --size 10KiB --runs 1 --json";
+
+/// Where measurements of the disk write.
+#[derive(Debug, Args)]
+pub(crate) struct DiskArgs {
+    /// Where to make the directory for the files [default: the working directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Take a file system that is memory, too
+    #[arg(long)]
+    pub(crate) any_disk: bool,
+}
 
 /// What all measurements have in common.
 #[derive(Debug, Args)]
@@ -784,6 +851,113 @@ impl FailoverArgs {
 
 /// As many members make two groups that have something to tell each other.
 const LEAST_SPARED: u32 = 4;
+
+/// `consort bench durable`.
+#[derive(Debug, Args)]
+pub(crate) struct DurableArgs {
+    /// How many member processes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MEMBERS)))]
+    pub(crate) members: u32,
+    /// How their memory reaches each other
+    #[arg(long, value_enum, default_value_t = FabricArg::Auto)]
+    pub(crate) fabric: FabricArg,
+    /// What a member does while nothing happens
+    #[arg(long, value_enum, default_value_t = WaitArg::Adaptive)]
+    pub(crate) wait: WaitArg,
+    /// Payloads of the messages
+    #[arg(long, value_name = "SIZES", default_value = "1KiB,10KiB", value_delimiter = ',', value_parser = parse_bytes)]
+    pub(crate) sizes: Vec<usize>,
+    /// Memory for messages in flight, per member [default: by the size]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub(crate) ring: Option<usize>,
+    /// How long each part of a round measures; bare files half as long
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    pub(crate) duration: Duration,
+    /// Run so long before anything counts
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
+    pub(crate) warmup: Duration,
+    /// How many rounds; the median counts
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub(crate) runs: u32,
+    #[command(flatten)]
+    pub(crate) disk: DiskArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl DurableArgs {
+    /// As a measurement under load has it, of that size.
+    pub(crate) fn load(&self, size: usize, senders: u32) -> LoadArgs {
+        let Self { members, fabric, wait, ring, duration, warmup, runs, json, .. } = *self;
+        let guarantee = GuaranteeArg::Atomic;
+        LoadArgs {
+            group: GroupArgs { members, fabric, guarantee, wait, duration, runs, json },
+            senders,
+            size,
+            topology: TopologyArg::Direct,
+            ring,
+            warmup,
+            plot: None,
+        }
+    }
+
+    /// What the parser of single values can't see.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        self.sizes.iter().try_for_each(|size| self.load(*size, self.members).check())
+    }
+}
+
+/// `consort bench restart`.
+#[derive(Debug, Args)]
+pub(crate) struct RestartArgs {
+    /// How many member processes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MEMBERS)))]
+    pub(crate) members: u32,
+    /// How their memory reaches each other
+    #[arg(long, value_enum, default_value_t = FabricArg::Auto)]
+    pub(crate) fabric: FabricArg,
+    /// How long the log of each member is when they are killed
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_bytes)]
+    pub(crate) log_size: usize,
+    /// Payload of the messages that fill it
+    #[arg(long, value_name = "BYTES", default_value = "1KiB", value_parser = parse_bytes)]
+    pub(crate) size: usize,
+    /// How many times they are killed and started again; the median counts
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub(crate) runs: u32,
+    #[command(flatten)]
+    pub(crate) disk: DiskArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl RestartArgs {
+    /// What the parser of single values can't see.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        if self.size < LEAST_FILLING || self.size > LARGEST_PAYLOAD {
+            return Err(Failure::usage(
+                format!("logs can't be filled with messages of {} bytes", self.size),
+                format!("give --size between {LEAST_FILLING} and {LARGEST_PAYLOAD} bytes"),
+            ));
+        }
+        let least = self.size * self.members as usize;
+        if self.log_size < least || self.log_size > LARGEST_LOG {
+            return Err(Failure::usage(
+                format!("a log of {} bytes can't be measured", self.log_size),
+                format!("give --log-size between {least} bytes, with a message of each member, and 1TiB"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The least payload that fills logs: new messages are shorter, by which they are known.
+const LEAST_FILLING: usize = 16;
+
+/// The longest log that is measured.
+const LARGEST_LOG: usize = 1 << 40;
 
 /// `consort bench join`.
 #[derive(Debug, Args)]

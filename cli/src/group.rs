@@ -9,7 +9,7 @@ use consort::{
 
 use crate::args::{FabricArg, GuaranteeArg, NodeGuaranteeArg, TopologyArg, WaitArg};
 use crate::failure::Failure;
-use crate::orders::{FailoverTask, Seat};
+use crate::orders::{Durable, FailoverTask, Seat, WhichGroup};
 
 /// How long the processes of one machine may take to come together.
 const START_WITHIN: Duration = Duration::from_secs(30);
@@ -100,6 +100,25 @@ fn lone_builder(seat: &Seat) -> NodeBuilder {
 /// It can't start.
 pub(crate) fn drive(seat: &Seat) -> Result<DrivenNode, Failure> {
     builder(seat).driven().map_err(|error| not_started(seat.id, &error))
+}
+
+/// The name of a durable group beside the main one.
+pub(crate) const DURABLE: &str = "durable";
+
+/// A node that this thread drives, with a durable group.
+///
+/// # Errors
+/// It can't start.
+pub(crate) fn drive_durable(seat: &Seat, durable: &Durable) -> Result<DrivenNode, Failure> {
+    let builder = builder(seat).silence(SILENCE).data(&durable.data);
+    let builder = match durable.which {
+        WhichGroup::Measured => builder.guarantee(Guarantee::Durable),
+        WhichGroup::BesideIdle | WhichGroup::BesideLoaded => {
+            let group = GroupConfig::new(DURABLE).guarantee(Guarantee::Durable);
+            builder.group(group.ring_bytes(seat.ring_bytes))
+        }
+    };
+    builder.driven().map_err(|error| not_started(seat.id, &error))
 }
 
 /// A node whose engine has a thread of its own.

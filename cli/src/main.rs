@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         Command::Bench(command) => (bench::run(command, &cli.log), wants_json(command)),
         Command::Kv(command) => (kv::run(command), kv_wants_json(command)),
         Command::Log(command) => (log::run(command), log_wants_json(command)),
+        Command::Keep { within } => return bench::place::keep(within),
         Command::Member { parent, .. } => return member::run(*parent),
     };
     match result {
@@ -64,6 +65,8 @@ fn wants_json(command: &BenchCommand) -> bool {
         BenchCommand::Replicas(args) => args.json,
         BenchCommand::Failover(args) => args.json,
         BenchCommand::Join(args) => args.json,
+        BenchCommand::Durable(args) => args.json,
+        BenchCommand::Restart(args) => args.json,
     }
 }
 

@@ -55,6 +55,7 @@ fn serve() -> Result<(), Failure> {
         Task::Demo(task) => crate::demo::member::run(&task, &mut parent),
         Task::Churn(task) => crate::demo::churn_member(&task, &mut parent),
         Task::Load(task) => crate::bench::member::run(&task, &mut parent),
+        Task::Restart(task) => crate::bench::restart::member(&task, &mut parent),
         Task::Idle(task) => crate::bench::idle::member(&task, &mut parent),
         Task::Replicas(task) => crate::bench::replicas::member(&task, &mut parent),
         Task::Failover(task) => crate::bench::failover::member(&task, &mut parent),

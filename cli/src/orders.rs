@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,8 @@ pub(crate) enum Task {
     Churn(ChurnTask),
     /// Send or receive under a stopwatch.
     Load(LoadTask),
+    /// Fill a log, or be told what is in it.
+    Restart(RestartTask),
     /// Do nothing in a group, and say what that costs.
     Idle(IdleTask),
     /// Update and query a replicated object.
@@ -62,7 +65,7 @@ pub(crate) struct DemoTask {
     /// Descriptor of the input.
     pub(crate) input: RawFd,
     /// The log to write; it must not exist.
-    pub(crate) log: std::path::PathBuf,
+    pub(crate) log: PathBuf,
     /// The longest line.
     pub(crate) longest: usize,
 }
@@ -90,7 +93,7 @@ pub(crate) struct ChurnTask {
     /// Descriptor of the input.
     pub(crate) input: RawFd,
     /// The log to write; it must not exist.
-    pub(crate) log: std::path::PathBuf,
+    pub(crate) log: PathBuf,
     /// The longest line.
     pub(crate) longest: usize,
     /// Nanoseconds from one line to the next.
@@ -156,6 +159,62 @@ pub(crate) struct LoadTask {
     pub(crate) window: Window,
     /// Descriptor of the file for samples.
     pub(crate) samples: RawFd,
+    /// What of it is durable; nothing, most often.
+    pub(crate) durable: Option<Durable>,
+}
+
+/// A durable group, instead of the one that is measured or beside it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Durable {
+    /// The member's data directory.
+    pub(crate) data: PathBuf,
+    pub(crate) which: WhichGroup,
+}
+
+/// Which group is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum WhichGroup {
+    /// The one that is measured.
+    Measured,
+    /// One beside it, in which nothing is sent.
+    BesideIdle,
+    /// One beside it, in which as much is sent as it takes.
+    BesideLoaded,
+}
+
+/// See [`crate::bench::restart`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RestartTask {
+    pub(crate) seat: Seat,
+    pub(crate) durable: Durable,
+    /// Bytes of a message that fills the log.
+    pub(crate) size: usize,
+    /// How many of these each member has sent by the end of its first life.
+    pub(crate) filling: u64,
+    /// How many times the group was started before.
+    pub(crate) life: u64,
+}
+
+/// What a member of a restart saw of one life. Times are on the machine's clock.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct RestartReport {
+    /// Its log was read and judged, and its node is there.
+    pub(crate) opened: u64,
+    /// The last view: this life's, which comes behind everything that is told again.
+    pub(crate) viewed: u64,
+    /// All that was in its log when it ended was told.
+    pub(crate) told: u64,
+    /// The first new message.
+    pub(crate) fresh: u64,
+    /// Messages told, the new ones included.
+    pub(crate) messages: u64,
+    /// Bytes and flushes of its log in this life.
+    pub(crate) log_bytes: u64,
+    pub(crate) flushes: u64,
+    /// The most memory that was resident, in bytes.
+    pub(crate) memory: u64,
+    pub(crate) fabric: String,
 }
 
 /// When a run counts, from its common start on, in nanoseconds.
@@ -175,6 +234,10 @@ pub(crate) struct LoadReport {
     /// Nanoseconds of CPU.
     pub(crate) cpu: u64,
     pub(crate) system_calls: u64,
+    /// Bytes and flushes of the log of its durable group, and what was delivered of that if it is the one beside.
+    pub(crate) log_bytes: u64,
+    pub(crate) flushes: u64,
+    pub(crate) beside: u64,
     pub(crate) fabric: String,
     pub(crate) engine: String,
 }

@@ -43,7 +43,7 @@ pub use format::{LogKind, RecordHeader, Stamp};
 pub use meta::Meta;
 pub use reader::{From, ReadError, Reader};
 pub use scan::{Condition, Scan, Spot, Tip, scan, scan_each};
-pub use writer::{AppendError, CopyError, Entry, Log, LogOptions, OpenError, Payload, repair};
+pub use writer::{AppendError, CopyError, Entry, Log, LogCounts, LogOptions, OpenError, Payload, repair};
 
 /// A record's number in a log, from 1, counted through all views; 0 is before the first. The same at all members of a shard.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]

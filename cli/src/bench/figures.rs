@@ -54,6 +54,17 @@ pub(crate) fn middle(keys: impl IntoIterator<Item = f64>) -> Option<usize> {
     order.get(order.len().checked_sub(1)? / 2).map(|(index, _)| *index)
 }
 
+/// In milliseconds.
+pub(crate) fn ms(nanoseconds: u64) -> f64 {
+    as_f64(nanoseconds) / 1e6
+}
+
+/// The value in the middle; the lower of two.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or_default()
+}
+
 /// What `bench latency` and `bench throughput` print with `--json`. Figures are those of the run in the middle, by p50
 /// or by messages a second; the floor's are those of its own run in the middle.
 #[derive(Debug, Serialize)]
@@ -140,6 +151,13 @@ mod tests {
         assert_eq!(middle([4.0, 1.0, 2.0, 3.0]), Some(2));
         assert_eq!(middle([5.0]), Some(0));
         assert_eq!(middle([]), None);
+    }
+
+    #[test]
+    fn the_median_is_a_value_that_was_there() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0]), 1.0);
+        assert_eq!(median(Vec::new()), 0.0);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Latency and throughput: runs of the group and of the floor in turn.
 
 use std::fs::File;
+use std::path::Path;
 
 use hdrhistogram::Histogram;
 
-use super::conduct::{Status, conduct, stderr_line};
+use super::conduct::{Status, conduct, hear_out, stderr_line};
 use super::figures::nanoseconds;
 use super::floor::{self, FloorRun, Setting};
 use super::samples::{self, Series, merge};
@@ -13,7 +14,7 @@ use crate::crew::{Crew, Ports, bequeath};
 use crate::failure::Failure;
 use crate::group;
 use crate::latency;
-use crate::orders::{LoadReport, LoadTask, Pace, Seat, Task, Window};
+use crate::orders::{Durable, LoadReport, LoadTask, Pace, Seat, Task, WhichGroup, Window};
 use crate::text::as_f64;
 
 /// How long the floor that isn't the measurement's own runs (a throughput run has a latency floor for scale).
@@ -24,6 +25,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) name: &'static str,
     pub(crate) args: &'a LoadArgs,
     pub(crate) pace: Pace,
+    /// Where the members' data directories are, and which group is durable, if one is.
+    pub(crate) durable: Option<(&'a Path, WhichGroup)>,
     pub(crate) log: &'a str,
 }
 
@@ -38,6 +41,11 @@ pub(crate) struct GroupRun {
     pub(crate) msgs_per_s: f64,
     pub(crate) cpu_s_per_million: f64,
     pub(crate) system_calls_per_message: f64,
+    /// Of the slowest member's log.
+    pub(crate) log_bytes: u64,
+    pub(crate) flushes: u64,
+    /// Delivered of the durable group beside this one, at the member where that was least.
+    pub(crate) beside_per_s: f64,
     pub(crate) fabric: String,
     pub(crate) engine: String,
 }
@@ -120,7 +128,10 @@ fn floor_runs(bench: &Bench<'_>, fabric: &str) -> Result<Floors, Failure> {
 }
 
 /// Runs the group once.
-fn group_run(bench: &Bench<'_>) -> Result<GroupRun, Failure> {
+///
+/// # Errors
+/// The group doesn't start or is stopped, or the machine refuses something.
+pub(crate) fn group_run(bench: &Bench<'_>) -> Result<GroupRun, Failure> {
     let args = bench.args;
     let ports = Ports::reserve(args.group.members)?;
     let refused = |cause: std::io::Error| Failure::stream("make", "a file for samples", cause);
@@ -145,11 +156,19 @@ fn group_run(bench: &Bench<'_>) -> Result<GroupRun, Failure> {
             pace: bench.pace,
             window: bench.window(),
             samples: bequeath(&file).map_err(refused)?,
+            durable: bench.durable.map(|(place, which)| Durable { data: place.join(id.to_string()), which }),
         };
         samples.push(file);
         crew.start(&format!("member {id}"), bench.log, &Task::Load(task))?;
     }
-    let (reports, start): (Vec<LoadReport>, u64) = conduct(crew, samples.len(), bench.window())?;
+    let (reports, start): (Vec<LoadReport>, u64) = if bench.durable.is_some() {
+        // Their logs go with them, so they need not leave in order, which for a durable group is work for the disk.
+        let conducted = hear_out(&mut crew, samples.len(), bench.window())?;
+        (0..samples.len()).try_for_each(|index| crew.end(index))?;
+        conducted
+    } else {
+        conduct(crew, samples.len(), bench.window())?
+    };
     let window = start + nanoseconds(args.warmup);
     let window = window..window + nanoseconds(args.group.duration);
     let mut files = Vec::new();
@@ -209,6 +228,13 @@ fn combine(reports: &[LoadReport], own: Histogram<u64>, last: Histogram<u64>) ->
         msgs_per_s: rate(slowest),
         cpu_s_per_million: total(|r| r.cpu) / 1e9 / messages * 1e6,
         system_calls_per_message: total(|r| r.system_calls) / messages,
+        log_bytes: slowest.log_bytes,
+        flushes: slowest.flushes,
+        beside_per_s: reports
+            .iter()
+            .map(|r| as_f64(r.beside) * 1e9 / as_f64(r.elapsed.max(1)))
+            .min_by(f64::total_cmp)
+            .unwrap_or_default(),
         fabric: slowest.fabric.clone(),
         engine: slowest.engine.clone(),
     })

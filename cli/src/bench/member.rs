@@ -5,7 +5,7 @@
 //! words say which message of its sender it should be, so a run that measures nonsense fails. A sender does not read its
 //! own messages again; it wrote them.
 
-use consort::{Delivery, Incoming, SendError, Sender};
+use consort::{Delivery, DrivenNode, Incoming, SendError, Sender, ShardId};
 
 use crate::bench::payload::{expected, fill, sum};
 use crate::bench::samples::{self, Series};
@@ -13,7 +13,7 @@ use crate::bench::window::Watch;
 use crate::clock;
 use crate::failure::Failure;
 use crate::group;
-use crate::orders::{LoadReport, LoadTask, Pace, Said, Told, inherited};
+use crate::orders::{LoadReport, LoadTask, Pace, Said, Told, WhichGroup, inherited};
 use crate::parent::Parent;
 
 /// Of a flood, times are taken of one message in so many.
@@ -30,6 +30,9 @@ struct Counters {
     delivered: u64,
     cpu: u64,
     system_calls: u64,
+    log_bytes: u64,
+    flushes: u64,
+    beside: u64,
 }
 
 /// What was delivered here.
@@ -47,6 +50,20 @@ struct Harvest {
 }
 
 impl Harvest {
+    fn new(task: &LoadTask, stride: u64) -> Self {
+        Self {
+            me: (task.seat.id as usize).wrapping_sub(1),
+            size: task.size,
+            delivered: (0..task.seat.addresses.len()).map(|_| Series::new(stride)).collect(),
+            total: 0,
+            own: 0,
+            ended: 0,
+            running: false,
+            waiting: None,
+            wrong: None,
+        }
+    }
+
     #[inline]
     fn take(&mut self, incoming: Incoming<'_, '_>) {
         match incoming {
@@ -161,6 +178,46 @@ impl Load {
     }
 }
 
+/// The durable group beside the one that is measured.
+struct Beside {
+    shard: ShardId,
+    sender: Sender,
+    harvest: Harvest,
+    /// Of a flood, if anything is sent.
+    load: Option<Load>,
+    is_loaded: bool,
+}
+
+impl Beside {
+    fn new(task: &LoadTask, node: &DrivenNode) -> Option<Self> {
+        let which = task.durable.as_ref()?.which;
+        let is_loaded = which == WhichGroup::BesideLoaded;
+        if which == WhichGroup::Measured {
+            return None;
+        }
+        let (shard, sender) = node.sender_of(group::DURABLE, 0)?;
+        Some(Self { shard, sender, harvest: Harvest::new(task, FLOOD_STRIDE), load: None, is_loaded })
+    }
+
+    fn begin(&mut self, task: &LoadTask, start: u64) {
+        self.load = self.is_loaded.then(|| Load::new(task, start));
+    }
+
+    /// Sends, until that is over; the time is within the run.
+    fn turn(&mut self, ends: bool) -> Result<bool, SendError> {
+        match &mut self.load {
+            Some(load) if ends => load.end(&self.sender).map(|()| false),
+            Some(load) => load.turn(&self.sender, self.harvest.own),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether everything that was sent has come, if all are to send.
+    fn is_done(&self, members: usize) -> bool {
+        !self.is_loaded || self.harvest.ended == members
+    }
+}
+
 /// Runs the load.
 ///
 /// # Errors
@@ -169,40 +226,51 @@ pub(crate) fn run(task: &LoadTask, parent: &mut Parent) -> Result<(), Failure> {
     let id = task.seat.id;
     let members = task.seat.addresses.len();
     let stride = if task.pace == Pace::Flood { FLOOD_STRIDE } else { 1 };
-    let mut harvest = Harvest {
-        me: (id as usize).wrapping_sub(1),
-        size: task.size,
-        delivered: (0..members).map(|_| Series::new(stride)).collect(),
-        total: 0,
-        own: 0,
-        ended: 0,
-        running: false,
-        waiting: None,
-        wrong: None,
-    };
+    let mut harvest = Harvest::new(task, stride);
     let lost = |error: &SendError| {
         Failure::lost(format!("member {id} can't send: {error}"), "run it again with --log debug")
     };
-    let mut node = group::drive(&task.seat)?;
+    let mut node = match &task.durable {
+        None => group::drive(&task.seat)?,
+        Some(durable) => group::drive_durable(&task.seat, durable)?,
+    };
     let sender = node.sender();
+    let mut beside = Beside::new(task, &node);
     let mut load: Option<Load> = None;
     let mut watch: Option<Watch<Counters>> = None;
     let (mut ready, mut reported) = (false, false);
     // Before the start and after the report the parent may speak; in between the run is not disturbed.
     while reported || watch.is_some() || !parent.released() {
-        let mut busy =
-            node.poll(&mut |incoming| harvest.take(incoming)).map_err(|stop| group::stopped(id, &stop))?;
-        if let Some(failure) = harvest.wrong.take() {
+        let polled = match &mut beside {
+            None => node.poll(&mut |incoming| harvest.take(incoming)),
+            Some(beside) => node.poll_groups(&mut |shard, incoming| {
+                if shard == beside.shard { beside.harvest.take(incoming) } else { harvest.take(incoming) }
+            }),
+        };
+        let mut busy = polled.map_err(|stop| group::stopped(id, &stop))?;
+        let wrong_beside = beside.as_mut().and_then(|beside| beside.harvest.wrong.take());
+        if let Some(failure) = harvest.wrong.take().or(wrong_beside) {
             return Err(failure);
         }
         match (&mut watch, &mut load) {
             (Some(taken), Some(load)) => {
                 let now = clock::now();
-                taken.look(now, || Counters {
-                    delivered: harvest.total,
-                    cpu: clock::cpu(),
-                    system_calls: node.stats().counts.system_calls,
+                taken.look(now, || {
+                    let stats = node.stats();
+                    Counters {
+                        delivered: harvest.total,
+                        cpu: clock::cpu(),
+                        system_calls: stats.counts.system_calls,
+                        log_bytes: stats.logs.bytes,
+                        flushes: stats.logs.flushes,
+                        beside: beside.as_ref().map_or(0, |beside| beside.harvest.total),
+                    }
                 });
+                if let Some(beside) = &mut beside
+                    && now >= load.start
+                {
+                    busy |= beside.turn(now >= taken.end()).map_err(|error| lost(&error))?;
+                }
                 if now < taken.end() && now >= load.start {
                     if task.sends {
                         busy |= load.turn(&sender, harvest.own).map_err(|error| lost(&error))?;
@@ -216,7 +284,7 @@ pub(crate) fn run(task: &LoadTask, parent: &mut Parent) -> Result<(), Failure> {
                     load.end(&sender).map_err(|error| lost(&error))?;
                 }
             }
-            _ if harvest.running && !ready => {
+            _ if harvest.running && !ready && beside.as_ref().is_none_or(|beside| beside.harvest.running) => {
                 ready = true;
                 parent.say(&Said::Ready);
             }
@@ -226,11 +294,15 @@ pub(crate) fn run(task: &LoadTask, parent: &mut Parent) -> Result<(), Failure> {
                 }
                 if let Some(Told::Go { at }) = parent.try_told() {
                     load = Some(Load::new(task, at));
+                    if let Some(beside) = &mut beside {
+                        beside.begin(task, at);
+                    }
                     watch = Some(Watch::new(at, task.window));
                 }
             }
         }
         if harvest.ended == members
+            && beside.as_ref().is_none_or(|beside| beside.is_done(members))
             && let (Some(taken), Some(load)) = (watch.take(), &load)
         {
             let stats = node.stats();
@@ -262,6 +334,9 @@ fn report(watch: Watch<Counters>, fabric: &str, engine: &str) -> Option<LoadRepo
         elapsed,
         cpu: last.cpu - first.cpu,
         system_calls: last.system_calls - first.system_calls,
+        log_bytes: last.log_bytes - first.log_bytes,
+        flushes: last.flushes - first.flushes,
+        beside: last.beside - first.beside,
         fabric: fabric.to_string(),
         engine: engine.to_string(),
     })

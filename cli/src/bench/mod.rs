@@ -1,4 +1,5 @@
-//! `consort bench`: latency, throughput, replicated objects, idle cost, failover and joins of real member processes, beside the machine's floor.
+//! `consort bench`: latency, throughput, replicated objects, durable groups, idle cost, failover, joins and restarts of real member
+//! processes, beside the machine's floor.
 //!
 //! Runs alternate: group, floor, group, floor, so that what the machine does meanwhile falls on both. Every run of the group
 //! is a new group of new processes; they start together at a time that the parent names, warm up, are measured, and end
@@ -15,9 +16,12 @@ mod window;
 mod payload;
 pub(crate) mod failover;
 pub(crate) mod join;
+pub(crate) mod place;
+pub(crate) mod restart;
 pub(crate) mod floor;
 mod bare;
 mod load;
+mod durable;
 mod report;
 pub(crate) mod replicas;
 pub(crate) mod member;
@@ -38,15 +42,17 @@ pub(crate) fn run(command: &BenchCommand, log: &str) -> Result<(), Failure> {
         BenchCommand::Failover(args) => failover::run(args, log),
         BenchCommand::Join(args) => join::run(args, log),
         BenchCommand::Replicas(args) => replicas::run(args, log),
+        BenchCommand::Durable(args) => durable::run(args, log),
+        BenchCommand::Restart(args) => restart::run(args, log),
         BenchCommand::Floor(args) => bare::run(&args.load, log),
         BenchCommand::Latency(args) => {
             args.load.check()?;
             let pace = args.rate.map_or(Pace::OneOutstanding, Pace::Rate);
-            run_load(&Bench { name: "latency", args: &args.load, pace, log })
+            run_load(&Bench { name: "latency", args: &args.load, pace, durable: None, log })
         }
         BenchCommand::Throughput(args) => {
             args.load.check()?;
-            run_load(&Bench { name: "throughput", args: &args.load, pace: Pace::Flood, log })
+            run_load(&Bench { name: "throughput", args: &args.load, pace: Pace::Flood, durable: None, log })
         }
     }
 }

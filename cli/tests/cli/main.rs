@@ -9,6 +9,7 @@ mod demo;
 mod node;
 mod views;
 mod bench;
+mod bench_disk;
 mod kv;
 mod kv_histories;
 mod log;

@@ -29,13 +29,17 @@ fn help_teaches() {
         (&["log", "verify", "--help"], &["torn", "damaged", "Examples:", "Exit codes:"]),
         (&["bench", "failover", "--help"], &["outage", "--silent", "Exit codes:"]),
         (&["bench", "join", "--help"], &["longest gap", "bare TCP", "--state", "Exit codes:"]),
+        (&["bench", "durable", "--help"], &["fdatasync", "--any-disk", "log ratio", "Exit codes:"]),
+        (&["bench", "restart", "--help"], &["told again", "VmHWM", "--log-size", "Exit codes:"]),
     ] {
         let ended = run(args);
         assert_eq!(ended.code, Some(0));
         for word in words {
             assert!(ended.stdout.contains(word), "{args:?} should say {word:?}: {}", ended.stdout);
         }
-        assert!(!ended.stdout.contains("member --parent"), "what is internal isn't shown");
+        for internal in ["member --parent", "keeps a directory"] {
+            assert!(!ended.stdout.contains(internal), "what is internal isn't shown");
+        }
     }
 }
 
@@ -60,6 +64,11 @@ fn arguments_that_make_no_sense_are_refused_with_code_2() {
     refused(&["bench", "join", "--state", "65GiB"], 2, &["--state", "64GiB"]);
     refused(&["bench", "join", "--state", "much"], 2, &["--state"]);
     refused(&["bench", "join", "--members", "16"], 2, &["--members", "1..=15"]);
+    refused(&["bench", "durable", "--sizes", "1KiB,0"], 2, &["--size"]);
+    refused(&["bench", "durable", "--sizes", "much"], 2, &["--sizes"]);
+    refused(&["bench", "durable", "--duration", "1ms"], 2, &["--duration", "50ms"]);
+    refused(&["bench", "restart", "--size", "8"], 2, &["--size", "16"]);
+    refused(&["bench", "restart", "--log-size", "1KiB"], 2, &["--log-size", "3072"]);
     refused(&["node"], 2, &["--id", "--listen"]);
     refused(&["node", "--id", "0", "--listen", "127.0.0.1:1"], 2, &["--id"]);
     refused(&["node", "--id", "1", "--listen", "127.0.0.1:1", "--peer", "2"], 2, &["2=127.0.0.1:7102"]);
@@ -92,6 +101,10 @@ fn files_that_cant_be_used_are_refused_with_code_3() {
     refused(&["node", "--config", &path("node.toml")], 3, &["node.toml", "check the path"]);
     refused(&["status", "127.0.0.1:1", "--key-file", &path("key")], 3, &["key", "check the path"]);
     refused(&["bench", "latency", "--plot", &path("none/plot.html")], 3, &["plot.html"]);
+    for bench in ["durable", "restart"] {
+        refused(&["bench", bench, "--dir", &path("none")], 3, &["none", "check the path"]);
+        refused(&["bench", bench, "--any-disk", "--dir", &path("file")], 3, &["file", "what to do:"]);
+    }
 }
 
 #[test]

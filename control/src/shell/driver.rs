@@ -21,6 +21,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use consort_dataplane::fabric::{Fabric, LinkDown, LinkEvent};
+use consort_dataplane::log::LogCounts;
 use consort_dataplane::names::{Slot, Time, ViewId};
 use consort_dataplane::session::{Fault, Needed};
 
@@ -734,12 +735,14 @@ impl Driver {
         let sum = |count: fn(&super::shared::Channel) -> &std::sync::atomic::AtomicU64| {
             self.streams.iter().map(|stream| count(&stream.channel).load(Ordering::Relaxed)).sum()
         };
+        let logs = self.streams.iter().filter_map(|stream| stream.log.as_ref());
         NodeStats {
             delivered: sum(|channel| &channel.delivered),
             sent: sum(|channel| &channel.sent),
             fabric: self.fabric.name(),
             engine: self.engine,
             counts: self.fabric.stats(),
+            logs: logs.fold(LogCounts::default(), |all, log| all.and(log.counts())),
         }
     }
 

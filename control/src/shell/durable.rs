@@ -15,7 +15,8 @@ use consort_dataplane::fabric::Doorbell;
 use consort_dataplane::log::disk::Job;
 use consort_dataplane::log::meta::{self, Lack, Mark};
 use consort_dataplane::log::{
-    AppendError, Disk, DiskError, Entry, From, Index, Log, LogKind, LogOptions, Meta, Payload, Reader, Tip,
+    AppendError, Disk, DiskError, Entry, From, Index, Log, LogCounts, LogKind, LogOptions, Meta, Payload,
+    Reader, Tip,
 };
 use consort_dataplane::names::{NodeId, Rank, Seq, ViewId};
 use consort_dataplane::session::{Delivery, Logged, Verdict};
@@ -689,6 +690,11 @@ impl ShardLog {
     pub(crate) fn appended(&self, since: ViewId) -> u64 {
         let newest = self.begun.back().filter(|(begun, _)| *begun == since);
         newest.map_or(0, |(_, at)| 1 + self.log.tip().index.0 - at.0)
+    }
+
+    /// What was written since it was opened.
+    pub(crate) fn counts(&self) -> LogCounts {
+        self.log.counts()
     }
 
     /// Whether all that was appended is flushed.

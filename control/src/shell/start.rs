@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use consort_dataplane::fabric::{Fabric, FabricStats};
+use consort_dataplane::log::LogCounts;
 use consort_dataplane::names::{NodeId, ViewId};
 use consort_dataplane::session::{Blocked, Frontiers};
 
@@ -81,6 +82,8 @@ pub struct NodeStats {
     pub engine: &'static str,
     /// What the fabric counted: system calls, bytes, sleeps, wakes.
     pub counts: FabricStats,
+    /// What the logs of its durable shards have written, together.
+    pub logs: LogCounts,
 }
 
 /// Where a node stands.

@@ -353,6 +353,19 @@ fn a_full_disk_is_said_and_the_log_goes_on_when_there_is_room() {
 }
 
 #[test]
+fn what_is_written_and_flushed_is_counted() {
+    let (mut log, _) = Log::open(Box::new(SimDisk::new(1, DiskFaults::default())), SMALL, Index(0)).unwrap();
+    flush(&mut log);
+    let before = log.counts();
+    append(&mut log, 1, 0, &payload(0, 20));
+    append(&mut log, 1, 1, &payload(1, 8));
+    assert_eq!(log.counts(), before, "not before it is flushed");
+    flush(&mut log);
+    let bytes = (format::record_size(20) + format::record_size(8)) as u64;
+    assert_eq!(log.counts(), before.and(LogCounts { bytes, flushes: 1 }));
+}
+
+#[test]
 fn a_disk_that_is_behind_is_waited_for() {
     let disk = SimDisk::new(7, DiskFaults::default());
     let options = LogOptions { most_waiting: 1000, ..SMALL };

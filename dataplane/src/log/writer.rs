@@ -122,6 +122,24 @@ pub enum OpenError {
     },
 }
 
+/// What a log has written since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogCounts {
+    /// Bytes written and flushed, the records' headers included.
+    pub bytes: u64,
+    /// Flushes: one for each batch.
+    pub flushes: u64,
+}
+
+impl LogCounts {
+    /// Of both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { bytes: self.bytes + other.bytes, flushes: self.flushes + other.flushes }
+    }
+}
+
 /// See the [module](self).
 pub struct Log {
     disk: Box<dyn Disk>,
@@ -144,6 +162,7 @@ pub struct Log {
     durable: Index,
     /// Bytes appended that are not durable.
     waiting: usize,
+    counts: LogCounts,
     /// Buffers to use again.
     spare: Vec<Batch>,
     broken: Option<DiskError>,
@@ -212,6 +231,7 @@ impl Log {
             under_way: None,
             durable: scan.tip.index,
             waiting: 0,
+            counts: LogCounts::default(),
             spare: Vec::new(),
             broken: None,
             #[cfg(feature = "mutants")]
@@ -389,6 +409,8 @@ impl Log {
                         self.durable = self.durable.max(last);
                     }
                     self.waiting = self.waiting.saturating_sub(batch.len());
+                    self.counts.bytes += batch.len() as u64;
+                    self.counts.flushes += 1;
                     self.recycle(batch);
                 }
                 #[cfg(feature = "mutants")]
@@ -460,6 +482,11 @@ impl Log {
     /// Whether all that was appended is durable, and nothing is under way.
     pub fn is_idle(&self) -> bool {
         self.durable == self.tip.index && self.under_way.is_none()
+    }
+
+    /// What was written since it was opened.
+    pub fn counts(&self) -> LogCounts {
+        self.counts
     }
 
     /// Why it is written no more, if so.

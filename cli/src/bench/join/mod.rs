@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::conduct::{Status, stderr_line};
+use super::figures::{median, ms};
 use crate::args::{GuaranteeArg, JoinArgs, TopologyArg, WaitArg};
 use crate::clock;
 use crate::crew::{Crew, Ports};
@@ -264,16 +265,6 @@ impl<'a> Group<'a> {
     }
 }
 
-fn ms(nanoseconds: u64) -> f64 {
-    as_f64(nanoseconds) / 1e6
-}
-
-/// The value in the middle; the lower of two.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or_default()
-}
-
 fn describe(report: &Report) -> String {
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::UTF8_FULL_CONDENSED);
@@ -305,16 +296,4 @@ fn describe(report: &Report) -> String {
     let state = text::bytes(u64::try_from(report.state_bytes).unwrap_or(u64::MAX));
     let whom = if *members == 1 { "member" } else { "members" };
     format!("join: one with {state} of state joins {members} {whom} over {fabric}\n{table}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_a_value_that_was_there() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0]), 1.0);
-        assert_eq!(median(Vec::new()), 0.0);
-    }
 }
