@@ -1304,7 +1304,7 @@ fn a_wedged_session_still_tells_what_is_written_down() {
     }
     assert!(begun(&mut group));
 
-    // A member that is lost is not waited for, as long as the others are a majority.
+    // A member that is lost is not waited for.
     let mut group = Durables::new();
     group.settle();
     let World { fabrics, sessions, .. } = &mut group.world;
@@ -1317,7 +1317,11 @@ fn a_wedged_session_still_tells_what_is_written_down() {
     group.world.sessions[0].lose(Slot(2));
     assert!(begun(&mut group));
     group.world.sessions[0].lose(Slot(1));
-    assert!(!begun(&mut group), "alone of three");
+    assert!(begun(&mut group), "alone of three");
+    // One that has not written it down itself has nothing to say.
+    group.world.sessions[2].lose(Slot(0));
+    group.world.sessions[2].lose(Slot(1));
+    assert!(!group.world.sessions[2].is_begun_everywhere().unwrap());
 }
 
 // S1
