@@ -9,7 +9,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use comfy_table::Table;
-use consort::log::meta::{Lack, Mark, NAME};
+use consort::log::meta::{Mark, NAME};
 use consort::log::{
     Condition, Directory, DiskError, DiskTrouble, From, Index, LogKind, Meta, ReadError, Reader,
     RecordHeader, Scan, Spot, Stamp, repair, scan_each, snapshot,
@@ -185,10 +185,9 @@ fn look(dir: &Path) -> Result<Found, Failure> {
 const DAMAGED: &str = "damaged";
 
 fn mark(meta: &Meta) -> &'static str {
-    match (meta.lacks.values().any(|lack| *lack != Lack::Fetching), meta.mark) {
-        (true, _) => DAMAGED,
-        (_, _) if !meta.lacks.is_empty() => "fetching",
-        (_, Mark::Open) => "open",
+    match meta.mark {
+        _ if !meta.damaged.is_empty() => DAMAGED,
+        Mark::Open => "open",
         _ => "left",
     }
 }
@@ -499,7 +498,7 @@ fn mend(args: &LogArgs) -> Result<(), Failure> {
     match (&mut home, meta) {
         _ if lacks.is_empty() => {}
         (Some(home), Some(mut meta)) => {
-            meta.lacks.extend(lacks.into_iter().map(|shard| (shard, Lack::Damaged)));
+            meta.damaged.extend(lacks);
             meta.write(home).map_err(|error| failed(&error))?;
         }
         _ => {

@@ -19,8 +19,8 @@
 //! session's members must be here: then nothing was durable because of it, and the longest log of those that go on from the session before has what was
 //! durable before. What one has more than another is the ragged edge, which was reported by nobody.
 //!
-//! A disk that is blank says nothing about what its node agreed to: it counts for nothing. A log that lacks something that it once had, or is being fetched, doesn't
-//! tell what the shard had; its node knows its views all the same.
+//! A log that is being fetched begins no session before all of that is there, so it needs no mark. A disk that is blank says nothing about what its node agreed
+//! to: it counts for nothing. A log that lacks something that it once had doesn't tell what the shard had; its node knows its views all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,17 +43,6 @@ pub struct Held {
     pub tips: Vec<HeldTip>,
 }
 
-/// Whether a log has everything that the shard ever had, up to its node's last view.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Whole {
-    /// It does.
-    Yes,
-    /// Its node came to the shard not long ago, and what was before may not have been fetched yet.
-    Fetching,
-    /// Something that it had is gone.
-    Damaged,
-}
-
 /// How far a shard's log is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct HeldTip {
@@ -65,8 +54,8 @@ pub struct HeldTip {
     pub index: u64,
     /// The chain behind it.
     pub chain: u32,
-    /// Whether nothing is missing before that.
-    pub whole: Whole,
+    /// Something that it had is gone.
+    pub damaged: bool,
 }
 
 /// The largest number of a view that is believed in (S1): who counts up from there never comes to the end.
@@ -83,22 +72,10 @@ impl Held {
         self.tips.iter().find(|tip| tip.shard == shard)
     }
 
-    /// The log of a shard that this node was a member of, if nothing is missing in it.
-    fn whole(&self, shard: ShardId, me: NodeId) -> Option<&HeldTip> {
-        let here = self.view.shard(shard).filter(|shard| shard.members.contains(&me))?;
-        let is_whole = |tip: &&HeldTip| match tip.whole {
-            Whole::Yes => true,
-            // The session is begun there when everything before it is there.
-            Whole::Fetching => tip.view >= here.since.0,
-            Whole::Damaged => false,
-        };
-        self.tip(shard).filter(is_whole)
-    }
-
-    /// Whether this node has not begun the session that a shard has had since that view, and so has told nobody that it has.
-    fn has_not_begun(&self, shard: ShardId, since: ViewId) -> bool {
-        let begun = |tip: &HeldTip| tip.view >= since.0 || tip.whole == Whole::Damaged;
-        self.view.id < since || self.tip(shard).is_some_and(|tip| !begun(tip))
+    /// The log of a shard that this node was a member of, if nothing that it had is gone.
+    fn sound(&self, shard: ShardId, me: NodeId) -> Option<&HeldTip> {
+        let is_member = self.view.shard(shard).is_some_and(|shard| shard.members.contains(&me));
+        self.tip(shard).filter(|tip| is_member && !tip.damaged)
     }
 }
 
@@ -125,8 +102,6 @@ pub struct Logs {
     pub behind: Option<ViewId>,
     /// The durable shards of which nobody has more.
     pub level: Vec<ShardId>,
-    /// Those of which it has everything that was durable.
-    pub whole: Vec<ShardId>,
 }
 
 /// What follows from what these nodes hold, of which `durable` are the durable shards; none if no one of them was ever in a view.
@@ -138,13 +113,12 @@ pub fn restart(all: &Holds<'_>, durable: &BTreeSet<ShardId>) -> Option<Restart> 
     // What somebody agreed to, and others did not: they have another view of that number, or one that was made when it was void.
     let came_to_nothing = |view: &View| {
         helds().any(|held| {
-            let is_end = view.members.is_empty() && view.id != ViewId(0); // the last have left: it goes on behind the view before
-            is_end
-                || held.view.id == view.id && held.view != *view
-                || held.behind < view.id && view.id < held.view.id
+            held.view.id == view.id && held.view != *view || held.behind < view.id && view.id < held.view.id
         })
     };
-    let mut views: Vec<_> = known().filter(|view| !came_to_nothing(view)).collect();
+    // The last have left: it goes on behind the view before.
+    let is_end = |view: &View| view.members.is_empty() && view.id != ViewId(0);
+    let mut views: Vec<_> = known().filter(|view| !is_end(view) && !came_to_nothing(view)).collect();
     views.sort_by_key(|view| view.id);
     // If all are void nobody had anything; the oldest does as well as any. So does none, if nobody here was ever in one: where all are here
     // who are to found the group, nobody else has anything either.
@@ -185,15 +159,12 @@ fn is_void(all: &Holds<'_>, view: &View, durable: &BTreeSet<ShardId>) -> bool {
 /// Whether a log is here in which is everything that was durable in a shard.
 fn is_had(all: &Holds<'_>, id: ShardId, shard: &Shard) -> bool {
     let members = || shard.members.iter().filter_map(|node| Some((*node, (*all.get(node)?)?)));
+    // What comes before a session is there when it begins.
     let has_begun = |(node, held): (NodeId, &Held)| {
-        held.view.id >= shard.since && held.whole(id, node).is_some() && !held.has_not_begun(id, shard.since)
+        held.view.id >= shard.since && held.sound(id, node).is_some_and(|tip| tip.view >= shard.since.0)
     };
-    let is_damaged = |held: &Held| held.tip(id).is_some_and(|tip| tip.whole == Whole::Damaged);
-    let all_are_here =
-        members().count() == shard.members.len() && !members().any(|(_, held)| is_damaged(held));
-    shard.members.is_empty()
-        || members().any(has_begun)
-        || all_are_here && members().any(|(node, held)| held.whole(id, node).is_some())
+    let is_undamaged = |(_, held): &(NodeId, &Held)| held.tip(id).is_none_or(|tip| !tip.damaged);
+    members().any(has_begun) || members().filter(is_undamaged).count() == shard.members.len()
 }
 
 impl Restart {
@@ -214,28 +185,15 @@ impl Restart {
         }
         before
     }
-
-    /// Whether a node's log has everything that was durable in a shard, although another's may be longer.
-    pub fn has_everything(&self, all: &Holds<'_>, shard: ShardId, node: NodeId) -> bool {
-        let Some(here) = self.newest.shard(shard) else { return false };
-        let members = || here.members.iter().filter_map(|node| Some((*node, (*all.get(node)?)?)));
-        let goes_on =
-            |(node, held): &(NodeId, &Held)| held.view.id >= here.since && held.whole(shard, *node).is_some();
-        let has_begun = |it: &(NodeId, &Held)| goes_on(it) && !it.1.has_not_begun(shard, here.since);
-        // Of those who have not begun the session another may have what one lacks, if somebody has begun it.
-        let none_has = !members().any(|it| has_begun(&it));
-        members().any(|it| it.0 == node && (has_begun(&it) || none_has && goes_on(&it)))
-            || longest(all, shard, &here.members).contains(&node)
-    }
 }
 
 /// The members of a shard whose log is the longest: whose word it is. All of them, if nobody has anything.
 pub fn longest(all: &Holds<'_>, shard: ShardId, members: &[NodeId]) -> Vec<NodeId> {
     let here = || members.iter().filter_map(|node| Some((*node, (*all.get(node)?)?)));
-    let whole = here().filter_map(|(node, held)| Some((node, held.whole(shard, node)?)));
-    let mut tips: Vec<_> = whole.map(|(node, tip)| (node, (tip.view, tip.index))).collect();
+    let sound = here().filter_map(|(node, held)| Some((node, held.sound(shard, node)?)));
+    let mut tips: Vec<_> = sound.map(|(node, tip)| (node, (tip.view, tip.index))).collect();
     if tips.is_empty() {
-        // A shard that had no member: what is left of it is nobody's word, and better than nothing.
+        // A shard that begins with these members: there is nothing of it, or nobody's word.
         tips = here()
             .filter_map(|(node, held)| held.tip(shard).map(|tip| (node, (tip.view, tip.index))))
             .collect();

@@ -23,8 +23,8 @@ pub struct LinkNumber(pub u64);
 pub struct Install {
     /// The view.
     pub view: View,
-    /// The one that it follows: the one before, or, if it is a group's first, where that was to go on.
-    pub behind: ViewId,
+    /// Of a group's first the view behind which it goes on, if it does.
+    pub behind: Option<ViewId>,
     /// The links to its other members.
     pub slots: BTreeMap<NodeId, Slot>,
     /// Where the sessions of the view before end that end; `None` where there is none to end: the first view, or a joiner's.
@@ -32,8 +32,6 @@ pub struct Install {
     /// Durable shards whose log is here as far as it is anywhere: the view stands behind that. Of others this node gets what it lacks from a member first,
     /// unless it was a member just before.
     pub level: Vec<ShardId>,
-    /// Durable shards whose log has here everything that was durable, though another's may be longer.
-    pub whole: Vec<ShardId>,
     /// Shards of which a member that is gone may still read the memory that their new sessions use: take fresh memory (V10).
     pub renew: Vec<ShardId>,
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use consort::log::{Condition, Directory, LogKind, Stamp, scan_each};
-use consort::{Event, FabricChoice, Guarantee, Node, NodeBuilder};
+use consort::{Event, FabricChoice, Group, GroupConfig, Guarantee, Node, NodeBuilder};
 
 /// What a log or an application has of a message.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -285,4 +285,45 @@ fn a_durable_group_needs_a_directory_of_its_own() {
     drop(first);
     let error = start(2).map(drop).unwrap_err();
     assert!(error.to_string().contains("node 1 of cluster"), "{error}");
+}
+
+// P3: what nobody had before is fetched from nobody.
+#[test]
+fn a_durable_group_of_nodes_that_come_later_begins_with_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let listeners: Vec<_> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<SocketAddr> =
+        listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+    let start = |(listener, id): (TcpListener, u32)| {
+        let builder = NodeBuilder::new(id)
+            .listener(listener)
+            .fabric(FabricChoice::Shm)
+            .group(GroupConfig::new("late").nodes([3, 4]).guarantee(Guarantee::Durable).ring_bytes(1 << 16))
+            .data(place.path().join(id.to_string()));
+        let builder = match id {
+            1 => builder.peer(2, addresses[1]),
+            2 => builder.peer(1, addresses[0]),
+            _ => builder.join(addresses[0]),
+        };
+        builder.start().unwrap()
+    };
+    let mut nodes = listeners.into_iter().zip(1..);
+    let founders: Vec<_> = nodes.by_ref().take(2).map(start).collect();
+    let until_told = |group: &Group, payload: &[u8]| loop {
+        if let Event::Message(message) = group.recv().unwrap() {
+            assert_eq!(&message[..], payload);
+            return message.stamp;
+        }
+    };
+    let third = start(nodes.next().unwrap());
+    let late = third.group("late").unwrap();
+    while !matches!(late.recv().unwrap(), Event::View(_)) {}
+    late.sender().send(b"first").unwrap();
+    let stamp = until_told(&late, b"first");
+    let fourth = start(nodes.next().unwrap());
+    let also = fourth.group("late").unwrap();
+    assert_eq!(until_told(&also, b"first"), stamp, "fetched from the third");
+    also.sender().send(b"second").unwrap();
+    assert_eq!(until_told(&also, b"second"), until_told(&late, b"second"));
+    drop(founders);
 }

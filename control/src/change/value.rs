@@ -322,23 +322,24 @@ pub(super) fn choose(
         let shard = usize::try_from(place.shard.0).ok().and_then(|at| shards.get(at));
         shard.is_some_and(|shard| shard.since == id && shard.second == place.second)
     };
-    // Whoever goes on may still read what lies there, whether it is a member of the shard now or was one before.
-    if remain.iter().any(|node| reports.get(node).is_some_and(|report| report.busy.iter().any(begins))) {
-        return Choice::None;
-    }
-    // P3: whoever has all of a log is waited for. Without them nobody could say what there was.
-    let is_whole = |id: ShardId, node: &NodeId| {
-        remain.contains(node) && reports.get(node).is_some_and(|report| !report.lacks.contains(&id))
+    // P3: whoever has all of a log is waited for. Without them nobody could say what there was, nor be done with
+    // the sessions before.
+    let is_whole = |shard: ShardId, node: &NodeId| {
+        remain.contains(node) && reports.get(node).is_some_and(|report| !report.lacks.contains(&shard))
     };
-    let is_lost = |((id, old), new): ((ShardId, &Shard), &Shard)| {
-        let begins = new.since == view.id.next() && !old.members.is_empty() && !new.members.is_empty();
-        begins && !new.members.iter().any(|node| old.members.contains(node) && is_whole(id, node))
+    let is_lost = |((shard, old), new): ((ShardId, &Shard), &Shard)| {
+        let begins = new.since == id && !old.members.is_empty() && !new.members.is_empty();
+        begins && !new.members.iter().any(|node| old.members.contains(node) && is_whole(shard, node))
     };
     let durable = shapes.iter().map(|shape| shape.guarantee.durable());
     let lost = view.shards().zip(&shards).zip(durable).filter(|(both, durable)| *durable && is_lost(*both));
-    let lost: Vec<_> = lost.map(|(((id, _), _), _)| id).collect();
+    let lost: Vec<_> = lost.map(|(((shard, _), _), _)| shard).collect();
     if !lost.is_empty() {
         return Choice::Lacks(lost);
+    }
+    // Whoever goes on may still read what lies there, whether it is a member of the shard now or was one before.
+    if remain.iter().any(|node| reports.get(node).is_some_and(|report| report.busy.iter().any(begins))) {
+        return Choice::None;
     }
     let cuts = cuts(view, &shards, reports, &stay, shapes, trimming);
     Choice::Next(Next { view: View { id, members, shards }, cuts })

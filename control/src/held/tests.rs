@@ -17,8 +17,8 @@ fn view(id: u64, nodes: &[u32]) -> View {
     View::of(ViewId(id), nodes.iter().copied().map(member).collect())
 }
 
-fn held(id: u64, nodes: &[u32], index: u64, whole: Whole) -> Held {
-    let tips = vec![HeldTip { shard: ShardId::MAIN, view: id, index, chain: 7, whole }];
+fn held(id: u64, nodes: &[u32], index: u64, damaged: bool) -> Held {
+    let tips = vec![HeldTip { shard: ShardId::MAIN, view: id, index, chain: 7, damaged }];
     Held { view: view(id, nodes), behind: ViewId(id - 1), next: Vec::new(), tips }
 }
 
@@ -35,7 +35,7 @@ fn told(all: &[(u32, Option<Held>)]) -> Option<Told> {
 // P3
 #[test]
 fn a_majority_of_the_newest_view_is_needed() {
-    let full = |id, index| Some(held(id, &[1, 2, 3], index, Whole::Yes));
+    let full = |id, index| Some(held(id, &[1, 2, 3], index, false));
     assert_eq!(told(&[(1, None), (2, None)]), None, "nobody was ever in a view");
     assert_eq!(
         told(&[(1, full(4, 9))]),
@@ -52,32 +52,29 @@ fn a_majority_of_the_newest_view_is_needed() {
 #[test]
 fn a_log_that_lacks_something_does_not_tell_what_there_was() {
     let what = "its log is not known to have everything";
-    let of = |whole, index| Some(held(4, &[1, 2, 3], index, whole));
-    let damaged = told(&[(2, of(Whole::Damaged, 2)), (3, of(Whole::Damaged, 2))]).unwrap();
+    let of = |damaged, index| Some(held(4, &[1, 2, 3], index, damaged));
+    let damaged = told(&[(2, of(true, 2)), (3, of(true, 2))]).unwrap();
     assert_eq!(damaged, (4, false, vec![(1, "it is not here"), (2, what), (3, what)]));
-    let fetches = |index| {
-        let mut fetches = of(Whole::Fetching, index);
-        fetches.iter_mut().for_each(|held| held.tips[0].view = 3);
-        fetches
-    };
-    assert!(!told(&[(2, fetches(2)), (3, of(Whole::Damaged, 2))]).unwrap().1);
-    assert!(told(&[(2, of(Whole::Fetching, 9)), (3, of(Whole::Damaged, 2))]).unwrap().1, "it has it all");
     // Its node knows the views all the same, and one log that has begun the session has everything.
-    assert!(told(&[(1, of(Whole::Yes, 9)), (2, of(Whole::Damaged, 2))]).unwrap().1);
-    // One that hasn't may lack what the session before left: the others may have it.
-    let mut late = held(4, &[1, 2, 3], 5, Whole::Yes);
-    late.tips[0].view = 3;
-    assert!(!told(&[(1, Some(late.clone())), (2, of(Whole::Damaged, 2))]).unwrap().1);
-    assert!(!told(&[(1, Some(late.clone())), (2, fetches(2))]).unwrap().1, "3 may have begun it");
-    assert!(told(&[(1, Some(late.clone())), (2, fetches(2)), (3, fetches(2))]).unwrap().1, "none has");
-    assert!(told(&[(1, Some(late)), (2, of(Whole::Yes, 2))]).unwrap().1);
+    assert!(told(&[(1, of(false, 9)), (2, of(true, 2))]).unwrap().1);
+    // One that hasn't, or is being fetched, may lack what the session before left: the others may have it.
+    let late = |index| {
+        let mut late = of(false, index);
+        late.iter_mut().for_each(|held| held.tips[0].view = 3);
+        late
+    };
+    assert!(!told(&[(1, late(5)), (2, of(true, 2))]).unwrap().1);
+    assert!(!told(&[(1, late(5)), (2, late(2))]).unwrap().1, "3 may have begun it");
+    assert!(!told(&[(1, late(5)), (2, late(2)), (3, of(true, 2))]).unwrap().1, "and lost it");
+    assert!(told(&[(1, late(5)), (2, late(2)), (3, late(2))]).unwrap().1, "none has");
+    assert!(told(&[(1, late(5)), (2, of(false, 2))]).unwrap().1);
 }
 
 // P3
 #[test]
 fn who_was_left_out_brings_nothing_back() {
-    let old = || Some(held(2, &[1, 2, 3], 500, Whole::Yes));
-    let new = || Some(held(3, &[1, 2], 90, Whole::Yes));
+    let old = || Some(held(2, &[1, 2, 3], 500, false));
+    let new = || Some(held(3, &[1, 2], 90, false));
     let all = [(1, new()), (2, new()), (3, old())];
     assert_eq!(told(&all), Some((3, true, vec![])));
     assert_eq!(
@@ -89,8 +86,8 @@ fn who_was_left_out_brings_nothing_back() {
 // Where all have left, one after the other, the last one's log is the group's.
 #[test]
 fn a_group_that_has_ended_goes_on_where_it_was() {
-    let left = Held { view: view(3, &[1]), ..held(2, &[1, 2], 50, Whole::Yes) };
-    let last = Held { next: vec![view(4, &[])], ..held(3, &[1], 60, Whole::Yes) };
+    let left = Held { view: view(3, &[1]), ..held(2, &[1, 2], 50, false) };
+    let last = Held { next: vec![view(4, &[])], ..held(3, &[1], 60, false) };
     assert_eq!(told(&[(1, Some(last)), (2, Some(left.clone()))]), Some((3, true, vec![])));
     assert!(!told(&[(2, Some(left))]).unwrap().1);
 }
@@ -99,7 +96,7 @@ fn a_group_that_has_ended_goes_on_where_it_was() {
 #[test]
 fn a_view_that_was_agreed_to_may_have_had_successors() {
     let five = [1, 2, 3, 4, 5];
-    let old = || Some(held(2, &five, 50, Whole::Yes));
+    let old = || Some(held(2, &five, 50, false));
     let voter = Held { next: vec![view(3, &[1, 2, 3])], ..old().unwrap() };
     assert!(told(&[(3, old()), (4, old()), (5, old())]).unwrap().1);
     let waits = told(&[(3, Some(voter.clone())), (4, old()), (5, old())]).unwrap();
@@ -116,14 +113,14 @@ fn a_view_that_was_agreed_to_may_have_had_successors() {
 
 #[test]
 fn numbers_are_not_used_again() {
-    let noted = Held { next: vec![view(7, &[1, 2, 3])], ..held(2, &[1, 2, 3], 5, Whole::Yes) };
-    let mut begun = held(2, &[1, 2, 3], 5, Whole::Yes);
+    let noted = Held { next: vec![view(7, &[1, 2, 3])], ..held(2, &[1, 2, 3], 5, false) };
+    let mut begun = held(2, &[1, 2, 3], 5, false);
     begun.tips[0].view = 9;
     let after = |one: &Held, two: &Held| {
         let all = [(NodeId(1), Some(one)), (NodeId(2), Some(two))].into();
         restart(&all, &[ShardId::MAIN].into()).unwrap().after
     };
-    let plain = held(2, &[1, 2, 3], 5, Whole::Yes);
+    let plain = held(2, &[1, 2, 3], 5, false);
     assert_eq!(after(&plain, &plain), ViewId(2));
     assert_eq!(after(&plain, &noted), ViewId(7));
     assert_eq!(after(&begun, &noted), ViewId(9));
@@ -134,11 +131,8 @@ fn numbers_are_not_used_again() {
 
 #[test]
 fn the_longest_log_is_the_one_to_have() {
-    let (one, two, three) = (
-        held(4, &[1, 2, 3], 9, Whole::Yes),
-        held(4, &[1, 2, 3], 12, Whole::Yes),
-        held(4, &[1, 2, 3], 99, Whole::Damaged),
-    );
+    let (one, two, three) =
+        (held(4, &[1, 2, 3], 9, false), held(4, &[1, 2, 3], 12, false), held(4, &[1, 2, 3], 99, true));
     let all =
         [(NodeId(1), Some(&one)), (NodeId(2), Some(&two)), (NodeId(3), Some(&three)), (NodeId(4), None)];
     let nodes = all.map(|(node, _)| node);
@@ -147,7 +141,7 @@ fn the_longest_log_is_the_one_to_have() {
         [NodeId(2)],
         "one that lacks something doesn't count"
     );
-    let (old, new) = (held(2, &[1, 2, 3], 500, Whole::Yes), held(3, &[1, 2], 90, Whole::Yes));
+    let (old, new) = (held(2, &[1, 2, 3], 500, false), held(3, &[1, 2], 90, false));
     let all = [(NodeId(1), Some(&new)), (NodeId(3), Some(&old))];
     assert_eq!(longest(&all.into(), ShardId::MAIN, &nodes), [NodeId(1)], "a later view's, however short");
     let fresh = [(NodeId(1), None), (NodeId(2), None)];

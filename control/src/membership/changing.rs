@@ -262,10 +262,9 @@ impl Membership {
             if self.change.as_ref().is_some_and(|change| change.covers(&next)) {
                 let view = next.view.clone();
                 let renew = Vec::new();
-                let (level, whole) = (Vec::new(), Vec::new());
+                let Logs { behind, level } = Logs::default();
                 let slots = BTreeMap::new();
-                let behind = ViewId(view.id.0.saturating_sub(1));
-                let install = Install { view, behind, slots, cut: Some(next.cuts), level, whole, renew };
+                let install = Install { view, behind, slots, cut: Some(next.cuts), level, renew };
                 self.drive(Order::Install(install));
             }
             self.phase = Phase::Stopped(Stopped::Closed);

@@ -12,7 +12,7 @@
 //!
 //! # A group that begins again (P3)
 //! Nodes that have durable logs say in their hellos how far these are ([`crate::held`]). If anyone was ever in a view, the first view is not view 1, but
-//! one behind the newest of all; a majority of that one's members has to be there, with sound logs. When everyone who is configured is there, or
+//! one behind the newest that counts; a majority of that one's members has to be there, and a log of each shard that has everything. When everyone who is configured is there, or
 //! when nobody more has come for a while, the lowest of those who are there proposes. Whose log isn't the longest gets what it lacks once the view
 //! stands, and nothing counts as durable before it has.
 //!
@@ -34,7 +34,7 @@ use crate::held::{self, Held, Logs, Restart};
 use crate::layout;
 use crate::link::message::{Message, Standing};
 use crate::stop::Absent;
-use crate::view::{Member, Shard, ShardId, View};
+use crate::view::{Member, ShardId, View};
 
 /// How long a group that begins again waits for those whom it doesn't need.
 const GRACE: Duration = Duration::from_secs(3);
@@ -48,7 +48,7 @@ impl Membership {
         // Where nobody came further than to agree to a first view, it begins anew.
         match self.restart(&here).filter(|restart| !restart.newest.members.is_empty()) {
             None if absent.is_empty() && is_first => return self.propose(now),
-            None => {}
+            None => self.enough_since = None,
             Some(restart) if !restart.is_enough => self.enough_since = None,
             Some(_) => {
                 let is_all = here.len() == self.terms.members.len();
@@ -201,19 +201,11 @@ impl Membership {
     pub(super) fn logs(&self, view: &View) -> Logs {
         let holds: BTreeMap<_, _> = view.nodes().into_iter().map(|node| (node, self.held_by(node))).collect();
         let (me, durable) = (self.terms.me, self.terms.durable());
-        let restart = self.restart(&holds);
-        let is_level = |shard: &Shard, id| held::longest(&holds, id, &shard.members).contains(&me);
-        let is_whole = |id| restart.as_ref().is_some_and(|restart| restart.has_everything(&holds, id, me));
-        let mut logs = Logs { behind: restart.as_ref().map(|it| it.newest.id), ..Logs::default() };
-        for (id, shard) in view.shards().filter(|(id, _)| durable.contains(id)) {
-            if is_level(shard, id) {
-                logs.level.push(id);
-            }
-            if is_whole(id) {
-                logs.whole.push(id);
-            }
-        }
-        logs
+        let level = view.shards().filter(|(id, shard)| {
+            durable.contains(id) && held::longest(&holds, *id, &shard.members).contains(&me)
+        });
+        let behind = self.restart(&holds).map(|restart| restart.newest.id);
+        Logs { behind, level: level.map(|(id, _)| id).collect() }
     }
 
     /// From here on this incarnation belongs to this proposal.

@@ -10,7 +10,7 @@ use crate::config::SlowPolicy;
 use crate::held::Logs;
 use crate::link::message::{Goodbye, Hello, Message, Standing};
 use crate::orders::{Install, Order, Pulse};
-use crate::view::{Incarnation, Role, ShardId, View};
+use crate::view::{Incarnation, Role, Shard, ShardId, View};
 
 /// How long a joiner that could not be admitted waits for the next attempt.
 pub(super) const AGAIN: Duration = Duration::from_millis(200);
@@ -19,6 +19,7 @@ impl Membership {
     /// Installs a decided view, which ends `old` (V4). If this node isn't in it, the sessions of `old` are ended and no more.
     pub(super) fn install(&mut self, now: Time, next: Next, old: Option<View>, logs: Logs) {
         let view = next.view.clone();
+        let new = self.begun_anew(old.as_ref(), &view);
         self.tell_at = None;
         // Whoever is not in it is told, then cut off (F4, V9).
         for member in old.iter().flat_map(|old| old.members.iter()) {
@@ -39,9 +40,9 @@ impl Membership {
         let cut = old.as_ref().map(|_| next.cuts.clone());
         let slots = self.links.slots();
         let slots = slots.into_iter().filter(|(node, _)| view.member(*node).is_some()).collect();
-        let Logs { behind, level, whole } = logs;
-        let behind = behind.unwrap_or(ViewId(view.id.0.saturating_sub(1)));
-        self.drive(Order::Install(Install { view: view.clone(), behind, slots, cut, level, whole, renew }));
+        let Logs { behind, mut level } = logs;
+        level.extend(new);
+        self.drive(Order::Install(Install { view: view.clone(), behind, slots, cut, level, renew }));
         self.before = old;
         self.last = Some(next);
         self.changing = Changing::default();
@@ -90,6 +91,18 @@ impl Membership {
         self.check_shards(now);
         self.learn_shards(now);
         self.look_for_reasons(now);
+    }
+
+    /// The durable shards that nobody had before, as far as this node knows: they begin with nothing, and nobody has to have any of it (P3).
+    fn begun_anew(&self, old: Option<&View>, view: &View) -> Vec<ShardId> {
+        let before = match &self.phase {
+            Phase::Joining(Some(before)) if before.id.next() == view.id => Some(before),
+            _ => old,
+        };
+        let never = |shard: &Shard| shard.members.is_empty() && shard.since == ViewId(0);
+        let durable = self.terms.durable();
+        let all = before.into_iter().flat_map(View::shards);
+        all.filter(|(id, shard)| durable.contains(id) && never(shard)).map(|(id, _)| id).collect()
     }
 
     /// A member that is gone already when the view begins.

@@ -588,12 +588,11 @@ impl Driver {
     }
 
     fn install(&mut self, install: Install) {
-        let Install { view, behind, slots, cut, level, whole, renew } = install;
+        let Install { view, behind, slots, cut, level, renew } = install;
         if self.view.as_ref().is_some_and(|newest| newest.id >= view.id) {
             return; // said twice
         }
         let me = self.config.id;
-        self.see_whole();
         for at in 0..self.streams.len() {
             let Self { streams, fabric, .. } = self;
             let stream = &mut streams[at];
@@ -605,11 +604,9 @@ impl Driver {
             }
         }
         if let Some(home) = &mut self.home {
-            let logs = self.streams.iter().filter_map(|stream| Some((stream.id, stream.log.as_ref()?)));
-            let lacks = logs.filter(|(id, log)| log.lacks_on_disk() && !whole.contains(id)).map(|(id, _)| id);
-            home.on_view(me, (&view, behind), &whole, lacks);
+            home.on_view(me, &view, behind);
         }
-        let lacks = |stream: &&Stream| stream.log.as_ref().is_some_and(ShardLog::lacks_on_disk);
+        let lacks = |stream: &&Stream| stream.log.as_ref().is_some_and(ShardLog::lacks);
         for stream in self.streams.iter().filter(lacks) {
             self.reports.tell(Report::Lacks(stream.id));
         }
@@ -619,17 +616,6 @@ impl Driver {
             closing.stage = Leaving::Left;
         }
         self.view = Some(view);
-    }
-
-    /// P3: what a log had lacked is on disk.
-    fn see_whole(&mut self) {
-        let Some(home) = &mut self.home else { return };
-        for stream in &mut self.streams {
-            if stream.log.as_mut().is_some_and(ShardLog::take_made_whole) {
-                home.made_whole(stream.id);
-                self.reports.tell(Report::Whole(stream.id));
-            }
-        }
     }
 
     fn answer(&mut self, ask: Ask) {

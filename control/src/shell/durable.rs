@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use consort_dataplane::fabric::Doorbell;
 use consort_dataplane::log::disk::Job;
-use consort_dataplane::log::meta::{self, Lack, Mark};
+use consort_dataplane::log::meta::{self, Mark};
 use consort_dataplane::log::{
     AppendError, Disk, DiskError, Entry, From, Index, Log, LogCounts, LogKind, LogOptions, Meta, Payload,
-    Reader, Tip,
+    Reader, Tip, segment_number,
 };
 use consort_dataplane::names::{NodeId, Rank, Seq, ViewId};
 use consort_dataplane::session::{Delivery, Logged, Verdict};
@@ -24,7 +24,7 @@ use consort_dataplane::session::{Delivery, Logged, Verdict};
 use super::data::{DataError, MakeDisk};
 use super::event::Incoming;
 use crate::config::NodeConfig;
-use crate::held::{Held, HeldTip, Whole};
+use crate::held::{Held, HeldTip};
 use crate::link::message::{HELD_LEN, PIECE_LEN};
 use crate::view::{ShardId, View};
 
@@ -67,6 +67,8 @@ impl Data {
         if is_new {
             meta.write(&mut *disk)?;
         }
+        let mut home =
+            Home::new(disk, meta).map_err(|()| DataError::Unreadable { directory: data.clone() })?;
         let mut logs = Vec::new();
         for (id, shape) in (0..).map(ShardId).zip(&shapes) {
             if !shape.guarantee.durable() {
@@ -77,11 +79,16 @@ impl Data {
             let segment_bytes = if cfg!(test) { 16 << 10 } else { LogOptions::default().segment_bytes };
             let most_waiting = shape.ring_bytes * 4;
             let options = LogOptions { shard: id.0, segment_bytes, most_waiting, ..LogOptions::default() };
-            let opened = Log::open(make(&directory)?, options, Index(0));
+            let mut disk = make(&directory)?;
+            let is_gone = !disk.list()?.iter().any(|(name, _)| segment_number(name).is_some());
+            let opened = Log::open(disk, options, Index(0));
             let (log, _) = opened.map_err(|cause| DataError::Log { directory, cause })?;
-            logs.push(Some(ShardLog::new(log)));
+            // A log is there before its node is in any view.
+            if home.is_member(id) && (is_gone || log.first() > Index(1)) {
+                home.meta.damaged.insert(id.0);
+            }
+            logs.push(Some(ShardLog::new(log, home.meta.damaged.contains(&id.0))));
         }
-        let home = Home::new(disk, meta).map_err(|()| DataError::Unreadable { directory: data.clone() })?;
         Ok(Some(Self { home, logs }))
     }
 
@@ -144,23 +151,21 @@ impl Home {
         })
     }
 
-    /// A view is installed, which follows that one. The logs of some shards have all that was durable, those of others lack something on disk, and get it.
-    pub(crate) fn on_view(
-        &mut self,
-        me: NodeId,
-        (view, behind): (&View, ViewId),
-        whole: &[ShardId],
-        lacks: impl Iterator<Item = ShardId>,
-    ) {
+    /// Whether its node is a member of a shard in the view that it was in last.
+    fn is_member(&self, shard: ShardId) -> bool {
+        self.view.shard(shard).is_some_and(|shard| shard.members.contains(&self.meta.node))
+    }
+
+    /// A view is installed, which follows that one, or the one before.
+    pub(crate) fn on_view(&mut self, me: NodeId, view: &View, behind: Option<ViewId>) {
         if view.members.is_empty() {
             return; // the last have left, and who begins again goes on behind the view that they had
         }
         self.view = view.clone();
-        (self.meta.view, self.meta.behind) = (view.id, behind);
+        self.meta.view = view.id;
+        self.meta.behind = behind.unwrap_or(ViewId(view.id.0.saturating_sub(1)));
         self.meta.members = encode(view);
         self.meta.mark = if view.member(me).is_some() { Mark::Open } else { Mark::Left };
-        self.meta.lacks.retain(|shard, _| !whole.contains(&ShardId(*shard)));
-        self.meta.lacks.extend(lacks.map(|shard| (shard.0, Lack::Fetching)));
         self.keep_next(self.next.iter().filter(|next| next.id > view.id).cloned().collect());
         self.write();
     }
@@ -182,7 +187,7 @@ impl Home {
             }
         }
         self.keep_next(next);
-        if self.meta.members.len() + self.meta.next.len() + self.meta.lacks.len() > HELD_LEN - TIPS_LEN {
+        if self.meta.members.len() + self.meta.next.len() > HELD_LEN - TIPS_LEN {
             return Err(format!(
                 "it has agreed to {} views, of which none came to be, and may forget none of them: if the group runs, start this node with an \
                  empty data directory; it joins the others anew",
@@ -209,7 +214,7 @@ impl Home {
 
     /// A log that lacked something has it all, and has it flushed.
     pub(crate) fn made_whole(&mut self, shard: ShardId) {
-        if self.meta.lacks.remove(&shard.0).is_some() {
+        if self.meta.damaged.remove(&shard.0) {
             self.write();
         }
     }
@@ -222,17 +227,15 @@ impl Home {
         }
         let tip = |(id, log): (ShardId, &ShardLog)| {
             let Tip { index, view: at, chain, .. } = *log.log.tip();
-            // A member of a later view than the first has something in its log, and all of it.
-            let is_had = view.shard(id).is_some_and(|shard| shard.members.contains(&self.meta.node));
-            let is_blank = index == Index(0) && view.id > ViewId(1);
-            let whole = match self.meta.lacks.get(&id.0) {
-                Some(Lack::Fetching) => Whole::Fetching,
-                None if !(is_had && is_blank) && log.log.first() <= Index(1) => Whole::Yes,
-                _ => Whole::Damaged,
-            };
-            HeldTip { shard: id, view: at.0, index: index.0, chain, whole }
+            HeldTip {
+                shard: id,
+                view: at.0,
+                index: index.0,
+                chain,
+                damaged: self.meta.damaged.contains(&id.0),
+            }
         };
-        let tips: Vec<HeldTip> = logs.map(tip).collect();
+        let tips = logs.map(tip).collect();
         Some(Held { view, behind: self.meta.behind, next, tips })
     }
 
@@ -283,10 +286,8 @@ pub(crate) struct ShardLog {
     replay: Option<Replay>,
     /// What is here of the log of a member that has more.
     missing: Option<Missing>,
-    /// The newest session was begun, and nobody has asked yet whether that is flushed.
-    is_new: bool,
-    /// Up to here it was fetched, and that may not be flushed yet.
-    fetched: Index,
+    /// On disk it lacks something: until what is fetched is there, with the view behind it.
+    lacks: bool,
     /// Who gets this log's records, and how far each is.
     served: BTreeMap<NodeId, Served>,
 }
@@ -348,18 +349,9 @@ pub(crate) struct Wanted {
 pub(crate) type Telling<'a> = dyn FnMut(Incoming<'_, '_>) -> Verdict + 'a;
 
 impl ShardLog {
-    fn new(log: Log) -> Self {
+    fn new(log: Log, lacks: bool) -> Self {
         let (begun, served) = (VecDeque::new(), BTreeMap::new());
-        Self {
-            log,
-            begun,
-            told: Index(0),
-            replay: None,
-            missing: None,
-            is_new: false,
-            fetched: Index(0),
-            served,
-        }
+        Self { log, begun, told: Index(0), replay: None, missing: None, lacks, served }
     }
 
     /// A message has its place in the order. Returns its stamp; `None` if the disk is behind, or broken, which the next turn says.
@@ -380,7 +372,6 @@ impl ShardLog {
     }
 
     fn begun(&mut self, since: ViewId, at: Index) {
-        self.is_new = true;
         self.begun.push_back((since, at));
         if self.begun.len() > SESSIONS {
             self.begun.pop_front();
@@ -415,6 +406,7 @@ impl ShardLog {
         let behind = (self.log.tip().index, self.log.tip().chain);
         let bytes = Vec::new();
         let turn = 0;
+        self.lacks = true;
         self.missing =
             Some(Missing { since, from, turn, behind, got: 0, bytes, is_asked: false, is_idle: false });
     }
@@ -453,7 +445,6 @@ impl ShardLog {
                 return Err(format!("view {view} follows there, where view {since} was expected"));
             }
             self.missing = None;
-            self.fetched = at;
             self.begun(since, at);
             return Ok((true, None));
         }
@@ -656,18 +647,20 @@ impl ShardLog {
         self.begun.clear();
         self.served.clear();
         (self.replay, self.missing) = (None, None);
-        (self.is_new, self.fetched) = (false, Index(0));
     }
 
-    /// Whether what there is on disk lacks something that is fetched.
-    pub(crate) fn lacks_on_disk(&self) -> bool {
-        self.missing.is_some() || self.log.durable() < self.fetched
+    /// Whether it lacks something on disk.
+    pub(crate) fn lacks(&self) -> bool {
+        self.lacks
     }
 
-    /// Whether a session was begun since this was asked last, and that is flushed with all that was before it.
+    /// Whether it lacks nothing any more, and did when this was asked last.
     pub(crate) fn take_made_whole(&mut self) -> bool {
-        let is_flushed = self.begun.back().is_some_and(|(_, at)| self.log.durable() >= *at);
-        is_flushed && std::mem::take(&mut self.is_new)
+        let is_begun =
+            self.missing.is_none() && self.begun.back().is_some_and(|(_, at)| self.log.durable() >= *at);
+        let is_made_whole = self.lacks && is_begun;
+        self.lacks &= !is_made_whole;
+        is_made_whole
     }
 
     /// Takes in what was written, and hands over what there is. Never waits.

@@ -537,7 +537,7 @@ impl Stream {
         // it missed is still what came before its first one.
         let was_in = self.sessions.last().is_some_and(|last| !last.is_trimmed());
         if let Some(log) = self.log.as_mut().filter(|_| self.is_member) {
-            let others = shard.members.iter().copied().filter(|node| *node != me).collect();
+            let others: Vec<_> = shard.members.iter().copied().filter(|node| *node != me).collect();
             if was_in {
                 log.lack_from(others);
             } else if !is_level {

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! 0   magic "CONSMETA"       32  last view                       52  bytes of that view, m
-//! 8   version (1)            40  mark                            56  the name, the view, the next one,
-//! 12  node                   41  zeros                               of each log that isn't whole its shard and
-//! 16  bytes of the next view, p   48  bytes of the name, n           why (8 bytes) …
-//! 20  logs that aren't whole, q   24  the view that it follows   …   sum of all before
+//! 8   version (1)            40  mark                            56  the name, the view, the next ones,
+//! 12  node                   41  zeros                               of each damaged log its shard (4 bytes)
+//! 16  bytes of the next views, p   48  bytes of the name, n          …
+//! 20  damaged logs, q         24  the view that it follows       …   sum of all before
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::disk::{Disk, DiskError, DiskTrouble};
 use super::format::sum;
@@ -34,17 +34,6 @@ pub enum Mark {
     Left = 1,
 }
 
-/// Why a log lacks something that the group had (P3).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-#[non_exhaustive]
-pub enum Lack {
-    /// Its node became a member of the shard, and what came before is being fetched.
-    Fetching = 1,
-    /// A part of it was damaged, and is gone.
-    Damaged = 2,
-}
-
 /// See the [module](self).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Meta {
@@ -58,10 +47,10 @@ pub struct Meta {
     pub behind: ViewId,
     /// That view, as control writes it.
     pub members: Vec<u8>,
-    /// The view that it has agreed to have after that one, if so.
+    /// The views that it has agreed to have after that one, as control writes them; nothing if there are none.
     pub next: Vec<u8>,
-    /// The logs that are not whole, by shard.
-    pub lacks: BTreeMap<u32, Lack>,
+    /// The shards of which a part of the log was damaged and is gone: it lacks something that the group had (P3).
+    pub damaged: BTreeSet<u32>,
     /// How it ended.
     pub mark: Mark,
 }
@@ -76,7 +65,7 @@ impl Meta {
         bytes[8..12].copy_from_slice(&1_u32.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.node.0.to_le_bytes());
         bytes[16..20].copy_from_slice(&len(self.next.len()));
-        bytes[20..24].copy_from_slice(&len(self.lacks.len()));
+        bytes[20..24].copy_from_slice(&len(self.damaged.len()));
         bytes[24..32].copy_from_slice(&self.behind.0.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.view.0.to_le_bytes());
         bytes[40] = self.mark as u8;
@@ -85,10 +74,7 @@ impl Meta {
         bytes.extend_from_slice(self.cluster.as_bytes());
         bytes.extend_from_slice(&self.members);
         bytes.extend_from_slice(&self.next);
-        for (shard, lack) in &self.lacks {
-            bytes.extend_from_slice(&shard.to_le_bytes());
-            bytes.extend_from_slice(&(*lack as u32).to_le_bytes());
-        }
+        self.damaged.iter().for_each(|shard| bytes.extend_from_slice(&shard.to_le_bytes()));
         let all = sum(0, &bytes);
         bytes.extend_from_slice(&all.to_le_bytes());
         bytes
@@ -111,18 +97,9 @@ impl Meta {
         let (name, rest) = rest.split_at_checked(word(48) as usize)?;
         let (members, rest) = rest.split_at_checked(word(52) as usize)?;
         let (next, rest) = rest.split_at_checked(word(16) as usize)?;
-        let (lacks, rest) = rest.as_chunks::<8>();
-        let lacks = lacks.iter().map(|bytes| {
-            let [shard, lack] = [0, 4].map(|at| [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-            let lack = match u32::from_le_bytes(lack) {
-                1 => Lack::Fetching,
-                2 => Lack::Damaged,
-                _ => return None,
-            };
-            Some((u32::from_le_bytes(shard), lack))
-        });
-        let lacks: BTreeMap<_, _> = lacks.collect::<Option<_>>()?;
-        if !rest.is_empty() || lacks.len() != word(20) as usize {
+        let (damaged, rest) = rest.as_chunks::<4>();
+        let damaged: BTreeSet<_> = damaged.iter().copied().map(u32::from_le_bytes).collect();
+        if !rest.is_empty() || damaged.len() != word(20) as usize {
             return None;
         }
         Some(Self {
@@ -132,7 +109,7 @@ impl Meta {
             behind: ViewId(number(24)),
             members: members.to_vec(),
             next: next.to_vec(),
-            lacks,
+            damaged,
             mark,
         })
     }

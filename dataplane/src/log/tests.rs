@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should say where")]
 
 use super::disk::{Disk, DiskTrouble};
-use super::meta::{Lack, Mark};
+use super::meta::Mark;
 use super::*;
 use crate::memory::Segment;
 use crate::names::{NodeId, Seq, ViewId};
@@ -643,7 +643,7 @@ fn a_meta_reads_as_written_or_not_at_all() {
         behind: ViewId(9),
         members: vec![1, 2, 3],
         next: vec![4, 5],
-        lacks: [(0, Lack::Fetching), (3, Lack::Damaged)].into(),
+        damaged: [0, 3].into(),
         mark: Mark::Left,
     };
     let mut disk = SimDisk::new(1, DiskFaults::default());

@@ -30,7 +30,6 @@ struct Home {
     view: View,
     behind: ViewId,
     next: Vec<View>,
-    fetching: BTreeSet<ShardId>,
 }
 
 #[derive(Clone, Debug)]
@@ -55,8 +54,6 @@ struct Up {
     lacks: BTreeSet<ShardId>,
     /// Those that were fetched in the view that it is in, and may not be on disk yet.
     fetched: BTreeSet<ShardId>,
-    /// Of a founder, the shards of which it doesn't have everything that was durable.
-    partial: BTreeSet<ShardId>,
     /// The sessions of each shard that it is in, one after the other.
     sessions: Vec<Vec<u64>>,
     /// The first view that it is bound to.
@@ -122,7 +119,7 @@ fn short(view: &View) -> String {
 fn show(helds: &BTreeMap<NodeId, Option<Held>>) -> String {
     let of = |held: &Held| {
         let next = held.next.iter().map(short).collect::<Vec<_>>().join(", ");
-        let tips: Vec<_> = held.tips.iter().map(|tip| (tip.view, tip.index, tip.whole)).collect();
+        let tips: Vec<_> = held.tips.iter().map(|tip| (tip.view, tip.index)).collect();
         format!("has {}; next {next}; {tips:?}", short(&held.view))
     };
     helds
@@ -208,10 +205,7 @@ impl World {
         let life = self.top;
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.up.is_none()) else { return };
         let blank = || {
-            (
-                Home { view: none(), behind: ViewId(0), next: Vec::new(), fetching: BTreeSet::new() },
-                vec![Vec::new(); SHARDS as usize],
-            )
+            (Home { view: none(), behind: ViewId(0), next: Vec::new() }, vec![Vec::new(); SHARDS as usize])
         };
         let (home, logs) = node.disk.clone().unwrap_or_else(blank);
         node.life = life;
@@ -223,7 +217,6 @@ impl World {
             over: false,
             lacks: BTreeSet::new(),
             fetched: BTreeSet::new(),
-            partial: BTreeSet::new(),
             sessions: vec![Vec::new(); SHARDS as usize],
             bound: false,
         });
@@ -247,13 +240,12 @@ impl World {
             let view = of(logs, shard).iter().rev().map(|record| match record {
                 Record::View(view) | Record::Message(view, _) => *view,
             });
-            let whole = home.fetching.contains(&shard);
             HeldTip {
                 shard,
                 view: view.clone().next().unwrap_or(0),
                 index: of(logs, shard).len() as u64,
                 chain: 0,
-                whole: if whole { Whole::Fetching } else { Whole::Yes },
+                damaged: false,
             }
         };
         Some(Held {
@@ -273,26 +265,13 @@ impl World {
         let holds: Holds<'_> = helds.iter().map(|(node, held)| (*node, held.as_ref())).collect();
         let durable = shards().collect();
         let Some(mut it) = restart(&holds, &durable) else { return };
-        match self.mutant {
-            Some(Mutant::HastyVoid) => {
-                let views = holds.values().flatten().map(|held| &held.view);
-                it.newest = views.min_by_key(|view| view.id).cloned().unwrap_or(it.newest);
-                let there = it
-                    .newest
-                    .members
-                    .iter()
-                    .filter(|member| holds.get(&member.node).is_some_and(Option::is_some));
-                it.is_enough = there.count() >= it.newest.majority();
-            }
-            Some(Mutant::AnyLog) => {
-                let there = it
-                    .newest
-                    .members
-                    .iter()
-                    .filter(|member| holds.get(&member.node).is_some_and(Option::is_some));
-                it.is_enough = there.count() >= it.newest.majority();
-            }
-            _ => {}
+        if self.is_broken(Mutant::HastyVoid) {
+            let views = holds.values().flatten().map(|held| &held.view);
+            it.newest = views.min_by_key(|view| view.id).cloned().unwrap_or(it.newest);
+        }
+        if matches!(self.mutant, Some(Mutant::HastyVoid | Mutant::AnyLog)) {
+            let is_here = |member: &&Member| holds.get(&member.node).is_some_and(Option::is_some);
+            it.is_enough = it.newest.members.iter().filter(is_here).count() >= it.newest.majority();
         }
         if here.len() as u32 == NODES && helds.values().all(Option::is_some) {
             assert!(
@@ -312,14 +291,8 @@ impl World {
         let level = view.shards().map(|(id, shard)| longest(&holds, id, &shard.members)).collect();
         trace(|| format!("{} behind {:?}{}", short(&view), it.newest.id, show(&helds)));
         for node in &here {
-            let whole: Vec<_> = shards().filter(|shard| it.has_everything(&holds, *shard, *node)).collect();
             let up = self.nodes.get_mut(node).and_then(|node| node.up.as_mut()).unwrap();
             up.bound = true;
-            up.partial = view
-                .shards()
-                .filter(|(id, it)| it.members.contains(node) && !whole.contains(id))
-                .map(|(id, _)| id)
-                .collect();
         }
         self.founding = Some((view, BTreeSet::new(), level, it.newest));
     }
@@ -373,20 +346,7 @@ impl World {
         }
     }
 
-    /// What was fetched is on disk.
-    fn see_whole(&mut self, id: NodeId) {
-        let Some(node) = self.nodes.get_mut(&id) else { return };
-        let Some(up) = &mut node.up else { return };
-        for (shard, it) in up.view.iter().flat_map(View::shards) {
-            let log = node.disk.as_ref().map(|(_, logs)| of(logs, shard));
-            if !up.lacks.contains(&shard) && log.is_some_and(|log| log.contains(&Record::View(it.since.0))) {
-                up.home.fetching.remove(&shard);
-            }
-        }
-    }
-
     fn flush_home(&mut self, id: NodeId) {
-        self.see_whole(id);
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let Some(up) = &mut node.up else { return };
         let logs = node.disk.take().map_or_else(|| vec![Vec::new(); SHARDS as usize], |(_, logs)| logs);
@@ -410,7 +370,6 @@ impl World {
     fn install(&mut self, id: NodeId, view: &View, founding: Option<(&[Vec<NodeId>], ViewId)>) {
         let level = founding.map(|(level, _)| level);
         trace(|| format!("{id} installs {} level {level:?}", short(view)));
-        self.see_whole(id);
         let Some(up) = self.nodes.get_mut(&id).and_then(|node| node.up.as_mut()) else { return };
         let before = up.view.replace(view.clone());
         up.home.view = view.clone();
@@ -423,16 +382,8 @@ impl World {
                 .and_then(|before| before.shard(shard))
                 .is_some_and(|before| before.members.contains(&id));
             let is_level = level.map_or(view.id == ViewId(1), |level| of(level, shard).contains(&id));
-            let is_unsafe = up.fetched.contains(&shard);
             if !was_in && !is_level || up.lacks.contains(&shard) {
                 up.lacks.insert(shard);
-            }
-            if level.is_some() && !up.partial.contains(&shard) {
-                up.home.fetching.remove(&shard);
-            }
-            let is_partial = level.is_none() || up.partial.contains(&shard);
-            if is_partial && (up.lacks.contains(&shard) || is_unsafe) {
-                up.home.fetching.insert(shard);
             }
             let sessions = &mut up.sessions[shard.0 as usize];
             if !was_in || up.lacks.contains(&shard) {
@@ -519,9 +470,7 @@ impl World {
         let is_whole = |node: &NodeId, shard| {
             let is_in = view.shard(shard).is_some_and(|it| it.members.contains(node)) && peers.contains(node);
             let up = self.nodes[node].up.as_ref().filter(|_| is_in);
-            up.is_some_and(|up| {
-                ![&up.lacks, &up.fetched, &up.home.fetching].iter().any(|lacks| lacks.contains(&shard))
-            })
+            up.is_some_and(|up| ![&up.lacks, &up.fetched].iter().any(|lacks| lacks.contains(&shard)))
         };
         if next.shards().any(|(id, shard)| {
             !shard.members.is_empty() && !shard.members.iter().any(|node| is_whole(node, id))

@@ -20,7 +20,7 @@ fn blank(seed: u64) -> (SimDisk, ShardLog) {
     let disk = SimDisk::new(seed, DiskFaults::default());
     let options = LogOptions { segment_bytes: 1 << 16, ..LogOptions::default() };
     let (log, _) = Log::open(Box::new(disk.clone()), options, Index(0)).unwrap();
-    (disk, ShardLog::new(log))
+    (disk, ShardLog::new(log, false))
 }
 
 fn flush(log: &mut ShardLog) {

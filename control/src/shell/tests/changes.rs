@@ -193,11 +193,10 @@ fn an_old_view_is_retired_when_the_next_has_begun_everywhere() {
     let slots = world.host(3).links.iter().map(|(node, (slot, _))| (NodeId(*node), *slot)).collect();
     let install = crate::orders::Install {
         view,
-        behind: ViewId(0),
+        behind: None,
         slots,
         cut: Some(vec![cut]),
         level: Vec::new(),
-        whole: Vec::new(),
         renew: Vec::new(),
     };
     world.host(3).order(Order::Install(install));

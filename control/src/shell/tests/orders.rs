@@ -171,12 +171,11 @@ fn a_view_that_can_t_be_is_not_begun() {
         world.wedge(&[1], &[]);
         let (view, slots) = (world.next(&[1, 2]), [(NodeId(2), world.host(1).links[&2].0)].into());
         world.host(1).order(Order::Install(Install {
-            behind: ViewId(0),
+            behind: None,
             view,
             slots,
             cut,
             level: Vec::new(),
-            whole: Vec::new(),
             renew: Vec::new(),
         }));
         world.until("stopped", |world| matches!(world.hosts[&1].stopped, Some(Stopped::Machine(_))));
@@ -194,15 +193,8 @@ fn who_leaves_ends_where_it_is_if_nobody_says_where() {
     let told = world.host(2).messages();
     world.wedge(&[2], &[]);
     let (view, slots) = (world.next(&[1]), [].into());
-    let install = Install {
-        view,
-        behind: ViewId(0),
-        slots,
-        cut: Some(Vec::new()),
-        level: Vec::new(),
-        whole: Vec::new(),
-        renew: Vec::new(),
-    };
+    let install =
+        Install { view, behind: None, slots, cut: Some(Vec::new()), level: Vec::new(), renew: Vec::new() };
     world.host(2).order(Order::Install(install));
     world.host(2).order(Order::Stop(Stopped::Closed));
     world.until("closed", |world| world.hosts[&2].stopped == Some(Stopped::Closed));
@@ -219,12 +211,11 @@ fn a_view_that_is_said_twice_is_installed_once() {
     world.load(20);
     let (view, slots) = (world.view.clone(), [(NodeId(2), world.host(1).links[&2].0)].into());
     world.host(1).order(Order::Install(Install {
-        behind: ViewId(0),
+        behind: None,
         view,
         slots,
         cut: None,
         level: Vec::new(),
-        whole: Vec::new(),
         renew: Vec::new(),
     }));
     world.load(20);

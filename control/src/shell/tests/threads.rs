@@ -141,12 +141,11 @@ fn senders_on_any_thread_go_on_in_the_next_view() {
         }
         let slots = slots(me, 3);
         host.order(Order::Install(Install {
-            behind: ViewId(0),
+            behind: None,
             view: view(1, 3),
             slots,
             cut: None,
             level: Vec::new(),
-            whole: Vec::new(),
             renew: Vec::new(),
         }));
     }
@@ -194,11 +193,10 @@ fn senders_on_any_thread_go_on_in_the_next_view() {
             let (view, slots, cut) = (view(id + 1, 2), slots(me, 2), Some(vec![cut.clone()]));
             host.order(Order::Install(Install {
                 view,
-                behind: ViewId(0),
+                behind: None,
                 slots,
                 cut,
                 level: Vec::new(),
-                whole: Vec::new(),
                 renew: Vec::new(),
             }));
         }

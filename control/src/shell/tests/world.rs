@@ -294,12 +294,11 @@ impl World {
             let cut = cut.filter(|_| is_old).map(|cut| vec![cut.clone()]);
             host.installed.push(view.id);
             host.order(Order::Install(Install {
-                behind: ViewId(0),
+                behind: None,
                 view: view.clone(),
                 slots,
                 cut,
                 level: Vec::new(),
-                whole: Vec::new(),
                 renew: vec![ShardId::MAIN],
             }));
         }

@@ -197,13 +197,17 @@ impl fmt::Display for Counts {
 fn groups(choices: &mut Choices, guarantee: Guarantee) -> Vec<GroupConfig> {
     let state = choices.chance(60);
     let group = match choices.below(8) {
+        // A shard whose members are all lost is lost, durable or not (docs/durability.md, Limits): here those of all nodes.
+        0..4 if guarantee.durable() => GroupConfig::new("all"),
+        _ if guarantee.durable() => return Vec::new(),
         0 => GroupConfig::new("all"),
         1 => GroupConfig::new("pair").nodes([1, 2]).state(state),
         2 => GroupConfig::new("kv").sharded(2, 2).state(state),
         3 => GroupConfig::new("kv").sharded(1, 3).state(state),
         _ => return Vec::new(),
     };
-    let topology = if choices.chance(60) { Topology::Chain } else { Topology::Direct };
+    let is_chain = choices.chance(60) && !guarantee.durable();
+    let topology = if is_chain { Topology::Chain } else { Topology::Direct };
     vec![group.guarantee(guarantee).ring_bytes(4096).topology(topology)]
 }
 
@@ -299,9 +303,7 @@ impl World {
         let ring_bytes = 4096 << choices.below(2);
         let mut config = NodeConfig::new(NodeId(1));
         config.ring_bytes = ring_bytes;
-        if !durable {
-            config.groups = groups(&mut Choices::new(seed.rotate_left(17)), guarantee);
-        }
+        config.groups = groups(&mut Choices::new(seed.rotate_left(17)), guarantee);
         let options = SimOptions {
             delay: (
                 Duration::from_micros(1),
@@ -433,6 +435,10 @@ impl World {
         // What is wrong with what was told is worse than whatever else there is.
         if self.disks.is_some() {
             self.counts.told = history::check_durable(&self.pasts)?;
+            for (pasts, shard) in self.pasts_of.iter().zip(1..) {
+                let told = history::check_durable(pasts);
+                self.counts.shards.add(&told.map_err(|error| format!("shard {shard}: {error}"))?);
+            }
             return result;
         }
         self.counts.told = history::check(&self.pasts, self.guarantee)?;
