@@ -211,11 +211,13 @@ fn who_says_that_it_has_flushed_what_it_has_not_is_caught() {
     );
 }
 
-// P3: nobody writes down what it agrees to, and says so all the same.
+// P3: nobody writes down what it agrees to, and says so all the same. What comes of it here is a group that doesn't begin again; that it can
+// lose something, too, takes more runs than a test has time for: `crate::held`'s model finds that.
 #[test]
 fn who_forgets_what_it_agreed_to_is_caught() {
     let broken = Some(Broken::Orders(Disobedience::NoNote));
-    let found = (0..4000).find_map(|seed| run_world(|| World::durable(seed, broken)).err());
-    println!("{found:?}");
-    assert!(found.is_some());
+    let caught = |error: String| error.contains(STUCK).then_some(error);
+    assert!(
+        (0..400).find_map(|seed| run_world(|| World::durable(seed, broken)).err().and_then(caught)).is_some()
+    );
 }
