@@ -102,6 +102,22 @@ static void begin(cluster *it, uint32_t fabric)
     }
 }
 
+/* Who has ended its stream sends nothing more in this life. */
+static void end(cluster *it)
+{
+    for (int at = 0; at < MEMBERS; at++) {
+        for (int group = 0; group < GROUPS; group++)
+            MUST(consort_end(it->groups[at][group]));
+    }
+    for (int at = 0; at < MEMBERS; at++) {
+        for (int group = 0; group < GROUPS; group++) {
+            for (int of = 0; of < MEMBERS; of++)
+                until(it->groups[at][group], CONSORT_ENDED_EVENT, NULL);
+            EXPECT(CONSORT_ENDED, consort_multicast(it->groups[at][group], "late", 4, NULL));
+        }
+    }
+}
+
 /* All at once, and without a word to the others. */
 static void lose(cluster *it)
 {
@@ -161,6 +177,8 @@ static void all_come_again(void)
                 }
             }
         }
+        if (life == 1)
+            end(&cluster);
         lose(&cluster);
         memcpy(before, now[0], sizeof before);
     }
