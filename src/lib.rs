@@ -108,8 +108,8 @@
 //! With [`Guarantee::Durable`] every member writes every message to a [`log`] in its own directory ([`NodeBuilder::data`]), and a message is delivered, and
 //! its [`Outcome`] in, once all members of the shard have flushed it. Messages then carry a [stamp](Message::stamp), the same at all members. When the
 //! members come again, one or all of them, each application is told everything once more, views and messages, in the same order and with the same
-//! stamps, and then what is new. After the loss of all, the group begins again when a majority of the newest view's members is there with sound logs;
-//! [`Event::Waiting`] says who is missing. A disk that fails to flush stops its member. See docs/durability.md.
+//! stamps, and then what is new. After the loss of all, the group begins again when a majority of the newest view's members is there, and of each
+//! shard a log that is known to have everything; [`Event::Waiting`] says who is missing. A disk that fails to flush stops its member. See docs/durability.md.
 //!
 //! # Messages for some
 //! [`Sender::send_to`] sends to some of the members alone. The message has a place in the same order as all others, which the others pass

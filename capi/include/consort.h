@@ -314,9 +314,9 @@ typedef struct consort_bytes {
  * again has the ticket 0, also to who sent it. So a program that keeps its state in memory builds it anew from the events, as a replica does by
  * its machine's `apply`; one that keeps it elsewhere notes the stamp of the last message that is in it, and passes over messages up to that.
  *
- * After the loss of all, the group begins again by itself when a majority of the newest view's members are there with sound logs; until then
- * CONSORT_WAITING says who is missing, and why. Who had left in order before isn't counted; where all leave one by one, the last has to come
- * again. Configure every node with `peers` for that: who came by `join` alone begins nothing.
+ * After the loss of all, the group begins again by itself when a majority of the newest view's members are there, and a log of each shard that is
+ * known to have everything; until then CONSORT_WAITING says who is missing, and why. Who had left in order before isn't counted; where all leave
+ * one by one, the last has to come again. Configure every node with `peers` for that: who came by `join` alone begins nothing.
  *
  * A node whose disk fails to write stops: CONSORT_STOPPED, and consort_last_error() says why. The others go on without it. A log that is
  * damaged is refused at the start, CONSORT_MACHINE: `consort log verify` and `consort log repair` see to it.

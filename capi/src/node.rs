@@ -135,6 +135,15 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner) // replaced in one piece
 }
 
+/// `None`: somebody has it just now.
+pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(it) => Some(it),
+        Err(TryLockError::Poisoned(it)) => Some(it.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
 #[cold]
 pub(crate) fn over() -> Error {
     Error::fixed(&(
@@ -286,11 +295,7 @@ fn named(name: &str) -> [u8; 16] {
 
 /// The slot of a driven node, for one thread at a time.
 fn driver(slot: &Mutex<Option<Box<DrivenNode>>>) -> Result<MutexGuard<'_, Option<Box<DrivenNode>>>, Error> {
-    match slot.try_lock() {
-        Ok(node) => Ok(node),
-        Err(TryLockError::Poisoned(node)) => Ok(node.into_inner()),
-        Err(TryLockError::WouldBlock) => Err(Error::fixed(&(Status::WouldDeadlock, c"the node is driven just now, by another thread or by the one whose callback this is: drive it from one thread, and not from within its callbacks"))),
-    }
+    try_lock(slot).ok_or_else(|| Error::fixed(&(Status::WouldDeadlock, c"the node is driven just now, by another thread or by the one whose callback this is: drive it from one thread, and not from within its callbacks")))
 }
 
 /// Frees the handle and ends the node, in one step: of two who do only one gets that far. On return none of its threads calls the program.

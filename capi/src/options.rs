@@ -91,15 +91,8 @@ pub(crate) fn builder(options: In<NodeOptions>) -> Result<(NodeBuilder, u64), Er
     if let Some(domain) = options.domain.optional("domain")? {
         builder = builder.domain(Domain::new(domain).map_err(|error| Error::new(Status::Config, error))?);
     }
-    match options.data.optional("data")? {
-        Some("") => {
-            return Err(Error::new(
-                Status::Config,
-                "`data` is empty: name a directory that is this node's alone, or leave it NULL",
-            ));
-        }
-        Some(directory) => builder = builder.data(directory),
-        None => {}
+    if let Some(directory) = options.data.optional("data")? {
+        builder = builder.data(directory);
     }
     if options.ring_bytes > 0 {
         builder = builder.ring_bytes(bytes("ring_bytes", options.ring_bytes)?);

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context as Task, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::callback::{inside, within};
 use crate::error::{Error, Status, TIMED_OUT};
 use crate::handles::{Kind, Registry};
 use crate::layout::{Delivered, OnOutcome};
-use crate::node::{lock, timeout, would_deadlock};
+use crate::node::{lock, timeout, try_lock, would_deadlock};
 
 /// Behind a lock, since a callback takes it out.
 static OUTCOMES: Registry<Mutex<Option<Outcome>>> = Registry::new(Kind::Outcome);
@@ -41,6 +41,22 @@ impl Drop for Empty {
             drop(OUTCOMES.take(handle));
         }
     }
+}
+
+/// Whether a call must not wait, in a callback or with a timeout of 0; else it may.
+pub(crate) fn only_looks(timeout_ms: i64) -> bool {
+    timeout_ms == 0 || inside()
+}
+
+/// What a call says that has waited as long as it may.
+#[cold]
+pub(crate) fn not_yet(timeout_ms: i64) -> Error {
+    if timeout_ms != 0 && inside() { would_deadlock() } else { TIMED_OUT }
+}
+
+/// Locks what threads wait for, one at a time, with the lock held. As long as another one does it isn't there yet, for who only looks.
+pub(crate) fn lock_to_wait<T>(slot: &Mutex<T>, timeout_ms: i64) -> Result<MutexGuard<'_, T>, Error> {
+    if only_looks(timeout_ms) { try_lock(slot).ok_or_else(|| not_yet(timeout_ms)) } else { Ok(lock(slot)) }
 }
 
 fn delivered(outcome: consort::Delivered) -> Delivered {
@@ -83,29 +99,29 @@ export! {
     fn consort_outcome_wait(outcome: Handle, timeout_ms: i64, where_: Out<Delivered>) {
         let within = timeout(timeout_ms)?;
         OUTCOMES.with(outcome, |slot| {
-            let waits = |limit| {
-                let outcome = lock(slot);
-                let Some(outcome) = &*outcome else {
-                    return Err(Error::fixed(&(Status::BadHandle, c"this outcome is told to a callback already: wait there")));
-                };
-                Ok(outcome.wait_timeout(limit))
+            let outcome = lock_to_wait(slot, timeout_ms)?;
+            let Some(outcome) = &*outcome else {
+                return Err(Error::fixed(&(Status::BadHandle, c"this outcome is told to a callback already: wait there")));
             };
-            let result = match waits(Duration::ZERO)? {
-                Some(result) => Some(result),
-                None if inside() && timeout_ms != 0 => return Err(would_deadlock()),
-                None => waits(within.unwrap_or(Duration::MAX))?,
+            let result = if only_looks(timeout_ms) {
+                outcome.try_get()
+            } else {
+                outcome.wait_timeout(within.unwrap_or(Duration::MAX))
             };
-            where_.set(delivered(result.ok_or(TIMED_OUT)??));
+            where_.set(delivered(result.ok_or_else(|| not_yet(timeout_ms))??));
             Ok(())
         })
     }
 
     fn consort_outcome_then(outcome: Handle, on_outcome: OnOutcome, context: Context) {
         let on_outcome = on_outcome.ok_or_else(|| Error::invalid("`on_outcome` is NULL: pass the function to be called"))?;
-        let slot = OUTCOMES.take(outcome)?;
-        let Some(outcome) = lock(&slot).take() else {
+        let slot = OUTCOMES.find(outcome)?;
+        let mut held = lock_to_wait(&slot, -1)?;
+        OUTCOMES.take(outcome)?;
+        let Some(outcome) = held.take() else {
             return Err(Error::fixed(&(Status::BadHandle, c"this outcome is told to a callback already")));
         };
+        drop(held);
         Then::start(outcome, move |result| {
             let (status, place) = match result {
                 Ok(it) => (Status::Ok, delivered(it)),

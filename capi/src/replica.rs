@@ -8,13 +8,13 @@ use consort::object::{Options, Pending, QueryError, Replica, UpdateError};
 use crate::border::{Context, Handle, In, Out, export, watch_forks};
 use crate::bytes;
 use crate::callback::{holding_state, holds_state, inside};
-use crate::error::{Error, Status, TIMED_OUT};
+use crate::error::{Error, Status};
 use crate::handles::{Kind, Registry};
 use crate::layout::{Bytes, LINEARIZABLE, LOCAL, Look, Machine, NodeOptions, OnFresh, OnReply};
 use crate::machine::Foreign;
 use crate::node::{NODES, Replicas, bound, lock, over, timeout, would_deadlock};
 use crate::options::builder;
-use crate::outcome::Then;
+use crate::outcome::{Then, lock_to_wait, not_yet, only_looks};
 use crate::stream;
 
 static REPLICAS: Registry<RwLock<Stage>> = Registry::new(Kind::Replica);
@@ -199,19 +199,19 @@ export! {
     fn consort_pending_wait(pending: Handle, timeout_ms: i64, reply: Out<Bytes>) {
         let limit = timeout(timeout_ms)?;
         PENDINGS.with(pending, |slot| {
-            let mut slot = lock(slot);
+            let mut slot = lock_to_wait(slot, timeout_ms)?;
             let place = place(&reply)?; // before the reply is taken, which there is once
             let Some(it) = slot.take() else {
                 return Err(Error::fixed(&(Status::BadHandle, c"this reply was given out already: free what waited for it")));
             };
-            let now = if inside() { Some(std::time::Duration::ZERO) } else { limit };
-            let result = match now {
+            let limit = if only_looks(timeout_ms) { Some(std::time::Duration::ZERO) } else { limit };
+            let result = match limit {
                 None => it.wait(),
                 Some(limit) => match it.wait_timeout(limit) {
                     Ok(result) => result,
                     Err(it) => {
                         *slot = Some(it);
-                        return Err(if inside() && timeout_ms != 0 { would_deadlock() } else { TIMED_OUT });
+                        return Err(not_yet(timeout_ms));
                     }
                 },
             };

@@ -10,7 +10,10 @@ use crate::kit::{Build, compile, has, here, run, skips};
 
 fn runs(source: &str, says: &str) {
     let program = compile(&here().join("tests/c").join(source), Build::Sanitized);
-    let (status, lines) = run(Command::new(&program), None).end();
+    let place = tempfile::tempdir().unwrap();
+    let mut command = Command::new(&program);
+    command.current_dir(place.path());
+    let (status, lines) = run(command, None).end();
     assert!(status.success() && lines == [says], "{status} {lines:?}");
 }
 

@@ -1,10 +1,10 @@
-/* Threads that send, receive and ask while another closes the node, again and again. */
+/* Threads that send, receive and ask while another closes the node, again and again; and that look at what another waits for. */
 #include "misuse.h"
 
 #include <pthread.h>
 #include <semaphore.h>
 
-enum { SENDERS = 3, ROUNDS = 30 };
+enum { SENDERS = 3, HANDLES = 256, LOOKS = 20000, ROUNDS = 30 };
 
 typedef struct round {
     consort_node *node;
@@ -77,9 +77,10 @@ static void *ask_on(void *context)
     return NULL;
 }
 
-/* Listens by one handle after another until the node has ended; is_over is set when consort_node_free has returned. */
+/* Listens by one handle after another until the node has ended; is_over is set when consort_node_free has returned. The handles are there
+ * before: a library that still lets the last of them listen then calls back when nobody waits for it. */
 typedef struct listener {
-    consort_node *node;
+    consort_group *groups[HANDLES];
     pthread_barrier_t begin;
     int is_over;
 } listener;
@@ -95,32 +96,81 @@ static void *listen_on(void *context)
     listener *it = (listener *)context;
     consort_status status = CONSORT_OK;
     pthread_barrier_wait(&it->begin);
-    while (status == CONSORT_OK) {
-        consort_group *group;
-        status = consort_node_group(it->node, NULL, 0, &group);
-        if (status == CONSORT_OK) {
-            status = consort_listen(group, on_event, it);
-            MUST(consort_group_free(group));
-        }
-    }
-    SURE(is_an_end(status));
+    for (int at = 0; at < HANDLES && status == CONSORT_OK; at++)
+        status = consort_listen(it->groups[at], on_event, it);
+    SURE(status == CONSORT_OK || is_an_end(status));
     return NULL;
 }
 
 static void listening(void)
 {
     consort_node_options options = alone(1);
+    consort_node *node;
     pthread_t thread;
     listener it;
     it.is_over = 0;
     pthread_barrier_init(&it.begin, NULL, 2);
-    MUST(consort_node_new(&options, &it.node));
+    MUST(consort_node_new(&options, &node));
+    for (int at = 0; at < HANDLES; at++)
+        MUST(consort_node_group(node, NULL, 0, &it.groups[at]));
     pthread_create(&thread, NULL, listen_on, &it);
     pthread_barrier_wait(&it.begin);
-    MUST(consort_node_free(it.node));
+    MUST(consort_node_free(node));
     __atomic_store_n(&it.is_over, 1, __ATOMIC_SEQ_CST);
     pthread_join(thread, NULL);
+    for (int at = 0; at < HANDLES; at++)
+        MUST(consort_group_free(it.groups[at]));
     pthread_barrier_destroy(&it.begin);
+}
+
+/* What one thread waits for, and another looks at: which must not wait for the first, since the first may wait for what it does next. */
+typedef struct awaited {
+    consort_outcome *outcome;
+    consort_pending *pending;
+    sem_t begins;
+} awaited;
+
+static void *wait_on(void *context)
+{
+    awaited *it = (awaited *)context;
+    sem_post(&it->begins);
+    MUST(it->outcome != NULL ? consort_outcome_wait(it->outcome, -1, NULL) : consort_pending_wait(it->pending, -1, NULL));
+    return NULL;
+}
+
+static void count_views(void *context, const consort_event *event)
+{
+    *(int *)context += event->kind == CONSORT_VIEW;
+}
+
+/* Who drives a node looks at an outcome while another thread waits for it. */
+static void looking(void)
+{
+    consort_node_options options = alone(1);
+    consort_node *node;
+    consort_group *group;
+    consort_status status;
+    pthread_t thread;
+    awaited it;
+    int views = 0;
+    memset(&it, 0, sizeof it);
+    sem_init(&it.begins, 0, 0);
+    MUST(consort_driven_new(&options, &node));
+    MUST(consort_node_group(node, NULL, 0, &group));
+    while (views == 0)
+        MUST(consort_poll(node, count_views, &views, NULL));
+    MUST(consort_multicast_tracked(group, "x", 1, &it.outcome));
+    pthread_create(&thread, NULL, wait_on, &it);
+    sem_wait(&it.begins);
+    for (int at = 0; at < LOOKS; at++)
+        EXPECT(CONSORT_TIMED_OUT, consort_outcome_wait(it.outcome, 0, NULL));
+    while ((status = consort_outcome_wait(it.outcome, 0, NULL)) == CONSORT_TIMED_OUT)
+        MUST(consort_poll(node, count_views, &views, NULL));
+    EXPECT(CONSORT_OK, status);
+    pthread_join(thread, NULL);
+    MUST(consort_outcome_free(it.outcome));
+    MUST(consort_node_free(node));
+    MUST(consort_group_free(group));
 }
 
 /* A replica that one thread uses, and others end. */
@@ -179,10 +229,12 @@ static void replicas(int number)
     consort_node_options options = alone(1);
     consort_machine machine;
     consort_status status;
-    pthread_t threads[3];
+    pthread_t threads[4];
     uint64_t applied;
+    awaited reply;
     used it;
     memset(&it, 0, sizeof it);
+    memset(&reply, 0, sizeof reply);
     sem_init(&it.looks, 0, 0);
     sem_init(&it.go_on, 0, 0);
     machine = sloppy_machine(&it.state);
@@ -191,6 +243,12 @@ static void replicas(int number)
     if (number == 0) {
         pthread_create(&threads[0], NULL, look_on, &it);
         sem_wait(&it.looks);
+        sem_init(&reply.begins, 0, 0);
+        MUST(consort_replica_submit(it.replica, "x", 1, &reply.pending)); /* applied when the look is over */
+        pthread_create(&threads[3], NULL, wait_on, &reply);
+        sem_wait(&reply.begins);
+        for (int at = 0; at < LOOKS; at++)
+            EXPECT(CONSORT_TIMED_OUT, consort_pending_wait(reply.pending, 0, NULL));
         pthread_create(&threads[1], NULL, free_in_vain, &it);
         pthread_create(&threads[2], NULL, free_in_vain, &it);
         for (int at = 0; at < 20000; at++)
@@ -199,6 +257,8 @@ static void replicas(int number)
         pthread_join(threads[2], NULL);
         sem_post(&it.go_on);
         pthread_join(threads[0], NULL);
+        pthread_join(threads[3], NULL);
+        MUST(consort_pending_free(reply.pending));
         MUST(consort_replica_free(it.replica));
     } else {
         pthread_create(&threads[0], NULL, update_on, &it);
@@ -283,6 +343,7 @@ int main(void)
         sharing();
     for (int number = 0; number < ROUNDS; number++)
         listening();
+    looking();
     for (int number = 0; number < ROUNDS; number++)
         replicas(number);
     for (int number = 0; number < ROUNDS; number++) {

@@ -1,27 +1,10 @@
 /* Durable groups: three nodes of one process lose what they have in memory, begin again from their directories, and tell the same once more.
- * And which way messages go. */
+ * And which way messages go. Its directories are in the one that it runs in. */
 #include "misuse.h"
 
 #include <unistd.h>
 
 enum { MEMBERS = 3, GROUPS = 2, EACH = 20, LIVES = 3, MOST = MEMBERS * EACH * LIVES };
-
-/* A directory for all, which is removed at the end, also after a failure. */
-static char place[] = "/tmp/consort-c-XXXXXX";
-
-static void clear(void)
-{
-    char command[64];
-    snprintf(command, sizeof command, "rm -r %s", place);
-    if (system(command) != 0)
-        fprintf(stderr, "%s is left\n", place);
-}
-
-static const char *in_place(char *path, size_t len, const char *name)
-{
-    SURE(snprintf(path, len, "%s/%s", place, name) < (int)len);
-    return path;
-}
 
 /* The last failure says this, and says it to people. */
 static void says(const char *words)
@@ -84,7 +67,7 @@ typedef struct cluster {
 
 static void begin(cluster *it, uint32_t fabric)
 {
-    char addresses[MEMBERS][32], path[64], name[8];
+    char addresses[MEMBERS][32], data[8];
     consort_node_options options[MEMBERS];
     consort_group_options ledger;
     MUST(consort_group_options_init(sizeof ledger, &ledger));
@@ -110,12 +93,28 @@ static void begin(cluster *it, uint32_t fabric)
             }
         }
         options[at].peers = peers;
-        snprintf(name, sizeof name, "%u", at + 1);
-        options[at].data = in_place(path, sizeof path, name);
+        snprintf(data, sizeof data, "%u", at + 1);
+        options[at].data = data;
         MUST(consort_node_new(&options[at], &it->nodes[at]));
         SURE(close(options[at].listen_fd) == 0);
         MUST(consort_node_group(it->nodes[at], NULL, 0, &it->groups[at][0]));
         MUST(consort_node_group(it->nodes[at], "ledger", 0, &it->groups[at][1]));
+    }
+}
+
+/* Who has ended its stream sends nothing more in this life. */
+static void end(cluster *it)
+{
+    for (int at = 0; at < MEMBERS; at++) {
+        for (int group = 0; group < GROUPS; group++)
+            MUST(consort_end(it->groups[at][group]));
+    }
+    for (int at = 0; at < MEMBERS; at++) {
+        for (int group = 0; group < GROUPS; group++) {
+            for (int of = 0; of < MEMBERS; of++)
+                until(it->groups[at][group], CONSORT_ENDED_EVENT, NULL);
+            EXPECT(CONSORT_ENDED, consort_multicast(it->groups[at][group], "late", 4, NULL));
+        }
     }
 }
 
@@ -178,6 +177,8 @@ static void all_come_again(void)
                 }
             }
         }
+        if (life == 1)
+            end(&cluster);
         lose(&cluster);
         memcpy(before, now[0], sizeof before);
     }
@@ -192,14 +193,13 @@ static void keep(void *context, const consort_event *event)
 /* Who drives the node is told stamps too, and an event that is kept has its own. */
 static void driven(void)
 {
-    char path[64];
     consort_node_options options = alone(7);
     consort_node *node;
     consort_group *group;
     consort_event kept, again;
     consort_status sent = CONSORT_NOT_STARTED;
     options.guarantee = CONSORT_DURABLE;
-    options.data = in_place(path, sizeof path, "7");
+    options.data = "7";
     MUST(consort_driven_new(&options, &node));
     MUST(consort_node_group(node, NULL, 0, &group));
     memset(&kept, 0, sizeof kept);
@@ -234,24 +234,27 @@ static void driven(void)
 }
 
 /* What can't be is refused with a remedy. */
+static void is_refused(consort_status wanted, const consort_node_options *options, const char *remedy)
+{
+    consort_node *node = NULL;
+    EXPECT(wanted, consort_node_new(options, &node));
+    says(remedy);
+    SURE(node == NULL);
+}
+
 static void refused(void)
 {
-    char path[64];
-    consort_node *node = NULL;
+    const char *const name_one = "name a directory that is this node's alone";
     consort_group_options group;
     consort_node_options options = alone(1);
     options.guarantee = CONSORT_DURABLE;
-    EXPECT(CONSORT_CONFIG, consort_node_new(&options, &node));
-    says("`data`");
-    says("name a directory that is this node's alone");
+    is_refused(CONSORT_CONFIG, &options, name_one);
     options.data = "";
-    EXPECT(CONSORT_CONFIG, consort_node_new(&options, &node));
-    says("name a directory that is this node's alone");
-    FILE *file = fopen(in_place(path, sizeof path, "file"), "w");
+    is_refused(CONSORT_CONFIG, &options, name_one);
+    FILE *file = fopen("file", "w");
     SURE(file != NULL && fclose(file) == 0);
-    options.data = path;
-    EXPECT(CONSORT_MACHINE, consort_node_new(&options, &node));
-    says(path);
+    options.data = "file";
+    is_refused(CONSORT_MACHINE, &options, "file");
 
     options = alone(1);
     MUST(consort_group_options_init(sizeof group, &group));
@@ -259,25 +262,44 @@ static void refused(void)
     group.guarantee = CONSORT_DURABLE;
     options.groups = &group;
     options.groups_len = 1;
-    EXPECT(CONSORT_CONFIG, consort_node_new(&options, &node));
-    says("name a directory that is this node's alone");
+    is_refused(CONSORT_CONFIG, &options, name_one);
     group.guarantee = CONSORT_ATOMIC;
     group.topology = 2;
-    EXPECT(CONSORT_INVALID, consort_node_new(&options, &node));
-    says("CONSORT_CHAIN");
+    is_refused(CONSORT_INVALID, &options, "CONSORT_CHAIN");
     group.topology = CONSORT_CHAIN;
     group.reserved = 1;
-    EXPECT(CONSORT_INVALID, consort_node_new(&options, &node));
-    says("_init");
+    is_refused(CONSORT_INVALID, &options, "_init");
     group.reserved = 0;
     options.topology = 2;
-    EXPECT(CONSORT_INVALID, consort_node_new(&options, &node));
-    says("CONSORT_CHAIN");
+    is_refused(CONSORT_INVALID, &options, "CONSORT_CHAIN");
     options.topology = CONSORT_DIRECT;
     options.reserved = 1;
-    EXPECT(CONSORT_INVALID, consort_node_new(&options, &node));
-    says("_init");
-    SURE(node == NULL);
+    is_refused(CONSORT_INVALID, &options, "_init");
+}
+
+/* Where a configuration file says the directory, which is beside it then. */
+static void by_file(void)
+{
+    consort_node_options options = alone(1);
+    consort_group_info info;
+    consort_group *group;
+    consort_node *node;
+    FILE *config = fopen("node.toml", "w");
+    SURE(config != NULL);
+    fputs("id = 1\nlisten = \"127.0.0.1:0\"\ndata = \"by-file\"\n", config);
+    SURE(fclose(config) == 0);
+    options.config_file = "node.toml";
+    options.guarantee = CONSORT_DURABLE;
+    MUST(consort_node_new(&options, &node));
+    SURE(access("by-file", F_OK) == 0);
+    MUST(consort_node_group(node, NULL, 0, &group));
+    info.struct_size = sizeof info;
+    MUST(consort_group_info_of(group, &info));
+    SURE(info.guarantee == CONSORT_DURABLE);
+    MUST(consort_multicast(group, "kept", 4, NULL));
+    until(group, CONSORT_MESSAGE, NULL);
+    MUST(consort_node_free(node));
+    MUST(consort_group_free(group));
 }
 
 /* Along a chain go messages for all alone: that shows which group has one. */
@@ -349,8 +371,8 @@ static void older(void)
 
 int main(void)
 {
-    SURE(mkdtemp(place) != NULL && atexit(clear) == 0);
     refused();
+    by_file();
     chains();
     older();
     driven();

@@ -332,42 +332,11 @@ static void sockets(void)
     EXPECT(CONSORT_INVALID, consort_node_new(&options, &node));
 }
 
-/* A group that is written to disk, where a configuration file says. */
-static void durable(void)
-{
-    char directory[] = "/tmp/consort-c-XXXXXX", file[64], command[80];
-    consort_node_options options = alone(1);
-    consort_group_info info;
-    consort_group *group;
-    consort_node *node;
-    FILE *config;
-    options.guarantee = CONSORT_DURABLE;
-    EXPECT(CONSORT_CONFIG, consort_node_new(&options, &node));
-    SURE(mkdtemp(directory) != NULL);
-    snprintf(file, sizeof file, "%s/node.toml", directory);
-    SURE((config = fopen(file, "w")) != NULL);
-    fprintf(config, "id = 1\nlisten = \"127.0.0.1:0\"\ndata = \"%s/data\"\n", directory);
-    SURE(fclose(config) == 0);
-    options.config_file = file;
-    MUST(consort_node_new(&options, &node));
-    MUST(consort_node_group(node, NULL, 0, &group));
-    info.struct_size = sizeof info;
-    MUST(consort_group_info_of(group, &info));
-    SURE(info.guarantee == CONSORT_DURABLE);
-    MUST(consort_multicast(group, "kept", 4, NULL));
-    until(group, CONSORT_MESSAGE, NULL);
-    MUST(consort_node_free(node));
-    MUST(consort_group_free(group));
-    snprintf(command, sizeof command, "rm -r %s", directory);
-    SURE(system(command) == 0);
-}
-
 int main(void)
 {
     joining();
     driving();
     sockets();
-    durable();
     puts("all is there");
     return 0;
 }

@@ -135,7 +135,12 @@ impl NodeConfig {
         }
         if let Some(value) = &raw.data {
             spans.insert("data".to_owned(), value.span());
-            config.data = Some(file.parent().unwrap_or(Path::new("")).join(value.get_ref()));
+            let mut directory = value.get_ref().clone();
+            if !directory.as_os_str().is_empty() {
+                // Beside the file: which no name at all isn't.
+                directory = file.parent().unwrap_or(Path::new("")).join(directory);
+            }
+            config.data = Some(directory);
         }
         config.rejoin = raw.rejoin.unwrap_or(false);
         config.state = raw.state.unwrap_or(false);
@@ -375,6 +380,7 @@ start_within = "1500 ms"
             (change("3 = ", "three = "), ":13: `peers.three`: ", "a number from 1"),
             (change("127.0.0.1:7103", "127.0.0.1:7102"), ":13: `peers.3`: ", "already node 2's"),
             (change("[peers]", "[peers"), ":11: ", ""),
+            (change("wait = \"block\"", "data = \"\""), ":7: `data`: ", "name a directory"),
             (
                 change("start_within = \"1500 ms\"", "key_file = \"no/such/key\""),
                 ":9: `key_file`: ",

@@ -380,9 +380,17 @@ impl NodeConfig {
         let shards = 1 + self.groups.iter().map(GroupConfig::shards).sum::<usize>();
         let is_durable =
             self.guarantee.durable() || self.groups.iter().any(|group| group.guarantee.durable());
-        if is_durable && self.data.is_none() && self.role == Role::Data {
-            let problem =
-                "a durable group is written down: name a directory that is this node's alone".to_owned();
+        let named = "name a directory that is this node's alone";
+        let no_data = match &self.data {
+            Some(directory) if directory.as_os_str().is_empty() => {
+                Some(format!("the directory has no name: {named}, or leave this out"))
+            }
+            None if is_durable && self.role == Role::Data => {
+                Some(format!("a durable group is written down: {named}"))
+            }
+            _ => None,
+        };
+        if let Some(problem) = no_data {
             return Some(("data".to_owned(), problem));
         }
         (shards > SHARDS).then(|| {
@@ -453,6 +461,8 @@ mod tests {
             (node(1, &[(2, "0.0.0.0:7102")]), "peers.2", "`listen`"),
             (node(1, &many), "peers", "at most 64"),
             (change(|c| c.cluster = String::new()), "cluster", "1 to 64 bytes"),
+            (change(|c| c.guarantee = Guarantee::Durable), "data", "name a directory"),
+            (change(|c| c.data = Some(PathBuf::new())), "data", "name a directory"),
             (change(|c| c.cluster = "x".repeat(65)), "cluster", "1 to 64 bytes"),
             (change(|c| c.fabric = String::new()), "fabric", "no fabric"),
             (change(|c| c.ring_bytes = 5 << 20), "ring", "power of two"),
