@@ -207,8 +207,10 @@ impl Rounds<'_> {
         self.status.show(&format!("{round}: {} messages, the group", text::bytes(size as u64)));
         self.place.flush()?; // with what was removed before
         let (run, logs) = self.group(size, Pace::Flood, WhichGroup::Measured)?;
-        // The floor gets the very blocks that the logs had: on some disks blocks that were never written are far slower.
+        // On some disks blocks that were never written are far slower. Removed now, and that flushed, the logs leave the floor blocks that were
+        // written; which of them it gets, if any, is the file system's choice.
         drop(logs);
+        self.place.flush()?;
         let bytes_per_flush = bytes_per_flush(&run)?;
         self.status.show(&format!("{round}: {} messages, bare files", text::bytes(size as u64)));
         let (floor, _files) = self.floor(bytes_per_flush, self.args.members, false)?;
