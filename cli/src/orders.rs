@@ -209,9 +209,8 @@ pub(crate) struct RestartReport {
     pub(crate) fresh: u64,
     /// Messages told, the new ones included.
     pub(crate) messages: u64,
-    /// Bytes and flushes of its log in this life.
+    /// Bytes of its log that it wrote in this life.
     pub(crate) log_bytes: u64,
-    pub(crate) flushes: u64,
     /// The most memory that was resident, in bytes.
     pub(crate) memory: u64,
     pub(crate) fabric: String,

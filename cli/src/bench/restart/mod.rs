@@ -113,14 +113,14 @@ impl Lives<'_> {
         let fill_ms = ms(filled.saturating_sub(first.iter().map(|it| it.viewed).max().unwrap_or(began)));
         let mut runs = Vec::new();
         for number in 1..=self.args.runs {
-            self.status.show(&format!("restart {number} of {}", self.args.runs));
+            let what = format!("restart {number} of {}", self.args.runs);
+            self.status.show(&what);
             forget(self.place);
             let since = clock::now();
-            let life = self.live(number.into(), &format!("restart {number} of {}", self.args.runs))?;
+            let life = self.live(number.into(), &what)?;
             runs.push(Run::of(&life, since, log_bytes));
         }
         let of = |what: fn(&Run) -> f64| median(runs.iter().map(what).collect());
-        let memory = |life: &[RestartReport]| life.iter().map(|it| it.memory).max().unwrap_or_default();
         Ok(Report {
             bench: "restart",
             fabric: first.first().map(|it| it.fabric.clone()).unwrap_or_default(),
@@ -135,7 +135,7 @@ impl Lives<'_> {
             msgs_per_s: of(|run| run.msgs_per_s),
             memory_bytes: runs.iter().map(|run| run.memory_bytes).max().unwrap_or_default(),
             fill_mib_per_s: mib_per_s(log_bytes, fill_ms),
-            fill_memory_bytes: memory(&first),
+            fill_memory_bytes: most_resident(&first),
             runs,
         })
     }
@@ -208,9 +208,14 @@ impl Run {
             first_new_ms: ms(life.iter().map(|it| it.fresh).min().unwrap_or_default().saturating_sub(since)),
             mib_per_s: mib_per_s(log_bytes, told_again_ms),
             msgs_per_s: as_f64(messages) * 1e3 / told_again_ms.max(1e-6),
-            memory_bytes: life.iter().map(|it| it.memory).max().unwrap_or_default(),
+            memory_bytes: most_resident(life),
         }
     }
+}
+
+/// Of any member.
+fn most_resident(life: &[RestartReport]) -> u64 {
+    life.iter().map(|it| it.memory).max().unwrap_or_default()
 }
 
 fn mib_per_s(bytes: u64, ms: f64) -> f64 {
