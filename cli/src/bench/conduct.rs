@@ -23,20 +23,6 @@ pub(crate) fn conduct<T: DeserializeOwned>(
     members: usize,
     window: Window,
 ) -> Result<(Vec<T>, u64), Failure> {
-    let conducted = hear_out(&mut crew, members, window)?;
-    crew.close(group::CLOSE_WITHIN + Duration::from_secs(5))?;
-    Ok(conducted)
-}
-
-/// As [`conduct`], and leaves the members running.
-///
-/// # Errors
-/// As there.
-pub(crate) fn hear_out<T: DeserializeOwned>(
-    crew: &mut Crew,
-    members: usize,
-    window: Window,
-) -> Result<(Vec<T>, u64), Failure> {
     let patience = Duration::from_nanos(window.warmup + window.measured) + Duration::from_secs(45);
     let mut ready = 0;
     let mut start = 0;
@@ -64,6 +50,7 @@ pub(crate) fn hear_out<T: DeserializeOwned>(
             }
         }
     }
+    crew.close(group::CLOSE_WITHIN + Duration::from_secs(5))?;
     Ok((reports.into_iter().flatten().collect(), start))
 }
 
