@@ -11,7 +11,7 @@ use crate::clock;
 use crate::crew::{Crew, ShowLine};
 use crate::failure::Failure;
 use crate::group;
-use crate::orders::{Said, Told, Window};
+use crate::orders::{self, Said, Told, Window};
 
 /// Starts members together once all are ready, and hears what they report. Returns the reports, and the time of the
 /// common start on the machine's clock. For all measurements but the floors.
@@ -37,9 +37,7 @@ pub(crate) fn conduct<T: DeserializeOwned>(
                 }
             }
             Some((index, Said::Done { report })) => {
-                reports[index] = Some(serde_json::from_value(report).map_err(|e| {
-                    Failure::lost(format!("a member's report makes no sense: {e}"), "report this as a bug")
-                })?);
+                reports[index] = Some(orders::report(report)?);
             }
             Some(_) => {}
             None => {

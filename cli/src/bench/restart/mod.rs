@@ -16,12 +16,12 @@ use serde::Serialize;
 use super::conduct::{Status, stderr_line};
 use super::figures::{median, ms};
 use super::place::Place;
-use crate::args::{GuaranteeArg, RestartArgs, TopologyArg, WaitArg};
+use crate::args::RestartArgs;
 use crate::clock;
 use crate::crew::{Crew, Ports};
 use crate::failure::Failure;
 use crate::group;
-use crate::orders::{Durable, RestartReport, RestartTask, Said, Seat, Task, WhichGroup};
+use crate::orders::{self, Durable, RestartReport, RestartTask, Said, Seat, Task, WhichGroup};
 use crate::text::{self, as_f64};
 
 pub(crate) use member::run as member;
@@ -145,15 +145,12 @@ impl Lives<'_> {
         let mut crew = Crew::new(stderr_line());
         let members = self.args.members as usize;
         for (id, _) in self.ports.numbered() {
-            let seat = Seat {
+            let seat = Seat::plain(
                 id,
-                addresses: self.ports.numbered(),
-                fabric: self.args.fabric,
-                guarantee: GuaranteeArg::Atomic,
-                topology: TopologyArg::Direct,
-                wait: WaitArg::Adaptive,
-                ring_bytes: group::ring_bytes(self.args.size, group::LEAST_RING),
-            };
+                self.ports.numbered(),
+                self.args.fabric,
+                group::ring_bytes(self.args.size, group::LEAST_RING),
+            );
             let durable = Durable { data: self.place.join(id.to_string()), which: WhichGroup::Measured };
             let task = RestartTask { seat, durable, size: self.args.size, filling: self.filling, life };
             crew.start(&format!("member {id}"), self.log, &Task::Restart(task))?;
@@ -166,12 +163,7 @@ impl Lives<'_> {
         while reports.iter().any(Option::is_none) {
             match crew.hear(Duration::from_secs(1))? {
                 Some((index, Said::Done { report })) => {
-                    reports[index] = Some(serde_json::from_value(report).map_err(|e| {
-                        Failure::lost(
-                            format!("a member's report makes no sense: {e}"),
-                            "report this as a bug",
-                        )
-                    })?);
+                    reports[index] = Some(orders::report(report)?);
                     heard = Instant::now();
                 }
                 Some((_, Said::Progress { delivered })) => {
