@@ -904,7 +904,10 @@ impl DurableArgs {
 
     /// What the parser of single values can't see.
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        self.sizes.iter().try_for_each(|size| self.load(*size, self.members).check())
+        self.sizes.iter().try_for_each(|size| {
+            check_payload(*size, "--sizes")?;
+            self.load(*size, self.members).check()
+        })
     }
 }
 
@@ -1219,12 +1222,7 @@ impl LoadArgs {
                 format!("give --senders {} or less, or more --members", self.group.members),
             ));
         }
-        if self.size == 0 || self.size > LARGEST_PAYLOAD {
-            return Err(Failure::usage(
-                format!("a payload of {} bytes can't be measured", self.size),
-                format!("give --size between 1 and {LARGEST_PAYLOAD} bytes"),
-            ));
-        }
+        check_payload(self.size, "--size")?;
         if self.warmup > Duration::from_secs(60) {
             return Err(Failure::usage(
                 "a warm-up of more than a minute warms nothing",
@@ -1233,6 +1231,17 @@ impl LoadArgs {
         }
         Ok(())
     }
+}
+
+/// Refuses a payload that can't be measured, and names the option that gave it.
+fn check_payload(size: usize, option: &str) -> Result<(), Failure> {
+    if size == 0 || size > LARGEST_PAYLOAD {
+        return Err(Failure::usage(
+            format!("a payload of {size} bytes can't be measured"),
+            format!("give {option} between 1 and {LARGEST_PAYLOAD} bytes"),
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

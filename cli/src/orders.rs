@@ -12,9 +12,11 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{FabricArg, GuaranteeArg, TopologyArg, WaitArg};
+use crate::failure::Failure;
 
 /// What a member process is for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,6 +58,19 @@ pub(crate) struct Seat {
     pub(crate) topology: TopologyArg,
     pub(crate) wait: WaitArg,
     pub(crate) ring_bytes: usize,
+}
+
+impl Seat {
+    /// One where nothing else is chosen: atomic, direct, and adaptive in its waiting.
+    pub(crate) fn plain(
+        id: u32,
+        addresses: Vec<(u32, SocketAddr)>,
+        fabric: FabricArg,
+        ring_bytes: usize,
+    ) -> Self {
+        let (guarantee, topology, wait) = (GuaranteeArg::Atomic, TopologyArg::Direct, WaitArg::Adaptive);
+        Self { id, addresses, fabric, guarantee, topology, wait, ring_bytes }
+    }
 }
 
 /// See [`crate::demo`].
@@ -209,9 +224,8 @@ pub(crate) struct RestartReport {
     pub(crate) fresh: u64,
     /// Messages told, the new ones included.
     pub(crate) messages: u64,
-    /// Bytes and flushes of its log in this life.
+    /// Bytes of its log that it wrote in this life.
     pub(crate) log_bytes: u64,
-    pub(crate) flushes: u64,
     /// The most memory that was resident, in bytes.
     pub(crate) memory: u64,
     pub(crate) fabric: String,
@@ -406,6 +420,15 @@ pub(crate) enum Said {
     Done { report: serde_json::Value },
     /// It can't go on.
     Failed { code: u8, message: String, remedy: String },
+}
+
+/// Reads the report of a member that is done.
+///
+/// # Errors
+/// It is another task's.
+pub(crate) fn report<T: DeserializeOwned>(report: serde_json::Value) -> Result<T, Failure> {
+    serde_json::from_value(report)
+        .map_err(|e| Failure::lost(format!("a member's report makes no sense: {e}"), "report this as a bug"))
 }
 
 /// From the parent to a member, after the task.

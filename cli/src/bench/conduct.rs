@@ -11,7 +11,7 @@ use crate::clock;
 use crate::crew::{Crew, ShowLine};
 use crate::failure::Failure;
 use crate::group;
-use crate::orders::{Said, Told, Window};
+use crate::orders::{self, Said, Told, Window};
 
 /// Starts members together once all are ready, and hears what they report. Returns the reports, and the time of the
 /// common start on the machine's clock. For all measurements but the floors.
@@ -20,20 +20,6 @@ use crate::orders::{Said, Told, Window};
 /// A member failed or died, or they came to no end.
 pub(crate) fn conduct<T: DeserializeOwned>(
     mut crew: Crew,
-    members: usize,
-    window: Window,
-) -> Result<(Vec<T>, u64), Failure> {
-    let conducted = hear_out(&mut crew, members, window)?;
-    crew.close(group::CLOSE_WITHIN + Duration::from_secs(5))?;
-    Ok(conducted)
-}
-
-/// As [`conduct`], and leaves the members running.
-///
-/// # Errors
-/// As there.
-pub(crate) fn hear_out<T: DeserializeOwned>(
-    crew: &mut Crew,
     members: usize,
     window: Window,
 ) -> Result<(Vec<T>, u64), Failure> {
@@ -51,9 +37,7 @@ pub(crate) fn hear_out<T: DeserializeOwned>(
                 }
             }
             Some((index, Said::Done { report })) => {
-                reports[index] = Some(serde_json::from_value(report).map_err(|e| {
-                    Failure::lost(format!("a member's report makes no sense: {e}"), "report this as a bug")
-                })?);
+                reports[index] = Some(orders::report(report)?);
             }
             Some(_) => {}
             None => {
@@ -64,6 +48,7 @@ pub(crate) fn hear_out<T: DeserializeOwned>(
             }
         }
     }
+    crew.close(group::CLOSE_WITHIN + Duration::from_secs(5))?;
     Ok((reports.into_iter().flatten().collect(), start))
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use hdrhistogram::Histogram;
 
-use super::conduct::{Status, conduct, hear_out, stderr_line};
+use super::conduct::{Status, conduct, stderr_line};
 use super::figures::nanoseconds;
 use super::floor::{self, FloorRun, Setting};
 use super::samples::{self, Series, merge};
@@ -161,14 +161,7 @@ pub(crate) fn group_run(bench: &Bench<'_>) -> Result<GroupRun, Failure> {
         samples.push(file);
         crew.start(&format!("member {id}"), bench.log, &Task::Load(task))?;
     }
-    let (reports, start): (Vec<LoadReport>, u64) = if bench.durable.is_some() {
-        // Their logs go with them, so they need not leave in order, which for a durable group is work for the disk.
-        let conducted = hear_out(&mut crew, samples.len(), bench.window())?;
-        (0..samples.len()).try_for_each(|index| crew.end(index))?;
-        conducted
-    } else {
-        conduct(crew, samples.len(), bench.window())?
-    };
+    let (reports, start): (Vec<LoadReport>, u64) = conduct(crew, samples.len(), bench.window())?;
     let window = start + nanoseconds(args.warmup);
     let window = window..window + nanoseconds(args.group.duration);
     let mut files = Vec::new();

@@ -28,7 +28,7 @@ use crate::args::{DemoArgs, GuaranteeArg, TopologyArg};
 use crate::crew::{Crew, Ports, ShowLine};
 use crate::failure::Failure;
 use crate::group;
-use crate::orders::{DemoReport, DemoTask, Said, Seat, Task};
+use crate::orders::{self, DemoReport, DemoTask, Said, Seat, Task};
 use crate::text;
 
 pub(crate) use churn::member as churn_member;
@@ -193,9 +193,7 @@ fn multicast(
     while reports.iter().any(Option::is_none) {
         match crew.hear(args.stall)? {
             Some((index, Said::Done { report })) => {
-                let report: DemoReport = serde_json::from_value(report).map_err(|e| {
-                    Failure::lost(format!("a member's report makes no sense: {e}"), "report this as a bug")
-                })?;
+                let report: DemoReport = orders::report(report)?;
                 board.at(index, report.delivered);
                 reports[index] = Some(report);
             }

@@ -64,7 +64,7 @@ fn arguments_that_make_no_sense_are_refused_with_code_2() {
     refused(&["bench", "join", "--state", "65GiB"], 2, &["--state", "64GiB"]);
     refused(&["bench", "join", "--state", "much"], 2, &["--state"]);
     refused(&["bench", "join", "--members", "16"], 2, &["--members", "1..=15"]);
-    refused(&["bench", "durable", "--sizes", "1KiB,0"], 2, &["--size"]);
+    refused(&["bench", "durable", "--sizes", "1KiB,0"], 2, &["--sizes between"]);
     refused(&["bench", "durable", "--sizes", "much"], 2, &["--sizes"]);
     refused(&["bench", "durable", "--duration", "1ms"], 2, &["--duration", "50ms"]);
     refused(&["bench", "restart", "--size", "8"], 2, &["--size", "16"]);

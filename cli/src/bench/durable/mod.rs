@@ -193,8 +193,7 @@ impl Rounds<'_> {
     /// Bare files, with as many bytes a flush as a log had, and their directory, as for a group.
     fn floor(&self, bytes_per_flush: f64, files: u32, together: bool) -> Result<(DiskRun, TempDir), Failure> {
         let part = self.place.part()?;
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // far below 2^53, and positive
-        let batch = (bytes_per_flush.round() as usize).max(1);
+        let batch = whole(bytes_per_flush);
         let window = Window {
             warmup: nanoseconds(self.args.warmup),
             measured: (nanoseconds(self.args.duration) / 2).max(50_000_000),
@@ -207,24 +206,23 @@ impl Rounds<'_> {
         self.status.show(&format!("{round}: {} messages, the group", text::bytes(size as u64)));
         self.place.flush()?; // with what was removed before
         let (run, logs) = self.group(size, Pace::Flood, WhichGroup::Measured)?;
-        // The floor gets the very blocks that the logs had: on some disks blocks that were never written are far slower.
+        // On some disks blocks that were never written are far slower. Removed now, and that flushed, the logs leave the floor blocks that were
+        // written; which of them it gets, if any, is the file system's choice.
         drop(logs);
+        self.place.flush()?;
         let bytes_per_flush = bytes_per_flush(&run)?;
         self.status.show(&format!("{round}: {} messages, bare files", text::bytes(size as u64)));
         let (floor, _files) = self.floor(bytes_per_flush, self.args.members, false)?;
-        let mb_per_s = run.msgs_per_s * as_f64(size as u64) / 1e6;
-        let log_mb_per_s = as_f64(run.log_bytes) / run.seconds / 1e6;
-        let floor_mb_per_s = floor.bytes_per_s / 1e6;
         Ok(Throughput {
             msgs_per_s: run.msgs_per_s,
-            mb_per_s,
-            log_mb_per_s,
+            mb_per_s: run.msgs_per_s * as_f64(size as u64) / 1e6,
+            log_mb_per_s: as_f64(run.log_bytes) / run.seconds / 1e6,
             bytes_per_flush,
             flushes_per_s: as_f64(run.flushes) / run.seconds,
-            floor_mb_per_s,
-            ratio: mb_per_s / floor_mb_per_s,
-            log_ratio: log_mb_per_s / floor_mb_per_s,
-        })
+            floor_mb_per_s: floor.bytes_per_s / 1e6,
+            ..Throughput::default()
+        }
+        .with_ratios())
     }
 
     fn latency(&mut self, round: &str, size: usize) -> Result<Latency, Failure> {
@@ -252,9 +250,9 @@ impl Rounds<'_> {
             flush_max_us: each.max,
             uncorrected_flush_p50_us: each_raw.p50,
             uncorrected_last_flush_p50_us: Quantiles::from(&shared.slowest).p50,
-            ratio: own.p50 / each.p50,
-            uncorrected_ratio: raw.p50 / each_raw.p50,
-        })
+            ..Latency::default()
+        }
+        .with_ratios())
     }
 
     /// Which comes first changes from round to round.
@@ -275,8 +273,9 @@ impl Rounds<'_> {
             alone_msgs_per_s: alone.msgs_per_s,
             loaded_msgs_per_s: loaded.msgs_per_s,
             durable_msgs_per_s: loaded.beside_per_s,
-            ratio: loaded.msgs_per_s / alone.msgs_per_s,
-        })
+            ..Volatile::default()
+        }
+        .with_ratios())
     }
 }
 
@@ -288,6 +287,13 @@ fn bytes_per_flush(run: &GroupRun) -> Result<f64, Failure> {
         ));
     }
     Ok(as_f64(run.log_bytes) / as_f64(run.flushes))
+}
+
+/// Bytes of a flush as the floor writes them.
+fn whole(bytes_per_flush: f64) -> usize {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // far below 2^53, and positive
+    let bytes = bytes_per_flush.round() as usize;
+    bytes.max(1)
 }
 
 /// The median of each field of some runs; fields that are computed of others are so of the medians.
@@ -302,21 +308,25 @@ macro_rules! medians {
 
 impl Throughput {
     fn median(runs: &[Self]) -> Self {
-        let all = medians!(
+        medians!(
             runs,
             Self { msgs_per_s, mb_per_s, log_mb_per_s, bytes_per_flush, flushes_per_s, floor_mb_per_s }
-        );
+        )
+        .with_ratios()
+    }
+
+    fn with_ratios(self) -> Self {
         Self {
-            ratio: all.mb_per_s / all.floor_mb_per_s,
-            log_ratio: all.log_mb_per_s / all.floor_mb_per_s,
-            ..all
+            ratio: self.mb_per_s / self.floor_mb_per_s,
+            log_ratio: self.log_mb_per_s / self.floor_mb_per_s,
+            ..self
         }
     }
 }
 
 impl Latency {
     fn median(runs: &[Self]) -> Self {
-        let all = medians!(
+        medians!(
             runs,
             Self {
                 p50_us,
@@ -332,19 +342,26 @@ impl Latency {
                 uncorrected_flush_p50_us,
                 uncorrected_last_flush_p50_us,
             }
-        );
+        )
+        .with_ratios()
+    }
+
+    fn with_ratios(self) -> Self {
         Self {
-            ratio: all.p50_us / all.flush_p50_us,
-            uncorrected_ratio: all.uncorrected_p50_us / all.uncorrected_flush_p50_us,
-            ..all
+            ratio: self.p50_us / self.flush_p50_us,
+            uncorrected_ratio: self.uncorrected_p50_us / self.uncorrected_flush_p50_us,
+            ..self
         }
     }
 }
 
 impl Volatile {
     fn median(runs: &[Self]) -> Self {
-        let all = medians!(runs, Self { alone_msgs_per_s, loaded_msgs_per_s, durable_msgs_per_s });
-        Self { ratio: all.loaded_msgs_per_s / all.alone_msgs_per_s, ..all }
+        medians!(runs, Self { alone_msgs_per_s, loaded_msgs_per_s, durable_msgs_per_s }).with_ratios()
+    }
+
+    fn with_ratios(self) -> Self {
+        Self { ratio: self.loaded_msgs_per_s / self.alone_msgs_per_s, ..self }
     }
 }
 
@@ -370,8 +387,6 @@ fn describe(report: &Report) -> String {
     ]);
     for it in &report.throughput {
         let all = &it.median;
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // far below 2^53, and positive
-        let batch = all.bytes_per_flush as u64;
         flood.add_row([
             size(it.size),
             text::rate(all.msgs_per_s),
@@ -380,7 +395,7 @@ fn describe(report: &Report) -> String {
             ratio(all.ratio),
             text::rate(all.log_mb_per_s),
             ratio(all.log_ratio),
-            text::bytes(batch),
+            text::bytes(whole(all.bytes_per_flush) as u64),
             text::rate(all.flushes_per_s),
         ]);
     }

@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use super::conduct::{Status, stderr_line};
 use super::figures::nanoseconds;
-use crate::args::{FailoverArgs, GuaranteeArg, TopologyArg, WaitArg};
+use crate::args::FailoverArgs;
 use crate::clock;
 use crate::crew::{Crew, Ports};
 use crate::failure::Failure;
@@ -189,15 +189,7 @@ impl<'a> Group<'a> {
     }
 
     fn start(&mut self, id: u32, joins: bool) -> Result<(), Failure> {
-        let seat = Seat {
-            id,
-            addresses: self.ports.numbered(),
-            fabric: self.args.fabric,
-            guarantee: GuaranteeArg::Atomic,
-            topology: TopologyArg::Direct,
-            wait: WaitArg::Adaptive,
-            ring_bytes: group::LEAST_RING,
-        };
+        let seat = Seat::plain(id, self.ports.numbered(), self.args.fabric, group::LEAST_RING);
         let task =
             FailoverTask { seat, joins, silence: nanoseconds(self.args.silence), groups: self.halves() };
         let place = self.crew.start(&format!("member {id}"), self.log, &Task::Failover(task))?;

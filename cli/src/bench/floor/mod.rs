@@ -22,7 +22,7 @@ use crate::clock;
 use crate::crew::{Crew, ShowLine, bequeath};
 use crate::failure::Failure;
 use crate::latency;
-use crate::orders::{FloorKind, FloorReport, FloorTask, Said, Task, Told, Window, inherited};
+use crate::orders::{self, FloorKind, FloorReport, FloorTask, Said, Task, Told, Window, inherited};
 use crate::parent::Parent;
 use crate::text::as_f64;
 
@@ -153,9 +153,7 @@ fn conduct(mut crew: Crew, processes: usize, window: Window) -> Result<Vec<Floor
                 }
             }
             Said::Done { report } => {
-                let report = serde_json::from_value(report).map_err(|e| {
-                    Failure::lost(format!("a floor's report makes no sense: {e}"), "report this as a bug")
-                })?;
+                let report = orders::report(report)?;
                 reports[index] = Some(report);
             }
             _ => {}

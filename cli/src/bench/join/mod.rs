@@ -13,12 +13,12 @@ use serde::Serialize;
 
 use super::conduct::{Status, stderr_line};
 use super::figures::{median, ms};
-use crate::args::{GuaranteeArg, JoinArgs, TopologyArg, WaitArg};
+use crate::args::JoinArgs;
 use crate::clock;
 use crate::crew::{Crew, Ports};
 use crate::failure::Failure;
 use crate::group;
-use crate::orders::{JoinReport, JoinTask, Said, Seat, Task, Told};
+use crate::orders::{self, JoinReport, JoinTask, Said, Seat, Task, Told};
 use crate::text::{self, as_f64};
 
 pub(crate) use member::run as member;
@@ -146,15 +146,7 @@ impl<'a> Group<'a> {
         let joins = id > self.args.members;
         let known =
             self.ports.numbered().into_iter().filter(|(other, _)| joins || *other <= self.args.members);
-        let seat = Seat {
-            id,
-            addresses: known.collect(),
-            fabric: self.args.fabric,
-            guarantee: GuaranteeArg::Atomic,
-            topology: TopologyArg::Direct,
-            wait: WaitArg::Adaptive,
-            ring_bytes: group::LEAST_RING,
-        };
+        let seat = Seat::plain(id, known.collect(), self.args.fabric, group::LEAST_RING);
         let task = JoinTask { seat, joins, state: self.bytes() };
         self.crew.start(&format!("member {id}"), self.log, &Task::Join(task))
     }
@@ -251,9 +243,7 @@ impl<'a> Group<'a> {
                 }
             }
             Said::Done { report } if self.joiner == Some(place) => {
-                self.report = Some(serde_json::from_value(report).map_err(|e| {
-                    Failure::lost(format!("a member's report makes no sense: {e}"), "report this as a bug")
-                })?);
+                self.report = Some(orders::report(report)?);
             }
             Said::Gaps { longest, fabric } => {
                 self.gaps.push(longest);

@@ -192,7 +192,6 @@ pub(crate) fn run(task: &RestartTask, parent: &mut Parent) -> Result<(), Failure
                 parent.done(&RestartReport {
                     messages: told.total,
                     log_bytes: stats.logs.bytes,
-                    flushes: stats.logs.flushes,
                     memory: most_resident()?,
                     fabric: stats.fabric.to_owned(),
                     ..told.report.clone()

@@ -16,12 +16,12 @@ use serde::Serialize;
 use super::conduct::{Status, stderr_line};
 use super::figures::{median, ms};
 use super::place::Place;
-use crate::args::{GuaranteeArg, RestartArgs, TopologyArg, WaitArg};
+use crate::args::RestartArgs;
 use crate::clock;
 use crate::crew::{Crew, Ports};
 use crate::failure::Failure;
 use crate::group;
-use crate::orders::{Durable, RestartReport, RestartTask, Said, Seat, Task, WhichGroup};
+use crate::orders::{self, Durable, RestartReport, RestartTask, Said, Seat, Task, WhichGroup};
 use crate::text::{self, as_f64};
 
 pub(crate) use member::run as member;
@@ -113,14 +113,14 @@ impl Lives<'_> {
         let fill_ms = ms(filled.saturating_sub(first.iter().map(|it| it.viewed).max().unwrap_or(began)));
         let mut runs = Vec::new();
         for number in 1..=self.args.runs {
-            self.status.show(&format!("restart {number} of {}", self.args.runs));
+            let what = format!("restart {number} of {}", self.args.runs);
+            self.status.show(&what);
             forget(self.place);
             let since = clock::now();
-            let life = self.live(number.into(), &format!("restart {number} of {}", self.args.runs))?;
+            let life = self.live(number.into(), &what)?;
             runs.push(Run::of(&life, since, log_bytes));
         }
         let of = |what: fn(&Run) -> f64| median(runs.iter().map(what).collect());
-        let memory = |life: &[RestartReport]| life.iter().map(|it| it.memory).max().unwrap_or_default();
         Ok(Report {
             bench: "restart",
             fabric: first.first().map(|it| it.fabric.clone()).unwrap_or_default(),
@@ -135,7 +135,7 @@ impl Lives<'_> {
             msgs_per_s: of(|run| run.msgs_per_s),
             memory_bytes: runs.iter().map(|run| run.memory_bytes).max().unwrap_or_default(),
             fill_mib_per_s: mib_per_s(log_bytes, fill_ms),
-            fill_memory_bytes: memory(&first),
+            fill_memory_bytes: most_resident(&first),
             runs,
         })
     }
@@ -145,15 +145,12 @@ impl Lives<'_> {
         let mut crew = Crew::new(stderr_line());
         let members = self.args.members as usize;
         for (id, _) in self.ports.numbered() {
-            let seat = Seat {
+            let seat = Seat::plain(
                 id,
-                addresses: self.ports.numbered(),
-                fabric: self.args.fabric,
-                guarantee: GuaranteeArg::Atomic,
-                topology: TopologyArg::Direct,
-                wait: WaitArg::Adaptive,
-                ring_bytes: group::ring_bytes(self.args.size, group::LEAST_RING),
-            };
+                self.ports.numbered(),
+                self.args.fabric,
+                group::ring_bytes(self.args.size, group::LEAST_RING),
+            );
             let durable = Durable { data: self.place.join(id.to_string()), which: WhichGroup::Measured };
             let task = RestartTask { seat, durable, size: self.args.size, filling: self.filling, life };
             crew.start(&format!("member {id}"), self.log, &Task::Restart(task))?;
@@ -166,12 +163,7 @@ impl Lives<'_> {
         while reports.iter().any(Option::is_none) {
             match crew.hear(Duration::from_secs(1))? {
                 Some((index, Said::Done { report })) => {
-                    reports[index] = Some(serde_json::from_value(report).map_err(|e| {
-                        Failure::lost(
-                            format!("a member's report makes no sense: {e}"),
-                            "report this as a bug",
-                        )
-                    })?);
+                    reports[index] = Some(orders::report(report)?);
                     heard = Instant::now();
                 }
                 Some((_, Said::Progress { delivered })) => {
@@ -208,9 +200,14 @@ impl Run {
             first_new_ms: ms(life.iter().map(|it| it.fresh).min().unwrap_or_default().saturating_sub(since)),
             mib_per_s: mib_per_s(log_bytes, told_again_ms),
             msgs_per_s: as_f64(messages) * 1e3 / told_again_ms.max(1e-6),
-            memory_bytes: life.iter().map(|it| it.memory).max().unwrap_or_default(),
+            memory_bytes: most_resident(life),
         }
     }
+}
+
+/// Of any member.
+fn most_resident(life: &[RestartReport]) -> u64 {
+    life.iter().map(|it| it.memory).max().unwrap_or_default()
 }
 
 fn mib_per_s(bytes: u64, ms: f64) -> f64 {

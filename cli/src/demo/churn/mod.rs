@@ -25,7 +25,7 @@ use crate::clock;
 use crate::crew::{Crew, Ports};
 use crate::failure::Failure;
 use crate::group;
-use crate::orders::{ChurnReport, ChurnTask, Deed, Said, Seat, Task, Told, Upheaval};
+use crate::orders::{self, ChurnReport, ChurnTask, Deed, Said, Seat, Task, Told, Upheaval};
 use crate::text;
 
 pub(crate) use member::run as member;
@@ -317,9 +317,7 @@ impl<'a> Group<'a> {
             }
             Said::Waiting { for_whom } => self.board.waiting(index, &for_whom),
             Said::Done { report } => {
-                let report: ChurnReport = serde_json::from_value(report).map_err(|e| {
-                    Failure::lost(format!("a member's report makes no sense: {e}"), "report this as a bug")
-                })?;
+                let report: ChurnReport = orders::report(report)?;
                 self.board.at(index, report.records);
                 self.reports.insert(id, report);
             }
