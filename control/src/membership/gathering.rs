@@ -32,7 +32,7 @@ use consort_dataplane::names::{NodeId, Time, ViewId};
 use super::{Membership, PATIENCE, Phase, proposer_of};
 use crate::held::{self, Held, Logs, Restart};
 use crate::layout;
-use crate::link::message::{Message, Standing};
+use crate::link::message::{Hello, Message, Standing};
 use crate::stop::Absent;
 use crate::view::{Member, ShardId, View};
 
@@ -166,11 +166,14 @@ impl Membership {
         let nodes = view.nodes();
         let is_unmet = |member: &Member| {
             let hello = self.peers.get(&member.node).and_then(|it| it.hello.as_ref());
-            member.node != self.terms.me && hello.is_none_or(|hello| hello.incarnation != member.incarnation)
+            let is_met = |hello: &Hello| {
+                hello.incarnation == member.incarnation && matches!(hello.standing, Standing::Founding { .. })
+            };
+            member.node != self.terms.me && !hello.is_some_and(is_met)
         };
         if view.members.iter().any(is_unmet) {
-            // Of a group that begins again: it has met somebody whom this node hasn't, or another life of whom. What that one holds has to be known
-            // first.
+            // It has met somebody whom this node hasn't, or another life of whom, or one who has turned to joining since. What that one holds
+            // has to be known first.
             let all_are_founders = nodes.iter().all(|node| self.terms.members.contains(node));
             if all_are_founders && from == nodes.first().copied().unwrap_or(from) {
                 return self.renew(now);

@@ -32,11 +32,12 @@ use consort_dataplane::names::{NodeId, Slot, Time, ViewId};
 use super::{Decision, Membership, Phase};
 use crate::change::{Frozen, Saying};
 use crate::config::NodeConfig;
-use crate::link::message::{Hello, Message};
+use crate::held::{Held, HeldTip};
+use crate::link::message::{Hello, Message, Standing};
 use crate::link::table::Random;
 use crate::orders::{LinkNumber, Order};
 use crate::transfer::{Digest, Lesson, Pupil, Took};
-use crate::view::{Incarnation, ShardId};
+use crate::view::{Domain, Incarnation, Member, Role, Shard, ShardId, View};
 
 struct World {
     now: Time,
@@ -659,4 +660,46 @@ fn nothing_is_kept_of_shards_that_there_are_not() {
     assert!(membership.ready.is_empty() && membership.peers[&NodeId(2)].retired.is_empty());
     membership.on_said(Time(1), NodeId(2), Message::Retired(ShardId::MAIN, ViewId(3)));
     assert_eq!(membership.peers[&NodeId(2)].retired.len(), 1);
+}
+
+// P3: a proposal is judged by what its members hold; who has turned to joining since says nothing of that.
+#[test]
+fn who_proposes_somebody_that_has_turned_to_joining_breaks_nothing() {
+    let members = |id: u32| Member {
+        node: NodeId(id),
+        incarnation: Incarnation(id.into()),
+        address: ([10, 0, 0, id as u8], 7101).into(),
+        role: Role::Data,
+        domain: Domain::default(),
+    };
+    let nodes: Vec<_> = (1..=3).map(NodeId).collect();
+    let shard = Shard { members: nodes.clone(), since: ViewId(1), ..Shard::default() };
+    let view = View { id: ViewId(1), members: (1..=3).map(members).collect(), shards: vec![shard] };
+    let begin = |id: u32| {
+        let mut config = NodeConfig::new(NodeId(id));
+        (config.listen, config.fabric) = (members(id).address, "sim".to_owned());
+        config.guarantee = "durable".parse().unwrap();
+        config.peers =
+            (1..=3).filter(|peer| *peer != id).map(|it| (NodeId(it), members(it).address)).collect();
+        let mut membership = Membership::new(&config, Random::new([id as u8; 32]), Time(0));
+        let tips = vec![HeldTip { shard: ShardId::MAIN, view: 1, index: 5, chain: 7, damaged: false }];
+        membership.on_held(Some(Held { view: view.clone(), behind: ViewId(0), next: Vec::new(), tips }));
+        membership.on_prepared(Time(0), Vec::new());
+        let decisions = std::iter::from_fn(|| membership.poll_decision()).collect::<Vec<_>>();
+        let hello = decisions
+            .into_iter()
+            .find_map(|it| if let Decision::Greet(hello) = it { Some(hello) } else { None });
+        (membership, hello.unwrap())
+    };
+    let ((mut one, first), (mut two, second), (_, third)) = (begin(1), begin(2), begin(3));
+    one.on_up(Time(1), second);
+    one.on_up(Time(1), third.clone());
+    let proposal = std::iter::from_fn(|| one.poll_decision()).find_map(|decision| match decision {
+        Decision::Say(NodeId(2), message @ Message::Propose(_)) => Some(message),
+        _ => None,
+    });
+    two.on_up(Time(1), first);
+    two.on_up(Time(1), Hello { standing: Standing::Joining, held: None, ..third });
+    two.on_said(Time(1), NodeId(1), proposal.unwrap());
+    assert!(matches!(two.phase(), Phase::Renewing { .. }), "{}", two.phase());
 }
