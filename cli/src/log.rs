@@ -203,7 +203,7 @@ fn look_at(path: &Path) -> Result<Shard, DiskError> {
     })?;
     let mut snapshots = Vec::new();
     for (index, bytes) in snapshot::list(&mut disk)? {
-        let sound = snapshot::read(&mut disk, index, &mut |_| {}).is_ok();
+        let sound = snapshot::read(&disk, index, &mut |_| {}).is_ok();
         snapshots.push(Snapshot { index: index.0, bytes, sound });
     }
     let segments = scan.segments.iter().map(|segment| Segment {

@@ -16,6 +16,9 @@ use std::ops::Range;
 use crate::fabric::Doorbell;
 use crate::memory::Mirror;
 
+/// How the name of a file ends that isn't finished. The next who opens the directory to write removes it.
+pub const UNFINISHED: &str = ".tmp";
+
 /// What kind of failure, as far as it tells what to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -135,6 +138,8 @@ pub enum Job {
     Delete(String),
     /// As [`Disk::replace`].
     Replace(String, Vec<u8>),
+    /// Gives the first file the name of the second, and takes the place of whatever has it.
+    Rename(String, String),
 }
 
 /// A job that is over, handed back with its buffers.

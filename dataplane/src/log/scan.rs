@@ -17,7 +17,7 @@ use super::disk::{Disk, DiskError};
 use super::format::{
     LogKind, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SegmentHeader, Stamp, link, record_size,
 };
-use super::{Index, segment_number};
+use super::{Index, segment_number, snapshot};
 use crate::names::{Seq, ViewId};
 
 /// Bytes read at once.
@@ -275,7 +275,7 @@ pub(crate) fn segment_header(
 }
 
 /// Reads all of a log, and changes nothing. `flushed` is how far it is known to have been flushed; 0 if nothing is known. `tip` is
-/// where it begins if it has no segment, as a snapshot says.
+/// behind which record there is a snapshot, or nothing.
 ///
 /// # Errors
 /// The directory can't be read. What it holds is no error: see [`Scan::condition`].
@@ -288,7 +288,8 @@ pub fn scan(disk: &mut dyn Disk, flushed: Index, tip: Tip) -> Result<Scan, DiskE
 /// # Errors
 /// As there.
 pub fn scan_each(disk: &mut dyn Disk, each: &mut dyn FnMut(&RecordHeader, &[u8])) -> Result<Scan, DiskError> {
-    scan_with(disk, Index(0), Tip::default(), Rules::default(), each)
+    let (snapshot, _) = snapshot::newest(disk)?;
+    scan_with(disk, Index(0), snapshot.map(|(tip, _)| tip).unwrap_or_default(), Rules::default(), each)
 }
 
 pub(crate) fn scan_with(
@@ -315,8 +316,18 @@ pub(crate) fn scan_with(
     while let Some((number, name, bytes)) = files.get(at) {
         let header = segment_header(disk, &mut window, (*number, name))?;
         let is_next = scan.segments.last().is_none_or(|last| *number == last.number + 1);
-        // The first segment there is says where the log begins.
+        // The first segment there is says where the log begins. What is before that has to be in a snapshot (P4).
         if let (0, Some(header)) = (at, &header) {
+            if header.first > tip.index.next() {
+                let why = format!(
+                    "the log begins with record {}, and no snapshot has what was before",
+                    header.first
+                );
+                scan.beyond = files.iter().map(|(_, name, _)| name.clone()).collect();
+                scan.condition =
+                    Condition::Damaged(Spot { name: name.clone(), at: 0, index: tip.index.next(), why });
+                return Ok(scan);
+            }
             scan.tip = Tip::before(header);
         }
         let follows_on = |header: &SegmentHeader| {

@@ -4,6 +4,7 @@
 
 use super::disk::{Disk, DiskTrouble};
 use super::meta::Mark;
+use super::snapshot::SnapshotReader;
 use super::*;
 use crate::memory::Segment;
 use crate::names::{NodeId, Seq, ViewId};
@@ -530,9 +531,9 @@ fn snapshots_bound_the_log() {
         part.extend(parts.pop_front().unwrap_or_default());
         Ok(())
     };
-    snapshot::write(log.disk(), &scan.tip, &mut next).unwrap();
+    snapshot::write(log.disk(), &scan.tip, b"the view", &mut next).unwrap();
     let before = log.segments().len();
-    log.drop_before(scan.tip.index);
+    log.on_snapshot(scan.tip, 0);
     append(&mut log, 2, 0, b"after");
     flush(&mut log);
     assert!(log.segments().len() < before && log.first() > Index(1));
@@ -540,7 +541,7 @@ fn snapshots_bound_the_log() {
     let gone = Reader::open(Box::new(disk.clone()), From::Index(Index(1))).err();
     assert_eq!(gone, Some(ReadError::Gone(Index(1), log.first())));
     let mut read = Vec::new();
-    let tip = snapshot::read(&mut disk.clone(), Index(30), &mut |part| read.extend_from_slice(part)).unwrap();
+    let tip = snapshot::read(&disk, Index(30), &mut |part| read.extend_from_slice(part)).unwrap();
     assert_eq!((read, tip), (state, scan.tip));
     let (log, scan) = Log::open(Box::new(disk.clone()), SMALL, Index(31)).unwrap();
     assert_eq!((scan.tip.index, log.first().0 > 1), (Index(31), true));
@@ -555,29 +556,12 @@ fn snapshots_bound_the_log() {
         other[at] ^= 1 << (at % 8);
         disk.spoil(&name, &other);
         if (52..60).contains(&at) {
-            assert!(
-                snapshot::read(&mut disk.clone(), Index(30), &mut |_| {}).is_err(),
-                "byte {at}: in the header's sum"
-            );
+            assert!(snapshot::read(&disk, Index(30), &mut |_| {}).is_err(), "byte {at}: in the header's sum");
         }
         assert_eq!(snapshot::newest(&mut disk.clone()).unwrap(), (None, 1), "byte {at}");
         disk.spoil(&name, &content[..at]);
         assert_eq!(snapshot::newest(&mut disk.clone()).unwrap(), (None, 1), "{at} bytes");
     }
-}
-
-#[test]
-fn a_log_begins_behind_another_s_snapshot() {
-    let (disk, _) = written();
-    let (mut log, scan) = Log::open(Box::new(disk.clone()), SMALL, Index(0)).unwrap();
-    let tip = Tip { index: Index(500), stamp: Stamp(1 << 40), chain: 77, ..scan.tip };
-    snapshot::write(log.disk(), &tip, &mut |_| Ok(())).unwrap();
-    log.restart_behind(tip).unwrap();
-    let first = append(&mut log, 2, 0, b"the first of its own");
-    assert_eq!((first.index, first.stamp), (Index(501), Stamp((1 << 40) + 1)));
-    flush(&mut log);
-    let (_, scan) = Log::open(Box::new(disk.crash()), SMALL, Index(501)).unwrap();
-    assert_eq!((scan.tip.index, scan.segments[0].first), (Index(501), Index(501)));
 }
 
 #[test]
@@ -659,4 +643,127 @@ fn a_meta_reads_as_written_or_not_at_all() {
     }
     disk.spoil(meta::NAME, &bytes[1..]);
     assert!(Meta::read(&mut disk).unwrap_err().to_string().contains("the file meta is damaged"));
+}
+
+/// A snapshot behind record 30 of [`written`], as the bytes of its file.
+fn snapshot_of_another() -> (Tip, Vec<u8>, Vec<Kept>) {
+    let (disk, all) = written();
+    let (mut log, scan) = Log::open(Box::new(disk.clone()), SMALL, Index(0)).unwrap();
+    let mut state = Some(payload(3, 3000));
+    let mut next = |part: &mut Vec<u8>| {
+        part.extend(state.take().unwrap_or_default());
+        Ok(())
+    };
+    snapshot::write(log.disk(), &scan.tip, b"the view", &mut next).unwrap();
+    (scan.tip, disk.content(&snapshot::name(scan.tip.index)), all)
+}
+
+/// Takes a snapshot's file in parts; returns whether it is there.
+fn take(log: &mut Log, index: Index, file: &[u8]) -> Result<bool, DiskError> {
+    for (at, part) in (0..).step_by(700).zip(file.chunks(700)) {
+        log.take_snapshot((index, file.len() as u64), at, part)?;
+    }
+    while log.turn()? || log.arriving().is_some() {}
+    Ok(log.snapshot().is_some())
+}
+
+// P4
+#[test]
+fn a_log_takes_another_s_snapshot() {
+    let (tip, file, _) = snapshot_of_another();
+    let disk = SimDisk::new(2, DiskFaults { slow: 30, ..DiskFaults::default() });
+    let (mut log, _) = Log::open(Box::new(disk.clone()), SMALL, Index(0)).unwrap();
+    for seq in 0..12 {
+        append(&mut log, 1, seq, b"the beginning of the same, or of another");
+    }
+    flush(&mut log);
+    // It is cut short, and begun anew.
+    log.take_snapshot((Index(29), 9000), 0, &file[..64]).unwrap();
+    log.take_snapshot((tip.index, file.len() as u64), 0, &file[..100]).unwrap();
+    assert!(take(&mut log, tip.index, &file).unwrap());
+    assert_eq!((*log.tip(), log.first(), log.durable()), (tip, Index(31), Index(30)));
+    let mut reader = SnapshotReader::open(disk.beside(), tip.index).unwrap();
+    let (mut state, mut part) = (Vec::new(), Vec::new());
+    loop {
+        reader.read(&mut part).unwrap();
+        if part.is_empty() {
+            break;
+        }
+        state.extend_from_slice(&part);
+    }
+    assert_eq!((reader.view(), reader.len(), state), (&b"the view"[..], 3000, payload(3, 3000)));
+    let next = append(&mut log, 1, 30, b"what follows");
+    flush(&mut log);
+    let mut disk = disk.crash();
+    assert!(disk.list().unwrap().iter().all(|(name, _)| !name.ends_with(disk::UNFINISHED)));
+    let (log, scan) = Log::open(Box::new(disk.clone()), SMALL, Index(31)).unwrap();
+    assert_eq!(
+        (scan.condition, log.first(), log.snapshot()),
+        (Condition::Sound, Index(31), Some((tip, file.len() as u64)))
+    );
+    assert_eq!(read_all(&disk).0, [next]);
+}
+
+// P4: at every moment there is the old log or the snapshot.
+#[test]
+fn a_log_that_crashes_while_it_takes_a_snapshot_is_the_old_one_or_that() {
+    let (tip, file, _) = snapshot_of_another();
+    let mut ends = std::collections::BTreeSet::new();
+    for turns in 0..20 {
+        let disk = SimDisk::new(turns, DiskFaults::default());
+        let (mut log, _) = Log::open(Box::new(disk.clone()), SMALL, Index(0)).unwrap();
+        for seq in 0..12 {
+            append(&mut log, 1, seq, &payload(seq, 200));
+        }
+        flush(&mut log);
+        for (at, part) in (0..).step_by(700).zip(file.chunks(700)) {
+            log.take_snapshot((tip.index, file.len() as u64), at, part).unwrap();
+        }
+        // Some of the jobs are done; then, if it has its name, what was before is deleted from the back, and a crash may come between.
+        for _ in 0..turns.min(8) {
+            let _ = disk.clone().poll();
+        }
+        let disk = disk.crash();
+        let gone: Vec<_> = (turns > 8).then(|| disk.clone().list().unwrap()).into_iter().flatten().collect();
+        let segments = gone.iter().filter(|(name, _)| segment_number(name).is_some()).rev();
+        for (name, _) in segments.take((turns as usize).saturating_sub(8)) {
+            disk.clone().delete(name).unwrap();
+        }
+        let (mut log, scan) = Log::open(Box::new(disk.clone()), SMALL, Index(0)).unwrap();
+        assert_eq!(scan.condition, Condition::Sound, "{turns}");
+        ends.insert(log.tip().index);
+        let next = append(&mut log, 1, 40, b"what follows");
+        flush(&mut log);
+        assert_eq!(read_all(&disk.crash()).0.last(), Some(&next), "{turns}");
+    }
+    assert!(ends.contains(&Index(12)) && ends.contains(&tip.index), "{ends:?}");
+}
+
+// P4, S1
+#[test]
+fn another_s_snapshot_that_is_not_as_it_was_written_is_refused() {
+    let (tip, file, _) = snapshot_of_another();
+    for at in 0..file.len() {
+        let mut other = file.clone();
+        other[at] ^= 1 << (at % 8);
+        let disk = SimDisk::new(2, DiskFaults::default());
+        let (mut log, _) = Log::open(Box::new(disk.clone()), SMALL, Index(0)).unwrap();
+        let taken = take(&mut log, tip.index, &other);
+        // The zeros that are kept for later are in the header's sum.
+        assert!(taken.is_err(), "byte {at}");
+        assert_eq!(snapshot::list(&mut disk.clone()).unwrap(), [], "byte {at}");
+    }
+}
+
+// P4: what is before a log's first record has to be in a snapshot.
+#[test]
+fn a_log_without_its_beginning_is_refused() {
+    let (mut disk, _) = written();
+    disk.delete(&segment_name(1)).unwrap();
+    let opened = Log::open(Box::new(disk.clone()), SMALL, Index(0)).err().unwrap();
+    assert!(matches!(&opened, OpenError::Damaged { sound: 0, spot } if spot.index == Index(1)), "{opened}");
+    assert!(read_all(&disk).0.is_empty());
+    let _ = repair(&mut disk, Index(0)).unwrap();
+    let (log, scan) = Log::open(Box::new(disk), SMALL, Index(0)).unwrap();
+    assert_eq!((log.tip().index, scan.condition), (Index(0), Condition::Sound));
 }

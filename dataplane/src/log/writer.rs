@@ -8,13 +8,14 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::disk::{Batch, Disk, DiskError, Job, Piece};
+use super::disk::{Batch, Disk, DiskError, Done, Job, Piece};
 use super::format::{LogKind, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SegmentHeader, record_size};
 use super::scan::{
     Condition, Look, Rules, Scan, SegmentInfo, Spot, Tip, Window, follows, look, scan_with, segment_files,
     segment_header,
 };
-use super::{Index, segment_name, snapshot};
+use super::snapshot::Arrival;
+use super::{Index, segment_name, segment_number, snapshot};
 use crate::memory::Mirror;
 use crate::names::{NodeId, Seq, ViewId};
 
@@ -166,6 +167,10 @@ pub struct Log {
     /// Buffers to use again.
     spare: Vec<Batch>,
     broken: Option<DiskError>,
+    /// The newest snapshot, and the bytes of its file.
+    snapshot: Option<(Tip, u64)>,
+    /// One that comes from another member.
+    arrival: Option<Arrival>,
     #[cfg(feature = "mutants")]
     mutant: Option<super::Mutant>,
 }
@@ -182,9 +187,21 @@ impl Log {
         flushed: Index,
     ) -> Result<(Self, Scan), OpenError> {
         let (snapshot, _) = snapshot::newest(&mut *disk)?;
-        let scan =
-            scan_with(&mut *disk, flushed, snapshot.unwrap_or_default(), Rules::default(), &mut |_, _| {})?;
-        Self::open_scanned(disk, options, scan)
+        let tip = snapshot.map(|(tip, _)| tip).unwrap_or_default();
+        let scan = scan_with(&mut *disk, flushed, tip, Rules::default(), &mut |_, _| {})?;
+        let (mut log, mut scan) = Self::open_scanned(disk, options, scan)?;
+        log.snapshot = snapshot;
+        // What a node didn't come to delete.
+        for (index, _) in snapshot::list(&mut *log.disk)?.into_iter().filter(|(index, _)| *index < tip.index)
+        {
+            log.disk.delete(&snapshot::name(index))?;
+        }
+        if log.tip.index < tip.index {
+            // It came from another member, and what is here is older than that.
+            log.restart_behind(tip);
+            (scan.tip, scan.segments) = (tip, log.segments.clone());
+        }
+        Ok((log, scan))
     }
 
     /// As [`Log::open`], breaking a rule.
@@ -234,6 +251,8 @@ impl Log {
             counts: LogCounts::default(),
             spare: Vec::new(),
             broken: None,
+            snapshot: None,
+            arrival: None,
             #[cfg(feature = "mutants")]
             mutant: None,
         };
@@ -404,7 +423,7 @@ impl Log {
         while let Some(done) = self.disk.poll() {
             any = true;
             match (done.job, done.result) {
-                (Job::Write(batch), Ok(())) => {
+                (Job::Write(batch), Ok(())) if segment_number(&batch.name).is_some() => {
                     if let Some(last) = self.under_way.take() {
                         self.durable = self.durable.max(last);
                     }
@@ -417,6 +436,9 @@ impl Log {
                 (Job::Write(mut batch), Err(_)) if self.mutant == Some(super::Mutant::RetryFlush) => {
                     batch.pieces.clear(); // it was written, after all
                     self.disk.submit(Job::Write(batch));
+                }
+                (job, result) if self.arrival.as_ref().is_some_and(|arrival| arrival.is_own(&job)) => {
+                    self.on_arrival(Done { job, result });
                 }
                 // P2: not tried again, and nothing after it either. What an old segment that can't be deleted costs is room.
                 (Job::Delete(name), Err(error)) => {
@@ -543,29 +565,88 @@ impl Log {
         Ok(())
     }
 
-    /// Forgets everything, and goes on behind `tip`, which a snapshot stands for. Nothing may be under way. Waits for the disk.
-    ///
-    /// # Errors
-    /// The disk refuses.
-    pub fn restart_behind(&mut self, tip: Tip) -> Result<(), DiskError> {
-        for (_, name, _) in segment_files(&mut *self.disk)?.into_iter().rev() {
-            self.disk.delete(&name)?;
+    /// Forgets everything, and goes on behind a snapshot. Nothing may be under way. Does not wait: the files go from the back, in their
+    /// turn among the jobs, so that what is there after a crash is older than the snapshot.
+    fn restart_behind(&mut self, tip: Tip) {
+        let prepared =
+            self.segments.last().filter(|_| self.prepared.is_some()).map(|it| segment_name(it.number + 1));
+        let names = self.segments.drain(..).map(|it| it.name).chain(prepared);
+        for name in names.collect::<Vec<_>>().into_iter().rev() {
+            self.disk.submit(Job::Delete(name));
         }
-        let (open, spare) = (std::mem::take(&mut self.open), std::mem::take(&mut self.spare));
-        drop((open, spare));
-        self.segments.clear();
-        (self.tip, self.durable, self.prepared, self.waiting) = (tip, tip.index, None, 0);
-        self.begin_first()
+        (self.tip, self.durable, self.prepared) = (tip, tip.index, None);
+        let (number, bytes) = (1, self.options.segment_bytes);
+        self.disk.submit(Job::Create(segment_name(number), bytes));
+        self.begin(number, bytes);
     }
 
-    /// Lets the segments go of which nothing is as new as that record: a snapshot has what was in them. Does not wait.
-    pub fn drop_before(&mut self, index: Index) {
+    /// The newest snapshot, and the bytes of its file.
+    pub fn snapshot(&self) -> Option<(Tip, u64)> {
+        self.snapshot
+    }
+
+    /// A snapshot is there ([`snapshot::write`]): lets older ones go, and the segments of which it has all. Does not wait.
+    pub fn on_snapshot(&mut self, tip: Tip, bytes: u64) {
+        if let Some((before, _)) = self.snapshot.replace((tip, bytes))
+            && before.index != tip.index
+        {
+            self.disk.submit(Job::Delete(snapshot::name(before.index)));
+        }
         while let [first, second, ..] = &self.segments[..]
-            && second.first <= index
+            && second.first <= tip.index.next()
             && second.first <= self.durable.next()
         {
             self.disk.submit(Job::Delete(first.name.clone()));
             self.segments.remove(0);
+        }
+    }
+
+    /// Takes the next part of another member's snapshot behind that record, a file of so many bytes; the first part begins it, or begins it anew. When all of it is
+    /// there, some [turns](Log::turn) later, it takes the place of everything that is here. Does not wait.
+    ///
+    /// # Errors
+    /// It isn't sound.
+    pub fn take_snapshot(
+        &mut self,
+        (index, bytes): (Index, u64),
+        at: u64,
+        part: &[u8],
+    ) -> Result<(), DiskError> {
+        if at == 0 {
+            if let Some(before) = self.arrival.take() {
+                before.give_up(&mut *self.disk);
+            }
+            self.arrival = Some(Arrival::begin(&mut *self.disk, index, bytes));
+        }
+        match &mut self.arrival {
+            Some(arrival) if arrival.place() == (index, bytes, at) => arrival.take(&mut *self.disk, part),
+            _ => Ok(()),
+        }
+    }
+
+    /// The snapshot that comes, if one does: behind which record, the bytes of its file, how many have come and how many of these wait for the disk.
+    pub fn arriving(&self) -> Option<(Index, u64, u64, usize)> {
+        self.arrival.as_ref().map(|arrival| {
+            let (index, bytes, got) = arrival.place();
+            (index, bytes, got, arrival.waiting())
+        })
+    }
+
+    /// A job of the snapshot that comes is over.
+    fn on_arrival(&mut self, done: Done) {
+        let Some(arrival) = &mut self.arrival else { return };
+        let (_, bytes, _) = arrival.place();
+        match arrival.on_done(done) {
+            Ok(None) => {}
+            Ok(Some(tip)) => {
+                self.arrival = None;
+                self.restart_behind(tip);
+                self.on_snapshot(tip, bytes);
+            }
+            Err(error) => {
+                self.arrival = None;
+                self.broken.get_or_insert(error);
+            }
         }
     }
 }
@@ -634,10 +715,11 @@ fn clear_behind(disk: &mut dyn Disk, scan: &Scan) -> Result<(), DiskError> {
 /// The disk refuses.
 pub fn repair(disk: &mut dyn Disk, flushed: Index) -> Result<Scan, DiskError> {
     let (snapshot, damaged) = snapshot::newest(disk)?;
-    let scan = scan_with(disk, flushed, snapshot.unwrap_or_default(), Rules::default(), &mut |_, _| {})?;
+    let tip = snapshot.map(|(tip, _)| tip).unwrap_or_default();
+    let scan = scan_with(disk, flushed, tip, Rules::default(), &mut |_, _| {})?;
     clear_behind(disk, &scan)?;
     if damaged > 0 {
-        let newest = snapshot.map_or(Index(0), |tip| tip.index);
+        let newest = tip.index;
         for (index, _) in snapshot::list(disk)?.into_iter().filter(|(index, _)| *index > newest) {
             disk.delete(&snapshot::name(index))?;
         }

@@ -277,6 +277,11 @@ impl State {
                 Ok(())
             }
             Job::Replace(name, content) => self.replace(name, content.clone()),
+            Job::Rename(from, to) => {
+                let file = self.files.remove(from).ok_or_else(|| missing(from))?;
+                self.files.insert(to.clone(), file);
+                Ok(())
+            }
         }
     }
 }

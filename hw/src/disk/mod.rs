@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use consort_dataplane::fabric::Doorbell;
-use consort_dataplane::log::disk::{Disk, DiskError, DiskTrouble, Done, Job};
+use consort_dataplane::log::disk::{Disk, DiskError, DiskTrouble, Done, Job, UNFINISHED};
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use rustix::io::Errno;
 
@@ -32,7 +32,6 @@ use uring::Writer;
 const LOCK: &str = "lock";
 
 /// What a file is called before it has its name.
-const UNFINISHED: &str = ".tmp";
 
 /// Bytes rewritten at once.
 const PART: usize = 1 << 20;
@@ -197,6 +196,11 @@ impl Files {
                     part.extend(content.take().unwrap_or_default());
                     Ok(())
                 })
+            }
+            Job::Rename(from, to) => {
+                let path = self.path.join(to);
+                fs::rename(self.path.join(from), &path).map_err(|cause| error("name", &path, &cause))?;
+                flush_names(&self.path)
             }
             _ => Err(DiskError::new(DiskTrouble::Failed, "a job that this disk doesn't know")),
         }
