@@ -66,7 +66,7 @@ pub fn next(
         }
         for node in drawn.wanted(shape, &data, &load) {
             // The main group's joiners are taken in with their state.
-            let knows = !shape.state || at == 0 || before.since == ViewId(0);
+            let knows = !shape.is_taught() || at == 0 || before.since == ViewId(0);
             if knows {
                 drawn.held.push(node);
             } else {

@@ -10,7 +10,7 @@ use consort_dataplane::session::{Blocked, Frontiers};
 use crate::change::{Cut, Frozen};
 use crate::held::Held;
 use crate::stop::{Absent, Stopped};
-use crate::transfer::{Lesson, Pupil, Took};
+use crate::transfer::{Given, Lesson, Pupil, Took};
 use crate::view::{ShardId, View};
 
 /// Names one link of this node's fabric. A slot is used again, a number never: so news of an old link can be told from news of the
@@ -127,9 +127,7 @@ pub enum Order {
         /// from this byte on.
         at: u64,
         /// What lies there.
-        bytes: Vec<u8>,
-        /// What it is to follow on is not in that log.
-        other: bool,
+        given: Given,
     },
     /// Stop, for good.
     Stop(Stopped),
@@ -246,9 +244,7 @@ pub enum Report {
         /// from this byte on.
         at: u64,
         /// What lies there.
-        bytes: Vec<u8>,
-        /// What it is to follow on is not in this log.
-        other: bool,
+        given: Given,
     },
     /// This node can't go on.
     Broken(String),

@@ -109,8 +109,8 @@ impl Plane {
             Report::WantLog { node, shard, since, behind, chain, at } => {
                 self.membership.on_log_lacked(node, Message::WantLog { shard, since, behind, chain, at });
             }
-            Report::LogPart { node, shard, behind, at, bytes, other } => {
-                self.membership.on_log_lacked(node, Message::LogPart { shard, behind, at, bytes, other });
+            Report::LogPart { node, shard, behind, at, given } => {
+                self.membership.on_log_lacked(node, Message::LogPart { shard, behind, at, given });
             }
             Report::Broken(reason) => {
                 self.give_up_notes();

@@ -88,6 +88,45 @@ pub enum Lesson {
     Refused(String),
 }
 
+/// What a member gives of the log of a durable shard (P3).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Given {
+    /// What lies there; none if there is no more yet.
+    Records(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// That has gone. This lies there in the file of the snapshot which took its place (P4),
+    Snapshot {
+        /// behind that record,
+        index: u64,
+        /// of so many bytes.
+        len: u64,
+        /// The part.
+        #[serde(with = "serde_bytes")]
+        bytes: Vec<u8>,
+    },
+    /// What it is to follow on is not in this log: the other's is of another history.
+    Other,
+}
+
+impl Given {
+    /// How many bytes of the log it gives.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Records(bytes) | Self::Snapshot { bytes, .. } => bytes.len(),
+            Self::Other => 0,
+        }
+    }
+
+    /// Whether it gives what stands for the records.
+    pub fn is_snapshot(&self) -> bool {
+        matches!(self, Self::Snapshot { .. })
+    }
+
+    /// Whether that is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// From the pupil: how far it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Took {

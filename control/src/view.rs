@@ -286,13 +286,18 @@ pub struct ShardShape {
     pub guarantee: Guarantee,
     /// Which way the rings' bytes go.
     pub topology: Topology,
-    /// Its application has a state, which who comes has to get first (V7).
+    /// Its application has a state: who comes has to get it first (V7), or, where the log tells it, snapshots bound that (P4).
     pub state: bool,
     /// Who is to have it.
     pub spread: Spread,
 }
 
 impl ShardShape {
+    /// Whether who comes is taught the state by a member before it is one (V7). Where there are logs these tell it.
+    pub const fn is_taught(&self) -> bool {
+        self.state && !self.guarantee.durable()
+    }
+
     /// Bytes of a segment that it takes: its session, and the one that comes after (V10).
     pub const fn bytes(&self) -> usize {
         SessionPlan::REGIONS * SessionPlan::region_bytes(self.ring_bytes)

@@ -32,6 +32,7 @@ struct Raw {
     join: Vec<Spanned<String>>,
     rejoin: Option<bool>,
     state: Option<bool>,
+    snapshot_every: Option<Spanned<Size>>,
     role: Option<Spanned<String>>,
     silence: Option<Spanned<String>>,
     quorum_within: Option<Spanned<String>>,
@@ -144,6 +145,12 @@ impl NodeConfig {
         }
         config.rejoin = raw.rejoin.unwrap_or(false);
         config.state = raw.state.unwrap_or(false);
+        if let Some(value) = &raw.snapshot_every {
+            let key = "snapshot_every";
+            spans.insert(key.to_owned(), value.span());
+            let bytes = size(value.get_ref()).map_err(|problem| source.fault(key, &value.span(), problem))?;
+            config.snapshot_every = bytes as u64;
+        }
         if let Some(value) = &raw.role {
             config.role = source.named("role", value)?;
         }

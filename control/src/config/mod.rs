@@ -24,6 +24,7 @@
 //! # key_file = "cluster.key"    # a secret that all nodes share, beside this file; without one, no authentication
 //!
 //! # data = "/var/lib/app/1"     # where durable groups are written down: a directory of this node's own, beside this file if relative
+//! # snapshot_every = "256 MiB" # how much a log grows before its application, if it has a state, is asked for a snapshot in its place
 //! # domain = "rack-1"           # what this node fails with: replicas of a shard are spread over domains
 //!
 //! [peers]                       # everyone else; at every node the same members
@@ -112,8 +113,11 @@ pub struct NodeConfig {
     pub join: Vec<SocketAddr>,
     /// When the others went on without this node, or it can't reach a majority: join again as a new incarnation (V5).
     pub rejoin: bool,
-    /// The application has a state: a joiner gets a snapshot from a member and what was delivered since, before a view admits it (V7).
+    /// The application has a state: a joiner gets a snapshot from a member and what was delivered since, before a view admits it (V7). In a durable group
+    /// snapshots bound the log (P4).
     pub state: bool,
+    /// When a durable shard's log has grown by so many bytes, its application is asked for a snapshot, if it has a state (P4).
+    pub snapshot_every: u64,
     /// What it does in a view (V6).
     pub role: Role,
     /// How long a member may be silent before it is taken for gone (V9).
@@ -246,6 +250,7 @@ impl NodeConfig {
             topology: Topology::default(),
             wait: WaitStrategy::default(),
             ring_bytes: 4 << 20,
+            snapshot_every: 256 << 20,
             start_within: None,
             key: None,
             join: Vec::new(),
@@ -317,6 +322,10 @@ impl NodeConfig {
                 "quorum_within",
                 format!("{:?}; take at least `silence`, {:?}", self.quorum_within, self.silence),
             );
+        }
+        if self.snapshot_every == 0 {
+            let problem = "0 bytes; take as many as a log may keep beside a snapshot, such as \"256 MiB\"";
+            return fault("snapshot_every", problem.to_owned());
         }
         if !self.join.is_empty() && !self.peers.is_empty() {
             return fault(

@@ -10,7 +10,7 @@ use super::frame::{HELLO_LEN, PEER_LEN, STRANGER_LEN};
 use crate::change::{Next, Report, Saying};
 use crate::config::{CLUSTER_LEN, FABRIC_LEN, SHARDS};
 use crate::held::Held;
-use crate::transfer::{CHUNK, Lesson, REASON, Took};
+use crate::transfer::{CHUNK, Given, Lesson, REASON, Took};
 use crate::view::{Domain, Incarnation, Role, ShardId, View, node_id, view_id};
 
 /// The longest offer of a fabric, in bytes. A hello with it fits a stranger's frame.
@@ -124,11 +124,8 @@ pub enum Message {
         behind: u64,
         /// As in what it answers.
         at: u64,
-        /// What lies there; none if there is no more yet. At most [`PIECE_LEN`].
-        #[serde(with = "serde_bytes")]
-        bytes: Vec<u8>,
-        /// What it is to follow on is not in this log: the other's is of another history.
-        other: bool,
+        /// What lies there, at most [`PIECE_LEN`].
+        given: Given,
     },
     /// To a member that has it: give me this part of a ring (V3).
     Want(Want),
@@ -317,9 +314,8 @@ impl Message {
             Self::Lesson { lesson, .. } if !lesson.is_bounded() => {
                 Err(MessageError("a lesson longer than may be".to_owned()))
             }
-            Self::Part { bytes, .. } | Self::LogPart { bytes, .. } => {
-                bound("a piece", bytes.len(), PIECE_LEN)
-            }
+            Self::Part { bytes, .. } => bound("a piece", bytes.len(), PIECE_LEN),
+            Self::LogPart { given, .. } => bound("a piece", given.len(), PIECE_LEN),
             Self::Answer { text, .. } => bound("a piece of an answer", text.len(), PIECE_LEN),
             Self::Goodbye(Goodbye::Ended | Goodbye::Left)
             | Self::Proof
@@ -673,6 +669,21 @@ pub(crate) mod tests {
             Just(Message::Ask(Question::Status)),
             Just(Message::Ask(Question::Explain)),
             (any::<bool>(), text(400)).prop_map(|(last, text)| Message::Answer { last, text }),
+            (any::<(u32, u64, u32, u64)>(), view_number()).prop_map(|((shard, behind, chain, at), since)| {
+                Message::WantLog { shard: ShardId(shard), since, behind, chain, at }
+            }),
+            (any::<(u32, u64, u64)>(), given()).prop_map(|((shard, behind, at), given)| {
+                Message::LogPart { shard: ShardId(shard), behind, at, given }
+            }),
+        ]
+    }
+
+    fn given() -> impl Strategy<Value = Given> {
+        prop_oneof![
+            vec(any::<u8>(), 0..400).prop_map(Given::Records),
+            (any::<u64>(), any::<u64>(), vec(any::<u8>(), 0..400))
+                .prop_map(|(index, len, bytes)| Given::Snapshot { index, len, bytes }),
+            Just(Given::Other),
         ]
     }
 

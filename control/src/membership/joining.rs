@@ -234,7 +234,7 @@ impl Membership {
             || self.links.is_up(joiner.member.node)
                 && self.links.incarnation(joiner.member.node) == Some(joiner.member.incarnation);
         let others = view.members.iter().filter(|member| !goes(&member.node));
-        let learns = self.terms.state() && joiner.member.role == Role::Data;
+        let learns = self.terms.is_taught() && joiner.member.role == Role::Data;
         let taught = |member: &Member| joiner.source == Some(member.incarnation);
         let has_state = !learns || view.data().any(|member| taught(member) && !goes(&member.node));
         reached

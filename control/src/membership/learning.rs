@@ -68,7 +68,7 @@ impl Membership {
 
     /// Whether this node, before it is a member, must have the state of one.
     pub(super) fn must_learn(&self) -> bool {
-        self.terms.state() && self.role == Role::Data
+        self.terms.is_taught() && self.role == Role::Data
     }
 
     /// A joiner looks for somebody to learn from, unless it has somebody. Returns whether it is caught up.

@@ -471,9 +471,9 @@ impl Membership {
                     self.drive(Order::ReadLog { node, shard, since, behind, chain, at });
                 }
             }
-            (_, Message::LogPart { shard, behind, at, bytes, other }) => {
+            (_, Message::LogPart { shard, behind, at, given }) => {
                 if self.terms.has(shard) {
-                    self.drive(Order::LogPart { node, shard, behind, at, bytes, other });
+                    self.drive(Order::LogPart { node, shard, behind, at, given });
                 }
             }
             (_, Message::Goodbye(goodbye)) => self.on_goodbye(now, node, &goodbye),

@@ -66,9 +66,14 @@ impl Terms {
         self.names.get(at).map_or("no shard", String::as_str)
     }
 
-    /// Whether the main group's application has a state that joiners get (V7).
+    /// Whether the main group's application has a state.
     pub fn state(&self) -> bool {
         self.shapes.first().is_some_and(|main| main.state)
+    }
+
+    /// Whether who comes to the main group is taught its state before it is a member (V7).
+    pub fn is_taught(&self) -> bool {
+        self.shapes.first().is_some_and(ShardShape::is_taught)
     }
 
     /// The durable shards.

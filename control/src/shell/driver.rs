@@ -216,7 +216,8 @@ impl Driver {
                 self.reports.tell(Report::Whole(self.streams[at].id));
             }
             let written = home.written();
-            let persisted = self.streams[at].persist(&mut *self.fabric, written, &self.reports);
+            let persisted =
+                self.streams[at].persist(&mut *self.fabric, written, (&self.reports, &self.shared.bell));
             busy |= persisted.unwrap_or_else(|trouble| self.on_trouble(at, trouble));
         }
         let stream = &mut self.streams[at];
@@ -480,12 +481,12 @@ impl Driver {
             },
             Order::ReadLog { node, shard, since, behind, chain, at } => {
                 let Some(log) = self.stream(shard).and_then(|stream| stream.log.as_mut()) else { return };
-                let (bytes, other) = log.serve(node, since, behind, chain, at);
-                self.reports.tell(Report::LogPart { node, shard, behind, at, bytes, other });
+                let given = log.serve(node, since, behind, chain, at);
+                self.reports.tell(Report::LogPart { node, shard, behind, at, given });
             }
-            Order::LogPart { node, shard, behind, at, bytes, other } => {
+            Order::LogPart { node, shard, behind, at, given } => {
                 let Some(log) = self.stream(shard).and_then(|stream| stream.log.as_mut()) else { return };
-                if let Err(why) = log.on_part(node, behind, at, &bytes, other) {
+                if let Err(why) = log.on_part(node, (behind, at), &given) {
                     self.break_off(why);
                 }
             }

@@ -10,22 +10,28 @@
 //! everything before.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use consort_dataplane::fabric::Doorbell;
 use consort_dataplane::log::disk::Job;
 use consort_dataplane::log::meta::{self, Mark};
+use consort_dataplane::log::snapshot::SnapshotReader;
 use consort_dataplane::log::{
     AppendError, Disk, DiskError, Entry, From, Index, Log, LogCounts, LogKind, LogOptions, Meta, Payload,
-    Reader, Tip, segment_number,
+    Reader, Tip, segment_number, snapshot,
 };
 use consort_dataplane::names::{NodeId, Rank, Seq, ViewId};
 use consort_dataplane::session::{Delivery, Logged, Verdict};
 
 use super::data::{DataError, MakeDisk};
 use super::event::Incoming;
+use super::keeping::{Keeping, Kept};
+use super::restore::{Progress, Restore, Source};
+use super::teaching::SnapshotRequest;
 use crate::config::NodeConfig;
 use crate::held::{Held, HeldTip};
 use crate::link::message::{HELD_LEN, PIECE_LEN};
+use crate::transfer::Given;
 use crate::view::{ShardId, View};
 
 /// Sessions of a shard that are here at once, at most: those that deliver, and the one that runs.
@@ -76,7 +82,7 @@ impl Data {
                 continue;
             }
             let directory = data.join(format!("shard-{id}"));
-            let segment_bytes = if cfg!(test) { 16 << 10 } else { LogOptions::default().segment_bytes };
+            let segment_bytes = if cfg!(test) { 4 << 10 } else { LogOptions::default().segment_bytes };
             let most_waiting = shape.ring_bytes * 4;
             let options = LogOptions { shard: id.0, segment_bytes, most_waiting, ..LogOptions::default() };
             let mut disk = make(&directory)?;
@@ -84,10 +90,11 @@ impl Data {
             let opened = Log::open(disk, options, Index(0));
             let (log, _) = opened.map_err(|cause| DataError::Log { directory, cause })?;
             // A log is there before its node is in any view.
-            if home.is_member(id) && (is_gone || log.first() > Index(1)) {
+            if home.is_member(id) && is_gone {
                 home.meta.damaged.insert(id.0);
             }
-            logs.push(Some(ShardLog::new(log, home.meta.damaged.contains(&id.0))));
+            let snapshot_every = shape.state.then_some(config.snapshot_every);
+            logs.push(Some(ShardLog::new(log, home.meta.damaged.contains(&id.0), snapshot_every)));
         }
         Ok(Some(Self { home, logs }))
     }
@@ -290,6 +297,22 @@ pub(crate) struct ShardLog {
     lacks: bool,
     /// Who gets this log's records, and how far each is.
     served: BTreeMap<NodeId, Served>,
+    keeper: Keeper,
+    /// A snapshot that the application restores, and the record behind which it is.
+    restoring: Option<(Arc<Progress>, Index)>,
+}
+
+/// When the application is asked for a snapshot (P4), and the one that it makes.
+struct Keeper {
+    /// When so many bytes were written since; `None` if it has no state.
+    every: Option<u64>,
+    /// What had been written at the last one.
+    at: u64,
+    /// Bytes that were there when the log was opened, and are in no snapshot.
+    before: u64,
+    kept: Option<Arc<Kept>>,
+    /// The view that the application was told last, as it is kept.
+    view: Vec<u8>,
 }
 
 /// Records that are told again, up to one.
@@ -311,6 +334,8 @@ struct Missing {
     got: u64,
     /// What has come and isn't appended yet.
     bytes: Vec<u8>,
+    /// What comes is a snapshot.
+    is_snapshot: bool,
     /// An answer is awaited.
     is_asked: bool,
     /// Nothing has come since the last beat.
@@ -321,7 +346,7 @@ impl Missing {
     /// Asks for a stream behind what is here now.
     fn begin_again(&mut self, tip: &Tip) {
         (self.behind, self.got) = ((tip.index, tip.chain), 0);
-        (self.is_asked, self.is_idle) = (false, false);
+        (self.is_asked, self.is_idle, self.is_snapshot) = (false, false, false);
         self.bytes.clear();
     }
 }
@@ -349,9 +374,21 @@ pub(crate) struct Wanted {
 pub(crate) type Telling<'a> = dyn FnMut(Incoming<'_, '_>) -> Verdict + 'a;
 
 impl ShardLog {
-    fn new(log: Log, lacks: bool) -> Self {
+    fn new(log: Log, lacks: bool, snapshot_every: Option<u64>) -> Self {
         let (begun, served) = (VecDeque::new(), BTreeMap::new());
-        Self { log, begun, told: Index(0), replay: None, missing: None, lacks, served }
+        let before = log.segments().iter().map(|segment| segment.end).sum();
+        let keeper = Keeper { every: snapshot_every, at: 0, before, kept: None, view: Vec::new() };
+        Self {
+            log,
+            begun,
+            told: Index(0),
+            replay: None,
+            missing: None,
+            lacks,
+            served,
+            keeper,
+            restoring: None,
+        }
     }
 
     /// A message has its place in the order. Returns its stamp; `None` if the disk is behind, or broken, which the next turn says.
@@ -404,11 +441,18 @@ impl ShardLog {
     /// fetched from one of these, up to the view.
     pub(crate) fn lack(&mut self, since: ViewId, from: Vec<NodeId>) {
         let behind = (self.log.tip().index, self.log.tip().chain);
-        let bytes = Vec::new();
-        let turn = 0;
         self.lacks = true;
-        self.missing =
-            Some(Missing { since, from, turn, behind, got: 0, bytes, is_asked: false, is_idle: false });
+        self.missing = Some(Missing {
+            since,
+            from,
+            turn: 0,
+            behind,
+            got: 0,
+            bytes: Vec::new(),
+            is_snapshot: false,
+            is_asked: false,
+            is_idle: false,
+        });
     }
 
     /// What is fetched is to be had from these now.
@@ -430,6 +474,15 @@ impl ShardLog {
     pub(crate) fn fetch(&mut self) -> Result<(bool, Option<Wanted>), String> {
         let Self { log, missing, .. } = self;
         let Some(it) = missing else { return Ok((false, None)) };
+        if it.is_snapshot {
+            match log.arriving() {
+                None => it.begin_again(log.tip()), // it is here, and what follows is the next to ask for
+                Some((_, bytes, got, waiting)) if got == bytes || waiting > MOST_AHEAD => {
+                    return Ok((false, None));
+                }
+                Some(_) => {}
+            }
+        }
         let mut view = None;
         let since = it.since;
         let done = log
@@ -461,6 +514,9 @@ impl ShardLog {
     pub(crate) fn on_beat(&mut self) {
         let tip = *self.log.tip();
         let Some(it) = &mut self.missing else { return };
+        if it.is_snapshot && !it.is_asked {
+            return; // this disk is slow
+        }
         if std::mem::replace(&mut it.is_idle, true) {
             it.turn += 1;
             it.begin_again(&tip);
@@ -474,18 +530,18 @@ impl ShardLog {
     pub(crate) fn on_part(
         &mut self,
         node: NodeId,
-        behind: u64,
-        at: u64,
-        bytes: &[u8],
-        other: bool,
+        (behind, at): (u64, u64),
+        given: &Given,
     ) -> Result<(), String> {
-        let told = self.told;
+        // What a snapshot has is cut from no log.
+        let told = self.log.snapshot().map_or(self.told, |(tip, _)| self.told.max(tip.index));
         let Some(it) = &mut self.missing else { return Ok(()) };
         let is_asked = it.from.get(it.turn % it.from.len().max(1)) == Some(&node);
         if !is_asked || (behind, at) != (it.behind.0.0, it.got) {
             return Ok(());
         }
-        if other {
+        let is_other = *given == Given::Other;
+        if is_other {
             // What is beyond is a ragged edge, which was never reported. It is somewhere in the last session here, behind what was told.
             let Tip { index, next_seq, .. } = *self.log.tip();
             if told >= index {
@@ -499,26 +555,43 @@ impl ShardLog {
             it.begin_again(self.log.tip());
             return Ok(());
         }
-        if bytes.is_empty() {
-            return Ok(()); // asked again with a beat
+        match given {
+            _ if given.is_empty() => return Ok(()), // asked again with a beat
+            Given::Records(_) | Given::Snapshot { .. }
+                if (at > 0) && it.is_snapshot != given.is_snapshot() =>
+            {
+                it.begin_again(self.log.tip()); // what was there when it was asked for first has gone
+                return Ok(());
+            }
+            Given::Snapshot { index, .. } if *index <= it.behind.0.0 => return Ok(()),
+            Given::Snapshot { index, len, bytes } => {
+                if at == 0 && !self.log.is_idle() {
+                    return Ok(()); // asked again with a beat
+                }
+                let is_another = self
+                    .log
+                    .arriving()
+                    .is_none_or(|(it, all, got, _)| (it.0, all, got) != (*index, *len, at));
+                if at > 0 && is_another {
+                    it.begin_again(self.log.tip());
+                    return Ok(());
+                }
+                let taken = self.log.take_snapshot((Index(*index), *len), at, bytes);
+                taken.map_err(|error| format!("the snapshot that node {node} gives: {error}"))?;
+                it.is_snapshot = true;
+            }
+            Given::Records(bytes) => it.bytes.extend_from_slice(bytes),
+            Given::Other => {}
         }
-        it.got += bytes.len() as u64;
-        it.bytes.extend_from_slice(bytes);
+        it.got += given.len() as u64;
         (it.is_asked, it.is_idle) = (false, false);
         Ok(())
     }
 
     /// Another member wants more of this log. Returns what there is, and whether what it has is of another history. Reads from the disk, what
     /// was written not long ago mostly.
-    pub(crate) fn serve(
-        &mut self,
-        node: NodeId,
-        since: ViewId,
-        behind: u64,
-        chain: u32,
-        at: u64,
-    ) -> (Vec<u8>, bool) {
-        let nothing = (Vec::new(), false);
+    pub(crate) fn serve(&mut self, node: NodeId, since: ViewId, behind: u64, chain: u32, at: u64) -> Given {
+        let nothing = Given::Records(Vec::new());
         // Who lacks something itself doesn't know yet what the shard had.
         let begun = self.begun.iter().find(|(begun, _)| *begun >= since);
         let Some((_, begun)) = begun.filter(|_| self.missing.is_none()) else { return nothing };
@@ -528,7 +601,13 @@ impl ShardLog {
         if behind >= tip.index || is_here {
             // Who asks lacks the newest view, so all it has is before that.
             let is_other = is_here || behind == tip.index && chain != tip.chain;
-            return (Vec::new(), is_other);
+            return if is_other { Given::Other } else { nothing };
+        }
+        if behind >= self.log.durable() {
+            return nothing; // before it is written another log may lie there
+        }
+        if behind.next() < self.log.first() {
+            return self.serve_snapshot(at).unwrap_or(nothing);
         }
         let is_next = |served: &Served| served.behind == behind && served.given == at;
         if !self.served.get(&node).is_some_and(is_next) {
@@ -550,19 +629,76 @@ impl ShardLog {
         }
         if at == 0 && chain_before(&served.pending).is_some_and(|before| before != chain) {
             self.served.remove(&node);
-            return (Vec::new(), true);
+            return Given::Other;
         }
         let rest = &served.pending[served.from..];
         let piece = rest[..rest.len().min(PIECE_LEN)].to_vec();
         served.from += piece.len();
         served.given += piece.len() as u64;
-        (piece, false)
+        Given::Records(piece)
+    }
+
+    /// A part of the snapshot that stands for what is not in the log any more.
+    fn serve_snapshot(&mut self, at: u64) -> Option<Given> {
+        let (tip, len) = self.log.snapshot()?;
+        let index = tip.index;
+        let left = usize::try_from(len.saturating_sub(at)).unwrap_or(PIECE_LEN).min(PIECE_LEN);
+        let mut bytes = vec![0; left];
+        let got = self.log.disk().read(&snapshot::name(index), at, &mut bytes).ok()?;
+        (got == left).then_some(Given::Snapshot { index: index.0, len, bytes })
+    }
+
+    /// P4: the log has become long. Returns the request for the application, if it has a state. All members of the
+    /// session must have begun it: whoever lacks something fetches what is before that.
+    pub(crate) fn ask_for_snapshot(&mut self, node: NodeId, bell: &Doorbell) -> Option<SnapshotRequest> {
+        let keeper = &mut self.keeper;
+        let grown = (self.log.counts().bytes + keeper.before).saturating_sub(keeper.at);
+        let is_news = self.log.snapshot().is_none_or(|(tip, _)| tip.index < self.told);
+        if keeper.every.is_none_or(|every| grown < every)
+            || keeper.kept.is_some()
+            || keeper.view.is_empty()
+            || self.missing.is_some()
+            || !is_news
+        {
+            return None;
+        }
+        let (keeping, kept) = Keeping::new(node, self.log.disk().beside(), bell.clone());
+        keeper.kept = Some(kept);
+        Some(SnapshotRequest::for_log(keeping))
+    }
+
+    /// Where the application is told a request.
+    pub(crate) fn place(&self) -> Option<(Index, Vec<u8>)> {
+        Some((self.told, self.keeper.view.clone()))
+    }
+
+    /// The snapshot that is made, unless what it has is still being read, or another member's comes.
+    fn kept(&self) -> Option<&Kept> {
+        let is_read = self.replay.is_some() || self.restoring.is_some() || self.missing.is_some();
+        self.keeper.kept.as_deref().filter(|_| !is_read)
+    }
+
+    /// Takes in a snapshot that was made: what it has may go from the log.
+    pub(crate) fn keep(&mut self) {
+        let Some(made) = self.kept().and_then(Kept::take) else { return };
+        self.keeper.kept = None;
+        self.keeper.at = self.log.counts().bytes + self.keeper.before;
+        match made {
+            Ok((tip, bytes)) if self.log.snapshot().is_none_or(|(before, _)| before.index < tip.index) => {
+                self.log.on_snapshot(tip, bytes);
+                let first = self.log.first();
+                tracing::info!(record = %tip.index, bytes, %first, "a snapshot bounds the log");
+            }
+            Ok(_) => {} // another member's is newer
+            Err(why) => tracing::warn!(why, "no snapshot: the log grows on"),
+        }
     }
 
     /// The application was told a view.
-    pub(crate) fn on_view_told(&mut self, view: ViewId) {
-        if let Some((_, at)) = self.begun.iter().find(|(begun, _)| *begun == view) {
+    pub(crate) fn on_view_told(&mut self, view: &View) {
+        if let Some((_, at)) = self.begun.iter().find(|(begun, _)| *begun == view.id) {
             self.told = self.told.max(*at);
+            self.keeper.view = encode(view);
         }
     }
 
@@ -581,10 +717,22 @@ impl ShardLog {
     pub(crate) fn tell_again(
         &mut self,
         app: &mut Telling<'_>,
+        bell: &Doorbell,
         refused: &mut bool,
     ) -> Result<(bool, bool), String> {
         if self.missing.is_some() {
             return Ok((false, false));
+        }
+        if let Some((progress, index)) = &self.restoring {
+            match progress.is_restored() {
+                None => return Ok((false, false)),
+                Some(false) => {
+                    return Err(
+                        "the application did not finish restoring the state that it was given".to_owned()
+                    );
+                }
+                Some(true) => (self.told, self.restoring) = (*index, None),
+            }
         }
         if self.replay.is_none() {
             // What comes before the oldest session of this life, of which the view itself is told by that.
@@ -595,9 +743,19 @@ impl ShardLog {
             if self.told >= upto {
                 return Ok((true, false));
             }
+            if let Some((tip, _)) = self.log.snapshot()
+                && (self.told == Index(0) || self.told.next() < self.log.first())
+                && self.told < tip.index
+            {
+                return self.restore(tip.index, app, bell, refused).map(|any| (false, any));
+            }
+            if self.told.next() > self.log.durable() {
+                return Ok((false, false)); // before it is written another log may lie there
+            }
             let reader = Reader::open(self.log.disk().beside(), From::Index(self.told.next()));
             let reader = reader.map_err(|error| error.to_string())?;
-            self.replay = Some(Replay { reader, upto, view: None });
+            let view = postcard::from_bytes(&self.keeper.view).ok();
+            self.replay = Some(Replay { reader, upto, view });
         }
         let Some(replay) = &mut self.replay else { return Ok((true, false)) };
         let mut any = false;
@@ -613,6 +771,7 @@ impl ShardLog {
                     let view: View = postcard::from_bytes(payload)
                         .map_err(|_| format!("record {} is no view that can be read", header.index))?;
                     let verdict = app(Incoming::View(&view));
+                    payload.clone_into(&mut self.keeper.view);
                     replay.view = Some(view);
                     verdict
                 }
@@ -640,6 +799,28 @@ impl ShardLog {
             self.replay = None;
         }
         Ok((is_all, any))
+    }
+
+    /// P4: what was told before the log's first record is in a snapshot. Returns whether the application has taken it.
+    fn restore(
+        &mut self,
+        index: Index,
+        app: &mut Telling<'_>,
+        bell: &Doorbell,
+        refused: &mut bool,
+    ) -> Result<bool, String> {
+        let reader =
+            SnapshotReader::open(self.log.disk().beside(), index).map_err(|error| error.to_string())?;
+        reader.view().clone_into(&mut self.keeper.view);
+        let progress = Progress::new(bell.clone());
+        let mut restore = Some(Restore::new(Source::Log(reader), progress.clone()));
+        if app(Incoming::Restore(&mut restore)) == Verdict::Later {
+            *refused = true;
+            return Ok(false);
+        }
+        drop(restore); // if it is still here, nobody will finish it
+        self.restoring = Some((progress, index));
+        Ok(true)
     }
 
     /// This incarnation is over: what comes next is fetched from others.
@@ -698,6 +879,8 @@ impl ShardLog {
     /// Whether something was written since the last turn.
     pub(crate) fn has_news(&self) -> bool {
         self.log.has_news()
+            || self.kept().is_some_and(Kept::is_over)
+            || self.restoring.as_ref().is_some_and(|(progress, _)| progress.is_restored().is_some())
     }
 }
 

@@ -16,7 +16,7 @@ use consort_dataplane::fabric::Doorbell;
 use consort_dataplane::session::{Delivery, Verdict};
 
 use super::event::Incoming;
-use super::restore::{Pieces, Progress, Restore};
+use super::restore::{Pieces, Progress, Restore, Source};
 use crate::transfer::{CHUNK, Digest, Entry, Lesson, Took, TornTail, digest, whole};
 
 /// So much of what was delivered since the snapshot is told in one turn.
@@ -180,7 +180,7 @@ impl Learner {
             Stage::Receiving | Stage::Broken => Learned::Nothing,
             Stage::Whole(pieces) => {
                 let progress = Progress::new(bell.clone());
-                let mut restore = Some(Restore::new(pieces.clone(), progress.clone()));
+                let mut restore = Some(Restore::new(Source::Taught(pieces.clone()), progress.clone()));
                 if app(Incoming::Restore(&mut restore)) == Verdict::Later {
                     *refused = true;
                     return Learned::Nothing;

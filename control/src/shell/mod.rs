@@ -9,7 +9,7 @@
 //!  Node ◄───── events ───────── (turn, rest, turn, rest …) ─── reports ──►  (sleeps in epoll)
 //! ```
 //!
-//! A snapshot that a joiner needs is read on a thread of its own, which ends with it ([`SnapshotRequest`]).
+//! A snapshot that a joiner needs, or the log, is read on a thread of its own, which ends with it ([`SnapshotRequest`]).
 //!
 //! The engine is woken by the fabric's bell, whoever wants it: a sender, the control thread, a question, a loan that came
 //! back. Nobody waits for a time to pass; the one bound on its sleep is the heartbeat's.
@@ -28,6 +28,7 @@ mod data;
 mod start;
 mod shared;
 mod control;
+mod keeping;
 mod teaching;
 mod restore;
 mod event;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use consort_dataplane::fabric::Doorbell;
+use consort_dataplane::log::snapshot::SnapshotReader;
 
 use crate::transfer::{CHUNK, Digest, digest};
 
@@ -16,17 +17,28 @@ const RESTORING: u8 = 0;
 const RESTORED: u8 = 1;
 const GIVEN_UP: u8 = 2;
 
-/// A snapshot of another member's state (V7): read it to its end, make it this node's state instead of whatever there was, then call
-/// [`Restore::finish`]. What follows, messages and views, is what was delivered since. It may happen again, with another snapshot, if the
-/// member that it came from was lost meanwhile.
+/// A snapshot of another member's state (V7), or one that lies beside this node's log (P4): read it to its end, make it this node's state
+/// instead of whatever there was, then call [`Restore::finish`]. What follows, messages and views, is what was delivered since. It may happen
+/// again, with another snapshot, if the member that it came from was lost meanwhile, or has gone on without this node for too long.
 ///
 /// May be kept and read on another thread; nothing is delivered until it is finished. Dropped without that, the node stops: it can't
 /// go on without a state.
 pub struct Restore {
-    pieces: Pieces,
+    source: Source,
+    /// Bytes that were read.
     at: u64,
+    /// The piece that is being read, and how much of it was.
     piece: Vec<u8>,
+    within: usize,
     progress: Arc<Progress>,
+}
+
+/// Where it is read.
+pub(super) enum Source {
+    /// What another member has taught.
+    Taught(Pieces),
+    /// Beside the log.
+    Log(SnapshotReader),
 }
 
 /// A whole snapshot.
@@ -44,14 +56,17 @@ pub(super) struct Progress {
 }
 
 impl Restore {
-    pub(super) fn new(pieces: Pieces, progress: Arc<Progress>) -> Self {
-        Self { pieces, at: 0, piece: Vec::new(), progress }
+    pub(super) fn new(source: Source, progress: Arc<Progress>) -> Self {
+        Self { source, at: 0, piece: Vec::new(), within: 0, progress }
     }
 
     /// Bytes of the snapshot.
     #[expect(clippy::len_without_is_empty, reason = "an empty state is a state like others")]
     pub fn len(&self) -> u64 {
-        self.pieces.len
+        match &self.source {
+            Source::Taught(pieces) => pieces.len,
+            Source::Log(reader) => reader.len(),
+        }
     }
 
     /// The state is restored: go on.
@@ -64,25 +79,42 @@ impl Read for Restore {
     /// # Errors
     /// The file that keeps the snapshot can't be read, or what is read is not what was written.
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        let left = self.pieces.len - self.at;
+        let left = self.len() - self.at;
         if left == 0 || buffer.is_empty() {
             return Ok(0);
         }
-        let within = (self.at % CHUNK as u64) as usize;
-        if within == 0 {
-            self.piece.resize(left.min(CHUNK as u64) as usize, 0);
-            self.pieces.file.read_exact_at(&mut self.piece, self.at)?;
-            let known = self.pieces.digests.get((self.at / CHUNK as u64) as usize);
-            if known != Some(&digest(&self.piece)) {
-                let what =
-                    "the file that keeps the snapshot changed under it, or another snapshot replaced it";
-                return Err(Error::new(ErrorKind::InvalidData, what));
-            }
+        if self.within == self.piece.len() {
+            self.within = 0;
+            self.source.read(self.at, left, &mut self.piece).inspect_err(|_| self.piece.clear())?;
         }
-        let len = buffer.len().min(self.piece.len() - within);
-        buffer[..len].copy_from_slice(&self.piece[within..within + len]);
+        let rest = &self.piece[self.within..];
+        let len = buffer.len().min(rest.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        self.within += len;
         self.at += len as u64;
         Ok(len)
+    }
+}
+
+impl Source {
+    /// Reads the piece that begins at `at`; `left` bytes are left of the state.
+    fn read(&mut self, at: u64, left: u64, piece: &mut Vec<u8>) -> Result<()> {
+        match self {
+            Self::Taught(pieces) => {
+                piece.resize(left.min(CHUNK as u64) as usize, 0);
+                pieces.file.read_exact_at(piece, at)?;
+                let known = pieces.digests.get((at / CHUNK as u64) as usize);
+                if known != Some(&digest(piece)) {
+                    let what =
+                        "the file that keeps the snapshot changed under it, or another snapshot replaced it";
+                    return Err(Error::new(ErrorKind::InvalidData, what));
+                }
+                Ok(())
+            }
+            Self::Log(reader) => {
+                reader.read(piece).map_err(|error| Error::new(ErrorKind::InvalidData, error.to_string()))
+            }
+        }
     }
 }
 
@@ -96,7 +128,7 @@ impl Drop for Restore {
 
 impl fmt::Debug for Restore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Restore({} of {} bytes)", self.at, self.pieces.len)
+        write!(f, "Restore({} of {} bytes)", self.at, self.len())
     }
 }
 

@@ -201,7 +201,7 @@ impl Stream {
         reports: &Reports,
     ) -> Result<bool, Trouble> {
         let mut busy = self.learn(app, bell, reports)?;
-        if !self.is_told_again && !self.tell_again(app, &mut busy)? {
+        if !self.is_told_again && !self.tell_again(app, bell, &mut busy)? {
             self.resend();
             return Ok(busy);
         }
@@ -218,7 +218,12 @@ impl Stream {
     }
 
     /// P3: what was written down before the first session of this life is told first. Returns whether that is done.
-    fn tell_again(&mut self, app: &mut Application<'_>, busy: &mut bool) -> Result<bool, Trouble> {
+    fn tell_again(
+        &mut self,
+        app: &mut Application<'_>,
+        bell: &Doorbell,
+        busy: &mut bool,
+    ) -> Result<bool, Trouble> {
         // That it was evicted is told before what comes of joining again, and for whom it waits before it is in any view.
         while let Some(untold) = self.untold.front() {
             let verdict = match untold {
@@ -234,7 +239,7 @@ impl Stream {
             *busy = true;
         }
         let (id, Some(log)) = (self.id, &mut self.log) else { return Ok(true) };
-        let told = log.tell_again(&mut |incoming| app(id, incoming), &mut self.refused);
+        let told = log.tell_again(&mut |incoming| app(id, incoming), bell, &mut self.refused);
         let (is_all, any) = told
             .map_err(|error| Trouble::Broken(format!("what is written down can't be told again: {error}")))?;
         *busy |= any;
@@ -316,9 +321,11 @@ impl Stream {
         &mut self,
         fabric: &mut dyn Fabric,
         home: ViewId,
-        reports: &Reports,
+        (reports, bell): (&Reports, &Doorbell),
     ) -> Result<bool, Trouble> {
         let mut busy = self.fetch(reports)?;
+        let is_alone =
+            self.sessions.len() == 1 && self.is_member && self.untold.is_empty() && self.is_told_again;
         let Self { sessions, log: Some(log), .. } = self else { return Ok(false) };
         // A view stands behind all that the sessions before it left.
         for (at, running) in sessions.iter_mut().enumerate() {
@@ -342,7 +349,16 @@ impl Stream {
             fabric.flush();
             busy = true;
         }
+        log.keep();
         if before.is_empty() && newest.is_live() {
+            let is_begun = newest.session.persisted() > 0;
+            if is_alone
+                && is_begun
+                && let Some(request) = log.ask_for_snapshot(newest.me(), bell)
+            {
+                self.untold.push_back(Untold::Snapshot(request));
+                busy = true;
+            }
             return Ok(busy);
         }
         // What the sessions before left is with all who go on, once they say that they have the newest view: their logs have that
@@ -373,7 +389,10 @@ impl Stream {
                     }
                     app(id, Incoming::View(view))
                 }
-                Untold::Snapshot(request) => app(id, Incoming::Snapshot(request)),
+                Untold::Snapshot(request) => {
+                    request.told_at(|| self.log.as_ref().and_then(ShardLog::place));
+                    app(id, Incoming::Snapshot(request))
+                }
             };
             if verdict == Verdict::Later {
                 self.refused = true;
@@ -383,7 +402,7 @@ impl Stream {
             match self.untold.pop_front() {
                 Some(Untold::View(view)) => {
                     if let Some(log) = &mut self.log {
-                        log.on_view_told(view.id);
+                        log.on_view_told(&view);
                     }
                     self.teaching.tails.view(&view);
                     // A node that comes again begins anew.

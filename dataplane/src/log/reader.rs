@@ -1,7 +1,7 @@
 //! [`Reader`]: a log from some place on, record by record. It can read a log that is being written: at the end it says that there is no
 //! more yet, and finds what is there when it is asked again.
 
-use super::disk::{Disk, DiskError};
+use super::disk::{Disk, DiskError, DiskTrouble};
 use super::format::{RecordHeader, SEGMENT_HEADER, Stamp, record_size};
 use super::scan::{Look, Rules, Tip, Window, follows, look, segment_files, segment_header};
 use super::{Index, Spot};
@@ -72,8 +72,14 @@ impl Reader {
         let mut first = None;
         self.window.clear(); // of a log that was blank when it was looked at last
         for file in segment_files(&mut *self.disk)? {
-            let header = segment_header(&mut *self.disk, &mut self.window, (file.0, &file.1))?;
-            let Some(header) = header else { break };
+            let header = match segment_header(&mut *self.disk, &mut self.window, (file.0, &file.1)) {
+                // A snapshot has taken its place just now.
+                Err(error) if error.trouble == DiskTrouble::Missing => continue,
+                header => header?,
+            };
+            // A log that another's snapshot has taken the place of may not be gone yet.
+            let is_next = self.segment.as_ref().is_none_or(|(before, ..)| file.0 == before + 1);
+            let Some(header) = header.filter(|_| is_next) else { break };
             first.get_or_insert(header.first);
             let is_before = match self.from {
                 From::Index(index) => header.first <= index,

@@ -44,6 +44,7 @@ pub fn list(disk: &mut dyn Disk) -> Result<Vec<(Index, u64)>, DiskError> {
 }
 
 /// Writes the snapshot of the state behind `tip`, in that view. `next` adds a part of the state to the empty buffer that it is given, until it adds nothing.
+/// Returns how many bytes the file has.
 ///
 /// # Errors
 /// It can't be written; there is none then.
@@ -52,7 +53,7 @@ pub fn write(
     tip: &Tip,
     view: &[u8],
     next: &mut dyn FnMut(&mut Vec<u8>) -> Result<(), DiskError>,
-) -> Result<(), DiskError> {
+) -> Result<u64, DiskError> {
     let mut head = [0; HEADER];
     head[0..8].copy_from_slice(&MAGIC);
     let numbers = [tip.index.0, tip.view.0, tip.next_seq.0, view.len() as u64, tip.stamp.0];
@@ -84,7 +85,8 @@ pub fn write(
             part.extend_from_slice(&of_these.to_le_bytes());
         }
         Ok(())
-    })
+    })?;
+    Ok((HEADER + FOOTER) as u64 + bytes)
 }
 
 fn damaged(name: &str, why: &str) -> DiskError {

@@ -592,9 +592,10 @@ impl Log {
         {
             self.disk.submit(Job::Delete(snapshot::name(before.index)));
         }
+        // Whoever reads what follows finds where that begins, if anything of it is flushed.
         while let [first, second, ..] = &self.segments[..]
             && second.first <= tip.index.next()
-            && second.first <= self.durable.next()
+            && second.first <= self.durable
         {
             self.disk.submit(Job::Delete(first.name.clone()));
             self.segments.remove(0);

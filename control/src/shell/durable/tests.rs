@@ -1,5 +1,7 @@
 //! Logs that are made whole from others', and told again (P3), over the simulated disk.
 
+use std::io::Read as _;
+
 use consort_dataplane::sim::disk::{DiskFaults, SimDisk};
 
 use super::*;
@@ -20,7 +22,7 @@ fn blank(seed: u64) -> (SimDisk, ShardLog) {
     let disk = SimDisk::new(seed, DiskFaults::default());
     let options = LogOptions { segment_bytes: 1 << 16, ..LogOptions::default() };
     let (log, _) = Log::open(Box::new(disk.clone()), options, Index(0)).unwrap();
-    (disk, ShardLog::new(log, false))
+    (disk, ShardLog::new(log, false, Some(1 << 15)))
 }
 
 fn flush(log: &mut ShardLog) {
@@ -47,9 +49,9 @@ fn fetch(pupil: &mut ShardLog, source: &mut ShardLog, since: u64) -> Result<usiz
         let (_, wanted) = pupil.fetch()?;
         pupil.turn().unwrap();
         let Some(Wanted { node, since, behind, chain, at }) = wanted else { continue };
-        let (bytes, other) = source.serve(NodeId(2), since, behind, chain, at);
-        came += bytes.len();
-        pupil.on_part(node, behind, at, &bytes, other)?;
+        let given = source.serve(NodeId(2), since, behind, chain, at);
+        came += given.len();
+        pupil.on_part(node, (behind, at), &given)?;
     }
     flush(pupil);
     Ok(came)
@@ -74,11 +76,18 @@ fn told(log: &mut ShardLog) -> Vec<String> {
                         delivery.view, delivery.seq, delivery.sender, delivery.stamp
                     )
                 }
+                Incoming::Restore(restore) => {
+                    let mut restore = restore.take().unwrap();
+                    let mut text = String::new();
+                    restore.read_to_string(&mut text).unwrap();
+                    restore.finish();
+                    format!("state {text}")
+                }
                 _ => String::new(),
             });
             Verdict::Taken
         };
-        if log.tell_again(&mut app, &mut refused).unwrap().0 {
+        if log.tell_again(&mut app, &Doorbell::new(|| {}), &mut refused).unwrap().0 {
             return all;
         }
     }
@@ -149,14 +158,15 @@ fn what_no_other_has_goes_unless_it_was_told() {
 fn who_fetches_gives_nothing() {
     let (_, mut source) = blank(1);
     live(&mut source, 1, 100, "one");
+    let nothing = || Given::Records(Vec::new());
     let asked = |source: &mut ShardLog, since, behind| source.serve(NodeId(2), ViewId(since), behind, 0, 0);
-    assert_eq!(asked(&mut source, 2, 0), (Vec::new(), false), "it has not come to that session");
-    assert_eq!(asked(&mut source, 2, 200), (Vec::new(), false));
+    assert_eq!(asked(&mut source, 2, 0), nothing(), "it has not come to that session");
+    assert_eq!(asked(&mut source, 2, 200), nothing());
     source.lack(ViewId(2), vec![NodeId(3)]);
-    assert_eq!(asked(&mut source, 1, 0), (Vec::new(), false), "it fetches");
+    assert_eq!(asked(&mut source, 1, 0), nothing(), "it fetches");
     source.missing = None;
-    assert!(!asked(&mut source, 1, 0).0.is_empty());
-    assert!(asked(&mut source, 1, 200).1, "a ragged edge");
+    assert!(!asked(&mut source, 1, 0).is_empty());
+    assert_eq!(asked(&mut source, 1, 200), Given::Other, "a ragged edge");
 }
 
 // A record longer than what may wait comes as a whole.
@@ -189,11 +199,12 @@ fn a_source_that_is_gone_or_lies_is_found() {
     pupil.on_beat();
     let wanted = pupil.fetch().unwrap().1.unwrap();
     assert_eq!(wanted.node, NodeId(3), "the first has said nothing for two beats");
-    let (mut bytes, _) = source.serve(NodeId(2), wanted.since, wanted.behind, wanted.chain, wanted.at);
-    pupil.on_part(NodeId(1), 0, 0, &bytes, false).unwrap();
+    let given = source.serve(NodeId(2), wanted.since, wanted.behind, wanted.chain, wanted.at);
+    pupil.on_part(NodeId(1), (0, 0), &given).unwrap();
     assert!(pupil.fetch().unwrap().1.is_none(), "what was not asked for counts for nothing");
+    let Given::Records(mut bytes) = given else { panic!("records") };
     bytes[4000] ^= 1;
-    pupil.on_part(NodeId(3), 0, 0, &bytes, false).unwrap();
+    pupil.on_part(NodeId(3), (0, 0), &Given::Records(bytes)).unwrap();
     assert!(pupil.fetch().is_err(), "a record that is not as it was written");
 }
 
@@ -212,4 +223,142 @@ fn a_flush_that_fails_is_said_once_and_for_all() {
     assert_eq!(log.turn(), Err(error.clone()));
     assert!(error.to_string().contains("kernel's log"), "{error}");
     assert_eq!(log.persisted(ViewId(1), ViewId(1)), 4, "what was flushed before stays so");
+}
+
+/// Its application gives a snapshot, if it is asked for one.
+fn snapshot(log: &mut ShardLog, state: &'static str) -> bool {
+    let Some(request) = log.ask_for_snapshot(NodeId(1), &Doorbell::new(|| {})) else { return false };
+    assert!(log.ask_for_snapshot(NodeId(1), &Doorbell::new(|| {})).is_none(), "asked once");
+    request.told_at(|| log.place());
+    request.give_in_turn(state.as_bytes());
+    assert!(log.has_news());
+    log.keep();
+    flush(log);
+    true
+}
+
+/// The log that lies there, in another life.
+fn again(disk: &SimDisk) -> ShardLog {
+    let options = LogOptions { segment_bytes: 1 << 16, ..LogOptions::default() };
+    let (log, _) = Log::open(Box::new(disk.kill()), options, Index(0)).unwrap();
+    ShardLog::new(log, false, Some(1 << 15))
+}
+
+/// A log whose application was told all of it, and has given a snapshot.
+fn with_snapshot(seed: u64) -> (SimDisk, ShardLog) {
+    let (disk, mut log) = blank(seed);
+    live(&mut log, 1, 100, "one");
+    assert!(!snapshot(&mut log, "nothing was told yet"));
+    log.on_view_told(&view(1));
+    log.on_told(ViewId(1), Seq(99));
+    assert!(!snapshot(&mut log, "it is short"));
+    live(&mut log, 2, 900, "one");
+    log.on_view_told(&view(2));
+    log.on_told(ViewId(2), Seq(799));
+    assert!(snapshot(&mut log, "of 102 and 800 records"));
+    assert!(!snapshot(&mut log, "it has not grown since"));
+    let (tip, _) = log.log.snapshot().unwrap();
+    assert_eq!((tip.index, tip.view, tip.next_seq), (Index(902), ViewId(2), Seq(800)));
+    (disk, log)
+}
+
+// P4
+#[test]
+fn a_snapshot_takes_the_place_of_what_it_has() {
+    let (disk, log) = with_snapshot(1);
+    assert!(log.log.first() > Index(500) && log.log.first() < Index(903), "{}", log.log.first());
+    // In another life it is told first.
+    let mut log = again(&disk);
+    live(&mut log, 3, 5, "one");
+    let all = told(&mut log);
+    assert_eq!((all.len(), &all[0][..]), (101, "state of 102 and 800 records"));
+    assert!(all[1].starts_with("2 800 3 "), "its view is known: {}", all[1]);
+    // Where the life goes on, what was told is not told again.
+    log.end();
+    assert!(log.begin(&view(4)));
+    flush(&mut log);
+    let more = told(&mut log);
+    assert_eq!((more.len(), &more[0][..]), (6, "view 3"), "{more:?}");
+}
+
+// P4: an application that refuses, or gives what can't be read, is asked again when the log has grown once more.
+#[test]
+fn a_snapshot_that_is_not_given_is_asked_for_again() {
+    struct Unreadable;
+    impl std::io::Read for Unreadable {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Err(std::io::Error::other("no such state"))
+        }
+    }
+    let (_, mut log) = blank(1);
+    for (at, id) in (0..).zip(1..5) {
+        live(&mut log, id, 800, "one");
+        log.on_view_told(&view(id));
+        let request = log.ask_for_snapshot(NodeId(1), &Doorbell::new(|| {})).unwrap();
+        request.told_at(|| log.place());
+        match at {
+            0 => drop(request),
+            1 => request.refuse("not now"),
+            2 => request.give_in_turn(Unreadable),
+            _ => request.give_in_turn(&b"at last"[..]),
+        }
+        log.keep();
+        assert_eq!(log.log.snapshot().is_some(), at == 3, "{at}");
+        assert!(log.ask_for_snapshot(NodeId(1), &Doorbell::new(|| {})).is_none());
+    }
+}
+
+// P4, V7: who lacks what has gone gets the snapshot, and then the rest.
+#[test]
+fn who_lacks_what_has_gone_gets_the_snapshot() {
+    let (_, mut source) = with_snapshot(1);
+    live(&mut source, 3, 50, "one");
+    for had in [0, 60, 100] {
+        let (_, mut pupil) = blank(2);
+        if had > 0 {
+            live(&mut pupil, 1, had, "one");
+            pupil.told = Index(had % 100);
+            pupil.end();
+        }
+        fetch(&mut pupil, &mut source, 3).unwrap();
+        assert_eq!((pupil.log.first(), pupil.log.tip().index), (Index(903), Index(1003)), "{had}");
+        assert!(pupil.persisted(ViewId(3), ViewId(3)) == 1);
+        let told = told(&mut pupil);
+        assert_eq!((told.len(), &told[0][..]), (101, "state of 102 and 800 records"), "{had}");
+        assert!(told[1].starts_with("2 800 3 "), "{}", told[1]);
+    }
+}
+
+// P4, S1: a source that is gone, that tells something else on the way, or lies.
+#[test]
+fn a_snapshot_that_does_not_come_to_its_end_is_begun_anew() {
+    let (_, mut source) = with_snapshot(1);
+    let (_, mut other) = with_snapshot(3);
+    live(&mut source, 3, 5, "one");
+    live(&mut other, 3, 5, "one");
+    let (_, mut pupil) = blank(2);
+    pupil.lack(ViewId(3), vec![NodeId(1), NodeId(3)]);
+    let wanted = pupil.fetch().unwrap().1.unwrap();
+    let given = source.serve(NodeId(2), wanted.since, wanted.behind, wanted.chain, wanted.at);
+    let Given::Snapshot { index, len, bytes } = given else { panic!("{given:?}") };
+    // A part of it; then the source says nothing, and another one gives its own.
+    let part = |from: usize, to: usize| Given::Snapshot { index, len, bytes: bytes[from..to].to_vec() };
+    pupil.on_part(NodeId(1), (0, 0), &part(0, 50)).unwrap();
+    let wanted = pupil.fetch().unwrap().1.unwrap();
+    assert_eq!((wanted.node, wanted.behind, wanted.at), (NodeId(1), 0, 50));
+    pupil.on_part(NodeId(1), (0, 50), &Given::Records(vec![1; 60])).unwrap();
+    let wanted = pupil.fetch().unwrap().1.unwrap();
+    assert_eq!((wanted.node, wanted.at), (NodeId(1), 0), "what it gave before has gone: from the beginning");
+    pupil.on_beat();
+    pupil.on_beat();
+    let wanted = pupil.fetch().unwrap().1.unwrap();
+    assert_eq!((wanted.node, wanted.at), (NodeId(3), 0));
+    let mut lie = bytes.clone();
+    lie[70] ^= 1;
+    let error = pupil.on_part(NodeId(3), (0, 0), &Given::Snapshot { index, len, bytes: lie }).unwrap_err();
+    assert!(error.contains("node 3") && error.contains("sum"), "{error}");
+    pupil.on_beat();
+    pupil.on_beat();
+    fetch(&mut pupil, &mut other, 3).unwrap();
+    assert_eq!(told(&mut pupil)[0], "state of 102 and 800 records");
 }

@@ -39,8 +39,8 @@ pub(super) enum Told {
     },
     Ended(u32),
     Evicted,
-    /// Somebody's state, of so many messages.
-    Restored(usize),
+    /// A state, of these messages.
+    Restored(Vec<(u32, u64)>),
 }
 
 /// What applications were told: of every process the last number, and the view in which it was told.
@@ -104,12 +104,14 @@ pub(super) struct App {
     pub(super) next: u64,
     pub(super) outcomes: Vec<(u64, Outcome)>,
     pub(super) state: Vec<(u32, u64)>,
+    /// What it has is not lost with the group.
+    is_durable: bool,
 }
 
 impl App {
-    fn new(channel: &Arc<Channel>) -> Self {
+    fn new(channel: &Arc<Channel>, is_durable: bool) -> Self {
         let sender = Sender::new(channel.outbox.clone());
-        Self { sender, told: Vec::new(), next: 0, outcomes: Vec::new(), state: Vec::new() }
+        Self { sender, told: Vec::new(), next: 0, outcomes: Vec::new(), state: Vec::new(), is_durable }
     }
 
     /// Takes an event. A shard's views are of its members alone.
@@ -134,10 +136,12 @@ impl App {
             }
             Incoming::Restore(restore) => {
                 self.state = decode(restore.take().unwrap());
-                Told::Restored(self.state.len())
+                Told::Restored(self.state.clone())
             }
             Incoming::Evicted(_) => {
-                self.state.clear();
+                if !self.is_durable {
+                    self.state.clear();
+                }
                 Told::Evicted
             }
             Incoming::Waiting(_) | Incoming::ReadPoint(_) | Incoming::Digest(..) => return,
@@ -201,7 +205,7 @@ impl Host {
         let (reports, from) = Reports::apart();
         let make = Box::new(move || Ok(make()));
         let sender = Sender::new(shared.channels[0].outbox.clone());
-        let shards = shared.channels[1..].iter().map(App::new).collect();
+        let shards = shared.channels[1..].iter().map(|channel| App::new(channel, data.is_some())).collect();
         Self {
             driver: Driver::new(config, make, fabric, shared.clone(), (ordered, asked), reports, data),
             shared,
@@ -281,8 +285,10 @@ impl Host {
             told.push(match incoming {
                 Incoming::View(view) => {
                     if view.id == ViewId(1) {
-                        state.clear(); // a group that is founded has done nothing yet
+                        // A group that is founded has done nothing yet; what another had told when a point was asked for is lost.
+                        state.clear();
                         reached.clear();
+                        asked.iter_mut().for_each(|(_, reached)| reached.clear());
                     }
                     if *since == 0 {
                         *since = view.id.0;
@@ -315,7 +321,7 @@ impl Host {
                     }
                     *state = decode(restore);
                     *reached = state.iter().map(|(_, number)| (number >> 32, *number)).collect();
-                    Told::Restored(state.len())
+                    Told::Restored(state.clone())
                 }
                 Incoming::ReadPoint(point) => {
                     while asked.front().is_some_and(|(of, _)| *of <= point) {

@@ -56,6 +56,8 @@ pub(super) struct Counts {
     pub(super) views: u64,
     pub(super) delivered: u64,
     pub(super) resent: u64,
+    /// Snapshots that took the place of a part of a log.
+    pub(super) restored: u64,
     /// Of a view, by one that was told no other.
     pub(super) last_words: u64,
 }
@@ -66,20 +68,29 @@ impl Counts {
         self.delivered += other.delivered;
         self.resent += other.resent;
         self.last_words += other.last_words;
+        self.restored += other.restored;
     }
 }
 
 /// Checks what was told of a durable group: everyone is told everything from the beginning, the same in the same order, and nothing that
 /// anyone was told, or that an outcome called durable, is missing in the end, whoever was lost (P2, P3).
 pub(super) fn check_durable(pasts: &[Past]) -> Result<Counts, String> {
-    let messages = |past: &Past| -> Vec<(u32, u64)> {
-        let all = past.told.iter().filter_map(|told| match told {
-            Told::Message { sender, number, .. } => Some((*sender, *number)),
-            _ => None,
-        });
-        all.collect()
-    };
     let mut counts = Counts::default();
+    // What is in a snapshot was told (P4).
+    let mut messages = |past: &Past| -> Vec<(u32, u64)> {
+        let mut all = Vec::new();
+        for told in &past.told {
+            match told {
+                Told::Message { sender, number, .. } => all.push((*sender, *number)),
+                Told::Restored(state) => {
+                    counts.restored += 1;
+                    all.clone_from(state);
+                }
+                _ => {}
+            }
+        }
+        all
+    };
     let mut longest = Vec::new();
     let mut all: Vec<_> = pasts.iter().map(|past| (past.node, messages(past))).collect();
     all.sort_by_key(|(_, told)| told.len());

@@ -76,7 +76,11 @@ fn whole_durable_nodes_lose_nothing_whatever_befalls_them() {
     let sum = run_all("whole_durable_nodes", |seed| run_world(|| World::durable(seed, None)));
     if sum.runs >= SEEDS {
         assert!(
-            sum.blackouts > 300 && sum.told.delivered > 10_000 && sum.evicted > 30,
+            sum.blackouts > 300
+                && sum.told.delivered > 10_000
+                && sum.evicted > 30
+                && sum.told.restored > 30
+                && sum.shards.restored > 30,
             "something hardly happened: {sum}"
         );
     }

@@ -166,7 +166,7 @@ impl Counts {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let history::Counts { views, delivered, resent, last_words } = self.told;
+        let history::Counts { views, delivered, resent, last_words, restored } = self.told;
         writeln!(
             f,
             "{} runs, {} groups, {} with a witness; {} views; {} messages sent, {} deliveries, of these {} in last \
@@ -189,7 +189,12 @@ impl fmt::Display for Counts {
             "other shards: {views} views; {delivered} deliveries, of these {last_words} in last views; {} runs with a chain",
             self.chains
         )?;
-        write!(f, "faults: {:?}, {} times all at once", self.faults, self.blackouts)
+        let snapshots = restored + self.shards.restored;
+        write!(
+            f,
+            "faults: {:?}, {} times all at once; {snapshots} snapshots of logs restored",
+            self.faults, self.blackouts
+        )
     }
 }
 
@@ -198,7 +203,7 @@ fn groups(choices: &mut Choices, guarantee: Guarantee) -> Vec<GroupConfig> {
     let state = choices.chance(60);
     let group = match choices.below(8) {
         // A shard whose members are all lost is lost, durable or not (docs/durability.md, Limits): here those of all nodes.
-        0..4 if guarantee.durable() => GroupConfig::new("all"),
+        0..4 if guarantee.durable() => GroupConfig::new("all").state(state),
         _ if guarantee.durable() => return Vec::new(),
         0 => GroupConfig::new("all"),
         1 => GroupConfig::new("pair").nodes([1, 2]).state(state),
@@ -328,7 +333,7 @@ impl World {
             network: SimNetwork::empty(choices.any(), options),
             members,
             guarantee,
-            stateful: !durable && Choices::new(!seed).chance(50),
+            stateful: Choices::new(!seed).chance(50),
             ring_bytes,
             groups: config.groups,
             clocks,
@@ -696,6 +701,7 @@ impl World {
         config.guarantee = self.guarantee;
         config.groups.clone_from(&self.groups);
         config.state = self.stateful;
+        config.snapshot_every = 6 << 10;
         config.ring_bytes = self.ring_bytes;
         config.wait = WaitStrategy::Block;
         config.silence = Duration::from_millis(100);
