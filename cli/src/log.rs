@@ -498,7 +498,7 @@ fn mend(args: &LogArgs) -> Result<(), Failure> {
     match (&mut home, meta) {
         _ if lacks.is_empty() => {}
         (Some(home), Some(mut meta)) => {
-            meta.damaged.extend(lacks);
+            lacks.into_iter().for_each(|shard| meta.set_damaged(shard));
             meta.write(home).map_err(|error| failed(&error))?;
         }
         _ => {

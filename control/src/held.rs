@@ -20,7 +20,9 @@
 //! durable before. What one has more than another is the ragged edge, which was reported by nobody.
 //!
 //! A log that is being fetched begins no session before all of that is there, so it needs no mark. A disk that is blank says nothing about what its node agreed
-//! to: it counts for nothing. A log that lacks something that it once had doesn't tell what the shard had; its node knows its views all the same.
+//! to: it counts for nothing. A log that lacks something that it once had doesn't tell what the shard had; its node knows its views all the same. Where all of a
+//! session's members have to be here, it does for one of them if it lost that before the session was made: it has told nobody anything since that isn't in
+//! the logs of those who have come as far as it had.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,8 +56,8 @@ pub struct HeldTip {
     pub index: u64,
     /// The chain behind it.
     pub chain: u32,
-    /// Something that it had is gone.
-    pub damaged: bool,
+    /// Something that it had is gone: the last view that its node had installed when that was found.
+    pub damaged: Option<u64>,
 }
 
 /// The largest number of a view that is believed in (S1): who counts up from there never comes to the end.
@@ -75,7 +77,7 @@ impl Held {
     /// The log of a shard that this node was a member of, if nothing that it had is gone.
     fn sound(&self, shard: ShardId, me: NodeId) -> Option<&HeldTip> {
         let is_member = self.view.shard(shard).is_some_and(|shard| shard.members.contains(&me));
-        self.tip(shard).filter(|tip| is_member && !tip.damaged)
+        self.tip(shard).filter(|tip| is_member && tip.damaged.is_none())
     }
 }
 
@@ -163,8 +165,15 @@ fn is_had(all: &Holds<'_>, id: ShardId, shard: &Shard) -> bool {
     let has_begun = |(node, held): (NodeId, &Held)| {
         held.view.id >= shard.since && held.sound(id, node).is_some_and(|tip| tip.view >= shard.since.0)
     };
-    let is_undamaged = |(_, held): &(NodeId, &Held)| held.tip(id).is_none_or(|tip| !tip.damaged);
-    members().any(has_begun) || members().filter(is_undamaged).count() == shard.members.len()
+    // Who lost something before it came to the session was told nothing of the one before since. Others are that far and have lost nothing.
+    let is_spare = |damaged: u64| {
+        let is_sound =
+            |(node, held): (NodeId, &Held)| held.view.id.0 >= damaged && held.sound(id, node).is_some();
+        damaged < shard.since.0 && members().any(is_sound)
+    };
+    let is_no_loss =
+        |(_, held): &(NodeId, &Held)| held.tip(id).and_then(|tip| tip.damaged).is_none_or(is_spare);
+    members().any(has_begun) || members().filter(is_no_loss).count() == shard.members.len()
 }
 
 impl Restart {

@@ -18,6 +18,7 @@ fn view(id: u64, nodes: &[u32]) -> View {
 }
 
 fn held(id: u64, nodes: &[u32], index: u64, damaged: bool) -> Held {
+    let damaged = damaged.then_some(id);
     let tips = vec![HeldTip { shard: ShardId::MAIN, view: id, index, chain: 7, damaged }];
     Held { view: view(id, nodes), behind: ViewId(id - 1), next: Vec::new(), tips }
 }
@@ -52,7 +53,7 @@ fn a_majority_of_the_newest_view_is_needed() {
 #[test]
 fn a_log_that_lacks_something_does_not_tell_what_there_was() {
     let what = "its log is not known to have everything";
-    let of = |damaged, index| Some(held(4, &[1, 2, 3], index, damaged));
+    let of = |damaged: bool, index| Some(held(4, &[1, 2, 3], index, damaged));
     let damaged = told(&[(2, of(true, 2)), (3, of(true, 2))]).unwrap();
     assert_eq!(damaged, (4, false, vec![(1, "it is not here"), (2, what), (3, what)]));
     // Its node knows the views all the same, and one log that has begun the session has everything.
@@ -68,6 +69,18 @@ fn a_log_that_lacks_something_does_not_tell_what_there_was() {
     assert!(!told(&[(1, late(5)), (2, late(2)), (3, of(true, 2))]).unwrap().1, "and lost it");
     assert!(told(&[(1, late(5)), (2, late(2)), (3, late(2))]).unwrap().1, "none has");
     assert!(told(&[(1, late(5)), (2, of(false, 2))]).unwrap().1);
+    // What was lost before the session was made does for one whom the others were as far as then.
+    let spare = |damaged| {
+        let mut spare = late(2);
+        spare.iter_mut().for_each(|held| held.tips[0].damaged = Some(damaged));
+        spare
+    };
+    assert!(told(&[(1, late(5)), (2, late(2)), (3, spare(3))]).unwrap().1);
+    assert!(!told(&[(1, late(5)), (2, late(2)), (3, spare(4))]).unwrap().1);
+    let before = |id| Some(Held { next: vec![view(4, &[1, 2, 3])], ..held(id, &[1, 2, 3], 5, false) });
+    assert!(told(&[(1, before(3)), (2, before(2)), (3, spare(3))]).unwrap().1);
+    assert!(!told(&[(1, before(2)), (2, before(2)), (3, spare(3))]).unwrap().1, "nobody has what it had");
+    assert!(!told(&[(1, spare(3)), (2, spare(3)), (3, spare(3))]).unwrap().1);
 }
 
 // P3

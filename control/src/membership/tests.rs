@@ -682,7 +682,7 @@ fn who_proposes_somebody_that_has_turned_to_joining_breaks_nothing() {
         config.peers =
             (1..=3).filter(|peer| *peer != id).map(|it| (NodeId(it), members(it).address)).collect();
         let mut membership = Membership::new(&config, Random::new([id as u8; 32]), Time(0));
-        let tips = vec![HeldTip { shard: ShardId::MAIN, view: 1, index: 5, chain: 7, damaged: false }];
+        let tips = vec![HeldTip { shard: ShardId::MAIN, view: 1, index: 5, chain: 7, damaged: None }];
         membership.on_held(Some(Held { view: view.clone(), behind: ViewId(0), next: Vec::new(), tips }));
         membership.on_prepared(Time(0), Vec::new());
         let decisions = std::iter::from_fn(|| membership.poll_decision()).collect::<Vec<_>>();

@@ -733,6 +733,12 @@ impl Driver {
         }
     }
 
+    /// Whether no log lacks anything.
+    #[cfg(test)]
+    pub(super) fn is_whole(&self) -> bool {
+        self.streams.iter().filter_map(|stream| stream.log.as_ref()).all(|log| !log.lacks())
+    }
+
     pub(crate) fn status(&self) -> Status {
         let (phase, waiting, lost) = self.reports.standing();
         let of = |stream: &Stream| {

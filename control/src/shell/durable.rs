@@ -91,10 +91,10 @@ impl Data {
             let (log, _) = opened.map_err(|cause| DataError::Log { directory, cause })?;
             // A log is there before its node is in any view.
             if home.is_member(id) && is_gone {
-                home.meta.damaged.insert(id.0);
+                home.meta.set_damaged(id.0);
             }
             let snapshot_every = shape.state.then_some(config.snapshot_every);
-            logs.push(Some(ShardLog::new(log, home.meta.damaged.contains(&id.0), snapshot_every)));
+            logs.push(Some(ShardLog::new(log, home.meta.damaged.contains_key(&id.0), snapshot_every)));
         }
         Ok(Some(Self { home, logs }))
     }
@@ -221,7 +221,7 @@ impl Home {
 
     /// A log that lacked something has it all, and has it flushed.
     pub(crate) fn made_whole(&mut self, shard: ShardId) {
-        if self.meta.damaged.remove(&shard.0) {
+        if self.meta.damaged.remove(&shard.0).is_some() {
             self.write();
         }
     }
@@ -239,7 +239,7 @@ impl Home {
                 view: at.0,
                 index: index.0,
                 chain,
-                damaged: self.meta.damaged.contains(&id.0),
+                damaged: self.meta.damaged.get(&id.0).map(|view| view.0),
             }
         };
         let tips = logs.map(tip).collect();

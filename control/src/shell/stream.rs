@@ -89,6 +89,8 @@ pub(super) enum Mutant {
     HastyPoint,
     /// P2: what is in the log counts as flushed.
     HastyFlush,
+    /// P4: the application is asked for a snapshot before all members have come to the session.
+    HastySnapshot,
 }
 
 /// Why a stream can't go on.
@@ -352,6 +354,8 @@ impl Stream {
         log.keep();
         if before.is_empty() && newest.is_live() {
             let is_begun = newest.session.persisted() > 0;
+            #[cfg(test)]
+            let is_begun = is_begun || self.mutant == Some(Mutant::HastySnapshot);
             if is_alone
                 && is_begun
                 && let Some(request) = log.ask_for_snapshot(newest.me(), bell)

@@ -3,12 +3,12 @@
 //! ```text
 //! 0   magic "CONSMETA"       32  last view                       52  bytes of that view, m
 //! 8   version (1)            40  mark                            56  the name, the view, the next ones,
-//! 12  node                   41  zeros                               of each damaged log its shard (4 bytes)
-//! 16  bytes of the next views, p   48  bytes of the name, n          …
+//! 12  node                   41  zeros                               of each damaged log its shard (4 bytes) and
+//! 16  bytes of the next views, p   48  bytes of the name, n          the last view then (8 bytes) …
 //! 20  damaged logs, q         24  the view that it follows       …   sum of all before
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::disk::{Disk, DiskError, DiskTrouble};
 use super::format::sum;
@@ -49,13 +49,19 @@ pub struct Meta {
     pub members: Vec<u8>,
     /// The views that it has agreed to have after that one, as control writes them; nothing if there are none.
     pub next: Vec<u8>,
-    /// The shards of which a part of the log was damaged and is gone: it lacks something that the group had (P3).
-    pub damaged: BTreeSet<u32>,
+    /// The shards of which a part of the log was damaged and is gone: it lacks something that the group had (P3). With the last view
+    /// that its node had installed when that was found.
+    pub damaged: BTreeMap<u32, ViewId>,
     /// How it ended.
     pub mark: Mark,
 }
 
 impl Meta {
+    /// A part of a shard's log is gone.
+    pub fn set_damaged(&mut self, shard: u32) {
+        self.damaged.insert(shard, self.view);
+    }
+
     /// Its bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; HEADER];
@@ -74,7 +80,10 @@ impl Meta {
         bytes.extend_from_slice(self.cluster.as_bytes());
         bytes.extend_from_slice(&self.members);
         bytes.extend_from_slice(&self.next);
-        self.damaged.iter().for_each(|shard| bytes.extend_from_slice(&shard.to_le_bytes()));
+        for (shard, view) in &self.damaged {
+            bytes.extend_from_slice(&shard.to_le_bytes());
+            bytes.extend_from_slice(&view.0.to_le_bytes());
+        }
         let all = sum(0, &bytes);
         bytes.extend_from_slice(&all.to_le_bytes());
         bytes
@@ -97,8 +106,11 @@ impl Meta {
         let (name, rest) = rest.split_at_checked(word(48) as usize)?;
         let (members, rest) = rest.split_at_checked(word(52) as usize)?;
         let (next, rest) = rest.split_at_checked(word(16) as usize)?;
-        let (damaged, rest) = rest.as_chunks::<4>();
-        let damaged: BTreeSet<_> = damaged.iter().copied().map(u32::from_le_bytes).collect();
+        let (damaged, rest) = rest.as_chunks::<12>();
+        let parts = damaged.iter().map(|[a, b, c, d, view @ ..]| {
+            (u32::from_le_bytes([*a, *b, *c, *d]), ViewId(u64::from_le_bytes(*view)))
+        });
+        let damaged: BTreeMap<_, _> = parts.collect();
         if !rest.is_empty() || damaged.len() != word(20) as usize {
             return None;
         }

@@ -627,7 +627,7 @@ fn a_meta_reads_as_written_or_not_at_all() {
         behind: ViewId(9),
         members: vec![1, 2, 3],
         next: vec![4, 5],
-        damaged: [0, 3].into(),
+        damaged: [(0, ViewId(11)), (3, ViewId(1 << 40))].into(),
         mark: Mark::Left,
     };
     let mut disk = SimDisk::new(1, DiskFaults::default());

@@ -245,7 +245,7 @@ impl World {
                 view: view.clone().next().unwrap_or(0),
                 index: of(logs, shard).len() as u64,
                 chain: 0,
-                damaged: false,
+                damaged: None,
             }
         };
         Some(Held {

@@ -80,7 +80,10 @@ fn whole_durable_nodes_lose_nothing_whatever_befalls_them() {
                 && sum.told.delivered > 10_000
                 && sum.evicted > 30
                 && sum.told.restored > 30
-                && sum.shards.restored > 30,
+                && sum.shards.restored > 30
+                && sum.failed > 30
+                && sum.flipped > 30
+                && sum.repaired > 5,
             "something hardly happened: {sum}"
         );
     }
@@ -213,6 +216,15 @@ fn who_says_that_it_has_flushed_what_it_has_not_is_caught() {
     assert!(
         found.is_some_and(|error| ["differs", "lost", "sender order"].iter().any(|how| error.contains(how)))
     );
+}
+
+// P4: who fetches then finds a snapshot from behind the view that it is to come to.
+#[test]
+fn a_snapshot_before_all_have_come_is_caught() {
+    let broken = Some(Broken::Driver(stream::Mutant::HastySnapshot));
+    let found = (0..400).find_map(|seed| run_world(|| World::durable(seed, broken)).err());
+    println!("HastySnapshot: {found:?}");
+    assert!(found.is_some());
 }
 
 // P3: nobody writes down what it agrees to, and says so all the same. What comes of it here is a group that doesn't begin again; that it can

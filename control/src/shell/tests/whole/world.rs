@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use consort_dataplane::log::Disk;
+use consort_dataplane::log::{Disk, DiskError, Index, Meta, OpenError, repair};
 use consort_dataplane::names::{NodeId, Time, ViewId};
 use consort_dataplane::plan::{Guarantee, Topology};
 use consort_dataplane::sim::disk::{DiskFaults, SimDisk};
@@ -22,7 +22,7 @@ use crate::orders::{Order, Report};
 use crate::plane::Plane;
 use crate::shell::data::{DataError, MakeDisk};
 use crate::shell::durable::Data;
-use crate::shell::start::MadeFabric;
+use crate::shell::start::{MadeFabric, Stage};
 use crate::shell::tests::host::{App, Host, Told, views};
 use crate::shell::{clock, stream};
 use crate::view::{Role, Shard, ShardId, View};
@@ -113,6 +113,8 @@ enum Happening {
     Operator,
     /// All crash at once.
     Blackout,
+    /// A node's disk fails to flush, until the node is started again.
+    BadDisk,
     /// Looks whether all is well.
     Look,
 }
@@ -143,6 +145,10 @@ pub(super) struct Counts {
     pub(super) chains: u64,
     /// All were lost at once.
     pub(super) blackouts: u64,
+    /// Nodes whose disk failed to flush; bits that were flipped; logs that were repaired.
+    pub(super) failed: u64,
+    pub(super) flipped: u64,
+    pub(super) repaired: u64,
 }
 
 impl Counts {
@@ -160,6 +166,9 @@ impl Counts {
         self.witnesses += other.witnesses;
         self.read += other.read;
         self.chains += other.chains;
+        self.failed += other.failed;
+        self.flipped += other.flipped;
+        self.repaired += other.repaired;
         self.blackouts += other.blackouts;
     }
 }
@@ -192,8 +201,9 @@ impl fmt::Display for Counts {
         let snapshots = restored + self.shards.restored;
         write!(
             f,
-            "faults: {:?}, {} times all at once; {snapshots} snapshots of logs restored",
-            self.faults, self.blackouts
+            "faults: {:?}, {} times all at once; {snapshots} snapshots of logs restored; {} disks failed, {} bits \
+             flipped, {} logs repaired",
+            self.faults, self.blackouts, self.failed, self.flipped, self.repaired
         )
     }
 }
@@ -268,13 +278,60 @@ pub(super) struct World {
 
 /// What a node has on its disks: one for each directory.
 #[derive(Clone, Default)]
-struct Disks(Arc<Mutex<BTreeMap<PathBuf, SimDisk>>>);
+struct Disks(Arc<Mutex<BTreeMap<PathBuf, SimDisk>>>, Arc<AtomicBool>);
 
 impl Disks {
     fn open(&self, directory: &Path, seed: u64) -> SimDisk {
         let mut disks = self.0.lock().unwrap();
         let faults = DiskFaults { slow: seed % 60, ..DiskFaults::default() };
         disks.entry(directory.to_owned()).or_insert_with(|| SimDisk::new(seed, faults)).clone()
+    }
+
+    /// From now on it fails to flush, now and then; or does no more.
+    fn set_bad(&self, is_bad: bool) {
+        let flush_fails = if is_bad { 30 } else { 0 };
+        for disk in self.0.lock().unwrap().values() {
+            disk.set_faults(DiskFaults { slow: 30, flush_fails, ..DiskFaults::default() });
+        }
+        self.1.store(is_bad, Ordering::Relaxed);
+    }
+
+    fn is_bad(&self) -> bool {
+        self.1.load(Ordering::Relaxed)
+    }
+
+    /// Flips a bit of what is written in some log, or beside it.
+    fn flip(&self, choices: &mut Choices) -> bool {
+        let disks = self.0.lock().unwrap();
+        let mut files = Vec::new();
+        for (path, disk) in
+            disks.iter().filter(|(path, _)| path.ends_with("shard-0") || path.ends_with("shard-1"))
+        {
+            let all = disk.clone().list().unwrap();
+            let all = all.into_iter().map(|(name, _)| name);
+            files.extend(
+                all.filter(|name| name.ends_with(".log") || name.ends_with(".snap"))
+                    .map(|name| (path.clone(), name)),
+            );
+        }
+        if files.is_empty() {
+            return false;
+        }
+        let (path, name) = &files[choices.below(files.len() as u64) as usize];
+        let written =
+            disks[path].content(name).iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        written > 0 && disks[path].flip(name, written).is_some()
+    }
+
+    /// What `consort log repair` does.
+    fn repair(&self, directory: &Path) -> Result<(), DiskError> {
+        let disks = self.0.lock().unwrap();
+        let (mut home, mut disk) = (disks[Path::new("data")].clone(), disks[directory].clone());
+        let shard = directory.to_str().and_then(|path| path.rsplit_once('-')?.1.parse().ok());
+        let mut meta = Meta::read(&mut home)?.unwrap_or_default();
+        meta.set_damaged(shard.unwrap());
+        meta.write(&mut home)?;
+        repair(&mut disk, Index(0)).map(drop)
     }
 
     /// A process is killed, or its machine stops: then what was not flushed is lost, or kept in parts.
@@ -384,6 +441,10 @@ impl World {
                 let at = world.choices.below(FAULTS);
                 world.push(Time(at), Happening::Blackout);
             }
+            for _ in 0..world.choices.below(3) {
+                let at = world.choices.below(FAULTS);
+                world.push(Time(at), Happening::BadDisk);
+            }
         } else {
             world.push(Time(300 * MILLISECOND), Happening::Operator);
         }
@@ -474,7 +535,13 @@ impl World {
                 let now = node.clock.shows(self.now);
                 let reports: Vec<_> = node.inbox.drain(..).collect();
                 for report in reports {
-                    if let Report::Fault(..) | Report::Broken(_) = &report {
+                    let disks = self.disks.as_ref().and_then(|disks| disks.get(&node.id));
+                    if let Report::Broken(reason) = &report
+                        && disks.is_some_and(Disks::is_bad)
+                        && reason.contains("flush")
+                    {
+                        self.counts.failed += 1;
+                    } else if let Report::Fault(..) | Report::Broken(_) = &report {
                         self.failure = Some(format!("node {} reports {report:?}", node.id));
                     }
                     self.counts.supplied += u64::from(matches!(report, Report::Supplied(_, true)));
@@ -531,8 +598,15 @@ impl World {
                     }
                 }
             }
+            Happening::BadDisk => {
+                let id = self.any();
+                if let Some(disks) = self.disks.as_ref().and_then(|disks| disks.get(&id)) {
+                    disks.set_bad(true);
+                }
+            }
             Happening::Blackout => {
                 self.counts.blackouts += 1;
+                let is_well = self.has_spare_logs();
                 for id in 1..=self.members {
                     if let Some(at) = self.alive(id) {
                         let proof = self.choices.chance(50);
@@ -540,6 +614,11 @@ impl World {
                     }
                     let again = self.later(300 * MILLISECOND);
                     self.push(again, Happening::Start(id));
+                }
+                let id = self.any();
+                let disks = self.disks.as_ref().and_then(|disks| disks.get(&id)).filter(|_| is_well);
+                if disks.is_some_and(|disks| disks.flip(&mut self.choices)) {
+                    self.counts.flipped += 1;
                 }
             }
             Happening::Look => self.look(),
@@ -769,10 +848,38 @@ impl World {
         config.data = Some(PathBuf::from("data"));
         let disks = disks.entry(id).or_default().clone();
         disks.crash(false); // whatever of a life before is under way
+        if disks.is_bad() {
+            disks.set_bad(false);
+        }
         let seed = self.choices.any();
+        let opened = disks.clone();
         let mut make: MakeDisk =
-            Box::new(move |directory| Ok(Box::new(disks.open(directory, seed)) as Box<dyn Disk>));
-        Data::open(config, Some(&mut make))
+            Box::new(move |directory| Ok(Box::new(opened.open(directory, seed)) as Box<dyn Disk>));
+        loop {
+            match Data::open(config, Some(&mut make)) {
+                Err(DataError::Log { directory, cause: OpenError::Damaged { .. } }) => {
+                    disks.repair(&directory)?;
+                    self.counts.repaired += 1;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    /// Whether every node has all of every log, and so any majority has what one of them loses.
+    fn has_spare_logs(&self) -> bool {
+        let mut views = BTreeSet::new();
+        let all = (1..=self.members).all(|id| {
+            let Some(at) = self.alive(id) else { return false };
+            let (Some(plane), Some(host)) = (&self.nodes[at].plane, &self.nodes[at].host) else {
+                return false;
+            };
+            let sessions = host.driver.status().sessions;
+            views.extend(plane.view().map(|view| (view.id, view.members.len())));
+            host.driver.is_whole() && sessions.iter().all(|it| it.stage == Stage::Running)
+        });
+        let is_of_all = |(_, members): &(ViewId, usize)| *members == self.members as usize;
+        all && !self.last_witnesses && views.len() == 1 && views.iter().all(is_of_all)
     }
 
     /// A process is killed.
@@ -849,7 +956,9 @@ impl World {
             let Some(plane) = &mut node.plane else { break };
             self.wires.serve(now, at, plane);
             let Some(order) = plane.poll_order() else { break };
+            let is_bad = self.disks.as_ref().and_then(|disks| disks.get(&node.id)).is_some_and(Disks::is_bad);
             if let Order::Stop(reason) | Order::Over(reason) = &order
+                && !is_bad
                 && matches!(reason, Stopped::Machine(_) | Stopped::PeerMisbehaved { .. })
             {
                 self.failure = Some(format!("node {} stops: {reason}", node.id));
