@@ -32,16 +32,27 @@ use consort_dataplane::names::{NodeId, Time, ViewId};
 use super::{Membership, PATIENCE, Phase, proposer_of};
 use crate::held::{self, Held, Logs, Restart};
 use crate::layout;
-use crate::link::message::{Hello, Message, Standing};
+use crate::link::message::{Message, Standing};
 use crate::stop::Absent;
 use crate::view::{Member, ShardId, View};
 
 /// How long a group that begins again waits for those whom it doesn't need.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// How long who is in a proposal may be a stranger to one who is in it, too.
+const MEET_WITHIN: Duration = Duration::from_millis(500);
+
 impl Membership {
     /// Something changed: maybe all are here, maybe the reasons for waiting are others.
     pub(super) fn gather(&mut self, now: Time) {
+        if let Some((until, from, view)) = self.proposed.take() {
+            match self.is_unmet(&view) {
+                _ if !self.is_here(&view, from) => {} // it has begun anew
+                false => return self.on_proposal(now, from, view),
+                true if until <= now => return self.renew(now),
+                true => self.proposed = Some((until, from, view)),
+            }
+        }
         let absent = self.absent();
         let here = self.here();
         let is_first = here.keys().next() == Some(&self.terms.me);
@@ -65,9 +76,11 @@ impl Membership {
 
     /// When a group that begins again waits no longer for those whom it doesn't need.
     pub(super) fn gather_due(&self) -> Option<Time> {
-        self.enough_since
+        let proposes = self
+            .enough_since
             .map(|since| since.plus(GRACE))
-            .filter(|_| self.here().keys().next() == Some(&self.terms.me))
+            .filter(|_| self.here().keys().next() == Some(&self.terms.me));
+        proposes.into_iter().chain(self.proposed.as_ref().map(|(until, ..)| *until)).min()
     }
 
     /// Who is here and free to found a group, this node included, with what each holds.
@@ -161,23 +174,29 @@ impl Membership {
         members
     }
 
+    /// Whether this node hasn't met, as one who is to found the group, a member of that view.
+    fn is_unmet(&self, view: &View) -> bool {
+        view.nodes().into_iter().any(|node| node != self.terms.me && !self.is_here(view, node))
+    }
+
+    /// Whether a member of that view has said hello as the one that is in it, and as one who is to found the group.
+    fn is_here(&self, view: &View, node: NodeId) -> bool {
+        let hello = self.peers.get(&node).and_then(|peer| peer.hello.as_ref());
+        hello.is_some_and(|hello| {
+            view.member(node).is_some_and(|member| member.incarnation == hello.incarnation)
+                && matches!(hello.standing, Standing::Founding { .. })
+        })
+    }
+
     /// The proposer's word: this is to be the view.
     pub(super) fn on_proposal(&mut self, now: Time, from: NodeId, view: View) {
         let nodes = view.nodes();
-        let is_unmet = |member: &Member| {
-            let hello = self.peers.get(&member.node).and_then(|it| it.hello.as_ref());
-            let is_met = |hello: &Hello| {
-                hello.incarnation == member.incarnation && matches!(hello.standing, Standing::Founding { .. })
-            };
-            member.node != self.terms.me && !hello.is_some_and(is_met)
-        };
-        if view.members.iter().any(is_unmet) {
+        let all_are_founders = nodes.iter().all(|node| self.terms.members.contains(node));
+        if self.is_unmet(&view) && all_are_founders && Some(&from) == nodes.first() {
             // It has met somebody whom this node hasn't, or another life of whom, or one who has turned to joining since. What that one holds
             // has to be known first.
-            let all_are_founders = nodes.iter().all(|node| self.terms.members.contains(node));
-            if all_are_founders && from == nodes.first().copied().unwrap_or(from) {
-                return self.renew(now);
-            }
+            self.proposed = Some((now.plus(MEET_WITHIN), from, view));
+            return;
         }
         let proposer =
             self.peers.get(&from).and_then(|peer| peer.hello.as_ref()).map(|hello| hello.incarnation);

@@ -162,6 +162,8 @@ pub struct Membership {
     lacking: BTreeSet<ShardId>,
     /// Since when there are enough to begin again, but not all (P3).
     enough_since: Option<Time>,
+    /// A first view that was proposed, by whom, and until when this node waits to meet all who are in it.
+    proposed: Option<(Time, NodeId, View)>,
     phase: Phase,
     peers: BTreeMap<NodeId, Peer>,
     links: DataLinks,
@@ -269,6 +271,7 @@ impl Membership {
             noted: None,
             lacking: BTreeSet::new(),
             enough_since: None,
+            proposed: None,
             phase: Phase::Renewing { at: now, asked: true },
             peers: config.peers.keys().map(|node| (*node, Peer::default())).collect(),
             links: DataLinks::default(),
@@ -342,6 +345,7 @@ impl Membership {
             return;
         }
         self.offer = offer;
+        self.proposed = None;
         self.renew_incarnation();
         self.detection.restart(now);
         if self.terms.joins || self.others_go_on() {

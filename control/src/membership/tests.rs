@@ -662,9 +662,9 @@ fn nothing_is_kept_of_shards_that_there_are_not() {
     assert_eq!(membership.peers[&NodeId(2)].retired.len(), 1);
 }
 
-// P3: a proposal is judged by what its members hold; who has turned to joining since says nothing of that.
+// P3: a proposal is judged by what its members hold. Who isn't known, or has turned to joining since, says nothing of that.
 #[test]
-fn who_proposes_somebody_that_has_turned_to_joining_breaks_nothing() {
+fn who_proposes_somebody_that_another_has_not_met_breaks_nothing() {
     let members = |id: u32| Member {
         node: NodeId(id),
         incarnation: Incarnation(id.into()),
@@ -691,15 +691,30 @@ fn who_proposes_somebody_that_has_turned_to_joining_breaks_nothing() {
             .find_map(|it| if let Decision::Greet(hello) = it { Some(hello) } else { None });
         (membership, hello.unwrap())
     };
-    let ((mut one, first), (mut two, second), (_, third)) = (begin(1), begin(2), begin(3));
-    one.on_up(Time(1), second);
-    one.on_up(Time(1), third.clone());
-    let proposal = std::iter::from_fn(|| one.poll_decision()).find_map(|decision| match decision {
-        Decision::Say(NodeId(2), message @ Message::Propose(_)) => Some(message),
-        _ => None,
-    });
-    two.on_up(Time(1), first);
-    two.on_up(Time(1), Hello { standing: Standing::Joining, held: None, ..third });
-    two.on_said(Time(1), NodeId(1), proposal.unwrap());
-    assert!(matches!(two.phase(), Phase::Renewing { .. }), "{}", two.phase());
+    // Who is proposed, as the second knows it by then: unknown, or joining; and what comes of it.
+    for (joins, comes) in [(false, true), (true, true), (true, false), (false, false)] {
+        let ((mut one, first), (mut two, second), (_, third)) = (begin(1), begin(2), begin(3));
+        one.on_up(Time(1), second);
+        one.on_up(Time(1), third.clone());
+        let proposal = std::iter::from_fn(|| one.poll_decision()).find_map(|decision| match decision {
+            Decision::Say(NodeId(2), message @ Message::Propose(_)) => Some(message),
+            _ => None,
+        });
+        two.on_up(Time(1), first);
+        if joins {
+            two.on_up(Time(1), Hello { standing: Standing::Joining, held: None, ..third.clone() });
+        }
+        two.on_said(Time(1), NodeId(1), proposal.unwrap());
+        assert!(matches!(two.phase(), Phase::Gathering), "it waits: {}", two.phase());
+        if comes {
+            two.on_up(Time(2), third);
+            assert!(matches!(two.phase(), Phase::Linking { .. }), "{}", two.phase());
+            continue;
+        }
+        for _ in 0..2 {
+            let due = two.due().filter(|due| *due <= Time(1).plus(Duration::from_secs(1))).unwrap();
+            two.on_time(due);
+        }
+        assert!(matches!(two.phase(), Phase::Renewing { .. }), "not for ever: {}", two.phase());
+    }
 }
