@@ -221,6 +221,14 @@ impl NodeBuilder {
         self
     }
 
+    /// How many bytes the log of a durable shard may grow by before its application, if it has a [state](NodeBuilder::state), is asked for a
+    /// snapshot ([`Event::Snapshot`](crate::Event::Snapshot)), which takes the place of what is behind it; 256 MiB if not set. A node that starts is given its
+    /// snapshot first ([`Event::Restore`](crate::Event::Restore)), then what follows.
+    pub fn snapshot_every(mut self, bytes: u64) -> Self {
+        self.config.snapshot_every = bytes;
+        self
+    }
+
     /// Gives up if the group hasn't started by then; if not set, it waits for ever.
     pub fn start_within(mut self, within: Duration) -> Self {
         self.config.start_within = Some(within);

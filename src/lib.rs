@@ -111,6 +111,10 @@
 //! stamps, and then what is new. After the loss of all, the group begins again when a majority of the newest view's members is there, and of each
 //! shard a log that is known to have everything; [`Event::Waiting`] says who is missing. A disk that fails to flush stops its member. See docs/durability.md.
 //!
+//! Logs grow for ever, unless the application has a [state](NodeBuilder::state): then it is asked for a snapshot ([`Event::Snapshot`]) whenever its log has grown by
+//! [`NodeBuilder::snapshot_every`], and what the snapshot has goes from the log. Who starts is given the snapshot first ([`Event::Restore`]), and
+//! then what follows; so does a member that lacks more than the others' logs still have.
+//!
 //! # Messages for some
 //! [`Sender::send_to`] sends to some of the members alone. The message has a place in the same order as all others, which the others pass
 //! over; they are not sent its bytes.

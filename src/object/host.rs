@@ -34,6 +34,11 @@ impl Host {
         self.group.ring_bytes()
     }
 
+    /// Whether what was applied is told again after every loss.
+    pub(super) fn is_durable(&self) -> bool {
+        self.group.guarantee().durable()
+    }
+
     /// Whether the node is there for this replica alone.
     pub(super) fn is_own(&self) -> bool {
         self.is_own

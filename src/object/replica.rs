@@ -598,7 +598,10 @@ impl<S: StateMachine> Applier<S> {
                     None => Ok(()),
                 },
                 Event::Evicted { reason } => {
-                    self.is_stale = self.view.take().is_some();
+                    // The log of a durable group goes on where this node was.
+                    if !self.common.host.is_durable() {
+                        self.is_stale = self.view.take().is_some();
+                    }
                     self.common.host.publish_digest(0);
                     let mut desk = self.common.desk();
                     desk.life += 1;

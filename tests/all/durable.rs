@@ -1,10 +1,13 @@
 //! Durable groups (P1, P2) with real nodes and real directories.
 
+use std::collections::BTreeMap;
+use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
-use consort::log::{Condition, Directory, LogKind, Stamp, scan_each};
+use consort::log::{Condition, Directory, LogKind, Scan, Stamp, scan_each};
+use consort::object::{Context, Replica, Snapshot, StateMachine};
 use consort::{Event, FabricChoice, Group, GroupConfig, Guarantee, Node, NodeBuilder};
 
 /// What a log or an application has of a message.
@@ -18,10 +21,14 @@ struct Had {
 }
 
 fn founders(place: &Path, count: u32) -> Vec<Node> {
+    builders(place, count).map(|builder| builder.start().unwrap()).collect()
+}
+
+fn builders(place: &Path, count: u32) -> impl Iterator<Item = NodeBuilder> {
     let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let addresses: Vec<SocketAddr> =
         listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
-    let nodes = listeners.into_iter().zip(1..).map(|(listener, id)| {
+    listeners.into_iter().zip(1..).map(move |(listener, id)| {
         let builder = NodeBuilder::new(id)
             .listener(listener)
             .fabric(FabricChoice::Shm)
@@ -29,9 +36,8 @@ fn founders(place: &Path, count: u32) -> Vec<Node> {
             .ring_bytes(1 << 16)
             .data(place.join(id.to_string()));
         let others = addresses.iter().zip(1..).filter(|(_, other)| *other != id);
-        others.fold(builder, |builder, (address, other)| builder.peer(other, *address)).start().unwrap()
-    });
-    nodes.collect()
+        others.fold(builder, |builder, (address, other)| builder.peer(other, *address))
+    })
 }
 
 /// The messages in a node's log, which is sound.
@@ -326,4 +332,91 @@ fn a_durable_group_of_nodes_that_come_later_begins_with_nothing() {
     also.sender().send(b"second").unwrap();
     assert_eq!(until_told(&also, b"second"), until_told(&late, b"second"));
     drop(founders);
+}
+
+/// The last bytes that were written under each number, and how many updates there were.
+#[derive(Default)]
+struct Register {
+    written: BTreeMap<u64, Vec<u8>>,
+    updates: u64,
+}
+
+impl StateMachine for Register {
+    type Update = (u64, Vec<u8>);
+    type Reply = u64;
+
+    fn apply(&mut self, _: &Context, (key, bytes): (u64, Vec<u8>)) -> u64 {
+        self.written.insert(key, bytes);
+        self.updates += 1;
+        self.updates
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot::of(&(&self.written, self.updates))
+    }
+
+    fn restore(&mut self, from: &mut dyn Read) -> io::Result<()> {
+        (self.written, self.updates) = Snapshot::read(from)?;
+        Ok(())
+    }
+}
+
+// P4: a log is bounded by snapshots, and the object is what it was: after the loss of all, and at a member that has lost its disk.
+#[test]
+fn a_replicated_object_comes_back_from_a_snapshot_and_what_follows() {
+    const EVERY: u64 = 1 << 20;
+    let place = tempfile::tempdir().unwrap();
+    let start = || -> Vec<Replica<Register>> {
+        let replica =
+            |builder: NodeBuilder| Replica::start(builder.snapshot_every(EVERY), Register::default());
+        builders(place.path(), 3).map(|builder| replica(builder).unwrap()).collect()
+    };
+    let bytes = |number: u64| vec![number as u8; 8 << 10];
+    let logs = || (1..=3).map(|id| scan_log(place.path(), id)).collect::<Vec<_>>();
+    let mut done = 0;
+    for life in 0..3 {
+        let replicas = start();
+        assert_eq!(replicas[0].query(|it| it.updates).unwrap(), done, "in life {life}");
+        // Until every member has taken a snapshot, and the log is shorter for it; and a little more.
+        let mut rest = 20;
+        while rest > 0 {
+            let all = (1..=3).all(|id| first(place.path(), id) > 1 + 400 * life);
+            rest -= u64::from(all);
+            done += 1;
+            assert_eq!(replicas[done as usize % 3].update(&(done % 7, bytes(done))).unwrap(), done);
+            assert!(
+                done < 20_000,
+                "no snapshot bounds the log of one of {:?} in life {life}",
+                [1, 2, 3].map(|id| first(place.path(), id))
+            );
+        }
+        for replica in &replicas {
+            assert_eq!(
+                replica.query(|it| (it.updates, it.written.clone())).unwrap(),
+                (done, (0..7).map(|key| (key, bytes(done - (done + 7 - key) % 7))).collect())
+            );
+        }
+        drop(replicas);
+        for scan in logs() {
+            assert_eq!(scan.condition, Condition::Sound);
+            let used: u64 = scan.segments.iter().map(|segment| segment.end).sum();
+            assert!(used < 4 * EVERY, "{used} bytes in a log of {done} updates of 8 KiB");
+        }
+        if life == 1 {
+            std::fs::remove_dir_all(place.path().join("2")).unwrap();
+        }
+    }
+}
+
+fn scan_log(place: &Path, id: u32) -> Scan {
+    let mut disk = Directory::look(&place.join(id.to_string()).join("shard-0")).unwrap();
+    scan_each(&mut disk, &mut |_, _| {}).unwrap()
+}
+
+/// The first record that is in the log of a node that runs, as the names of its files tell.
+fn first(place: &Path, id: u32) -> u64 {
+    let files = std::fs::read_dir(place.join(id.to_string()).join("shard-0")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let snapshots = names.filter_map(|name| u64::from_str_radix(name.strip_suffix(".snap")?, 16).ok());
+    snapshots.max().map_or(1, |index| index + 1)
 }

@@ -46,6 +46,15 @@ const TIPS_LEN: usize = 64 * 32;
 /// Records that are told again in one turn.
 const A_TURN: u64 = 256;
 
+/// What segments have where snapshots bound a log, at least.
+const LEAST_SEGMENT: u64 = if cfg!(test) { 4 << 10 } else { 256 << 10 };
+
+/// A log goes by whole segments, so these are a part of what it may grow by.
+fn segment_bytes(snapshot_every: Option<u64>) -> u64 {
+    let most = LogOptions::default().segment_bytes;
+    snapshot_every.map_or(most, |every| (every / 4).clamp(LEAST_SEGMENT, most))
+}
+
 /// All that a node has on disk.
 pub(crate) struct Data {
     pub(crate) home: Home,
@@ -82,7 +91,8 @@ impl Data {
                 continue;
             }
             let directory = data.join(format!("shard-{id}"));
-            let segment_bytes = if cfg!(test) { 4 << 10 } else { LogOptions::default().segment_bytes };
+            let snapshot_every = shape.state.then_some(config.snapshot_every);
+            let segment_bytes = segment_bytes(snapshot_every);
             let most_waiting = shape.ring_bytes * 4;
             let options = LogOptions { shard: id.0, segment_bytes, most_waiting, ..LogOptions::default() };
             let mut disk = make(&directory)?;
@@ -93,7 +103,6 @@ impl Data {
             if home.is_member(id) && is_gone {
                 home.meta.set_damaged(id.0);
             }
-            let snapshot_every = shape.state.then_some(config.snapshot_every);
             logs.push(Some(ShardLog::new(log, home.meta.damaged.contains_key(&id.0), snapshot_every)));
         }
         Ok(Some(Self { home, logs }))
@@ -313,6 +322,8 @@ struct Keeper {
     kept: Option<Arc<Kept>>,
     /// The view that the application was told last, as it is kept.
     view: Vec<u8>,
+    /// The session of this life that began with it.
+    since: ViewId,
 }
 
 /// Records that are told again, up to one.
@@ -377,7 +388,8 @@ impl ShardLog {
     fn new(log: Log, lacks: bool, snapshot_every: Option<u64>) -> Self {
         let (begun, served) = (VecDeque::new(), BTreeMap::new());
         let before = log.segments().iter().map(|segment| segment.end).sum();
-        let keeper = Keeper { every: snapshot_every, at: 0, before, kept: None, view: Vec::new() };
+        let keeper =
+            Keeper { every: snapshot_every, at: 0, before, kept: None, view: Vec::new(), since: ViewId(0) };
         Self {
             log,
             begun,
@@ -410,6 +422,9 @@ impl ShardLog {
 
     fn begun(&mut self, since: ViewId, at: Index) {
         self.begun.push_back((since, at));
+        if self.keeper.since == since {
+            self.told = self.told.max(at); // the application was told the view before it was written down
+        }
         if self.begun.len() > SESSIONS {
             self.begun.pop_front();
         }
@@ -696,9 +711,9 @@ impl ShardLog {
 
     /// The application was told a view.
     pub(crate) fn on_view_told(&mut self, view: &View) {
+        (self.keeper.view, self.keeper.since) = (encode(view), view.id);
         if let Some((_, at)) = self.begun.iter().find(|(begun, _)| *begun == view.id) {
             self.told = self.told.max(*at);
-            self.keeper.view = encode(view);
         }
     }
 
@@ -825,6 +840,7 @@ impl ShardLog {
 
     /// This incarnation is over: what comes next is fetched from others.
     pub(crate) fn end(&mut self) {
+        self.keeper.since = ViewId(0);
         self.begun.clear();
         self.served.clear();
         (self.replay, self.missing) = (None, None);

@@ -48,11 +48,11 @@ pub enum Event {
     View(View),
     /// A message of some member, this node included.
     Message(Message),
-    /// A joiner needs the state that this application has after all that was told so far (V7). Comes only to nodes that are built with a
-    /// [state](crate::config::NodeConfig::state).
+    /// A joiner needs the state that this application has after all that was told so far (V7); or, in a durable group, the log is to go on from it
+    /// (P4). Comes only to nodes that are built with a [state](crate::config::NodeConfig::state).
     Snapshot(SnapshotRequest),
-    /// This node joins, and here is another member's state to begin with (V7). The events after it tell what was delivered since, with
-    /// views of which this node is not yet a member, until one has it in it.
+    /// Here is a state to begin with: another member's, where this node joins (V7), or of a durable group the one that lies beside its log (P4). The
+    /// events after it tell what was delivered since, with views of which this node is not yet a member, until one has it in it.
     Restore(Restore),
     /// That member sends nothing more; no message of it follows, in whatever view.
     Ended {

@@ -252,8 +252,9 @@ fn with_snapshot(seed: u64) -> (SimDisk, ShardLog) {
     log.on_view_told(&view(1));
     log.on_told(ViewId(1), Seq(99));
     assert!(!snapshot(&mut log, "it is short"));
-    live(&mut log, 2, 900, "one");
     log.on_view_told(&view(2));
+    live(&mut log, 2, 900, "one");
+    assert_eq!(log.place().unwrap().0, Index(102), "the view was told before it was written down");
     log.on_told(ViewId(2), Seq(799));
     assert!(snapshot(&mut log, "of 102 and 800 records"));
     assert!(!snapshot(&mut log, "it has not grown since"));
