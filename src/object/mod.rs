@@ -73,5 +73,5 @@ pub use calls::{Lost, Replies};
 pub use digests::{Divergence, StateDigest};
 pub use machine::{Context, Snapshot, StateMachine};
 pub use pending::Pending;
-pub use replica::{Halted, Options, QueryError, Replica, ReplicaError, UpdateError};
+pub use replica::{Answered, Halted, Options, QueryError, Replica, ReplicaError, UpdateError};
 pub use value::{Bytes, Undecodable, Value};

@@ -184,6 +184,9 @@ pub enum QueryError {
     Within,
 }
 
+/// What [`Replica::update_all`] comes to.
+pub type Answered<R> = Result<Replies<R>, UpdateError>;
+
 /// An object at this member. See the [module](crate::object).
 ///
 /// Any number of threads may use it. Dropping it stops its node at once, if it has [one of its own](Replica::start); [`Replica::close`]
@@ -216,7 +219,7 @@ struct Desk<R> {
     life: u64,
     updates: BTreeMap<Ticket, Promise<Result<R, UpdateError>>>,
     /// Calls that were sent and not delivered yet,
-    sent: BTreeMap<Ticket, Promise<Result<Replies<R>, UpdateError>>>,
+    sent: BTreeMap<Ticket, Promise<Answered<R>>>,
     /// and those that were.
     calls: Calls<R, UpdateError>,
     points: BTreeMap<ReadPoint, Promise<Result<(), QueryError>>>,
@@ -349,7 +352,7 @@ impl<S: StateMachine> Replica<S> {
     ///
     /// # Errors
     /// As [`Replica::update`]. What others answered before this replica stopped, was left out, or ceased to be a member, is not told.
-    pub fn update_all(&self, update: &S::Update) -> Result<Replies<S::Reply>, UpdateError> {
+    pub fn update_all(&self, update: &S::Update) -> Answered<S::Reply> {
         self.submit_all(update)?.wait()
     }
 
@@ -358,10 +361,7 @@ impl<S: StateMachine> Replica<S> {
     ///
     /// # Errors
     /// It was not sent.
-    pub fn submit_all(
-        &self,
-        update: &S::Update,
-    ) -> Result<Pending<Result<Replies<S::Reply>, UpdateError>>, UpdateError> {
+    pub fn submit_all(&self, update: &S::Update) -> Result<Pending<Answered<S::Reply>>, UpdateError> {
         let bytes = self.message(CALL, update)?;
         loop {
             // Waited for without room in the ring, which others would have to wait for.
@@ -592,7 +592,7 @@ impl<R> Desk<R> {
 #[must_use = "they wait for ever unless they are told"]
 struct GivenUp<R> {
     updates: BTreeMap<Ticket, Promise<Result<R, UpdateError>>>,
-    sent: BTreeMap<Ticket, Promise<Result<Replies<R>, UpdateError>>>,
+    sent: BTreeMap<Ticket, Promise<Answered<R>>>,
     calls: Calls<R, UpdateError>,
     points: BTreeMap<ReadPoint, Promise<Result<(), QueryError>>>,
 }
