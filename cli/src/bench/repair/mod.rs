@@ -266,9 +266,7 @@ impl<'a> Cluster<'a> {
         self.crew.end(place)?;
         let after = self.layout.newest();
         let both = || before.iter().zip(&after);
-        let is_new = |(old, new): (&(u64, Vec<u32>), &(u64, Vec<u32>))| {
-            new.1.iter().filter(|it| !old.1.contains(it)).count()
-        };
+        let moved = both().map(|(old, new)| new.1.iter().filter(|node| !old.1.contains(node)).count()).sum();
         let spared: Vec<_> =
             both().enumerate().filter(|(_, (old, new))| old == new).map(|(shard, _)| shard).collect();
         let gaps = self.spared(&spared, (at, until))?;
@@ -279,7 +277,7 @@ impl<'a> Cluster<'a> {
             hit: before.iter().filter(|(_, members)| members.contains(&victim)).count(),
             replicas: self.replicas(),
             repaired_ms: ms(repaired.saturating_sub(at)),
-            moved: both().map(is_new).sum(),
+            moved,
             spared: spared.len(),
             spared_ms: gap(0),
             no_failure_ms: gap(1),
