@@ -108,9 +108,10 @@ fn lead(
 ) -> Result<(), Failure> {
     while !parent.released() {
         if let Some(Told::ShardGaps { shards, windows }) = parent.try_told() {
-            let of = |(since, until): &(u64, u64)| {
+            let of = |window: &(u64, u64)| {
                 let watched = shards.iter().filter_map(|shard| objects.get(*shard));
-                watched.map(|(_, watch)| lock(watch).gaps.longest(*since, *until)).max().unwrap_or(0)
+                let longest = |watch| lock(watch).gaps.longest_touching(*window, clock::now());
+                watched.map(|(_, watch)| longest(watch)).max().unwrap_or(0)
             };
             let longest = windows.iter().map(of).collect();
             parent.say(&Said::Gaps { longest, fabric: node.stats().fabric.to_owned() });
