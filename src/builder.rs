@@ -167,7 +167,8 @@ impl NodeBuilder {
         self
     }
 
-    /// What becomes of a member whose engine stands still although its process lives; [`SlowPolicy::Wait`] if not set.
+    /// What becomes of a member that stands still although its process lives: in the main group, and in every group that doesn't
+    /// [say otherwise](GroupConfig::slow). [`SlowPolicy::Wait`] if not set.
     pub fn slow(mut self, policy: SlowPolicy) -> Self {
         self.config.slow = policy;
         self

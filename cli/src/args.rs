@@ -47,7 +47,7 @@ pub(crate) enum Command {
     Status(AskArgs),
     /// Ask a running member what it waits for: which member, which counter, which rule
     Explain(AskArgs),
-    /// Measure latency, throughput, durable groups, idle cost, failover, joins or restarts, beside the machine's own floor
+    /// Measure latency, throughput, durable groups, idle cost, failover, repairs, joins or restarts, beside the machine's own floor
     #[command(subcommand)]
     Bench(BenchCommand),
     /// A replicated, sharded key-value store: serve it, use it, measure it
@@ -295,7 +295,7 @@ The configuration file (TOML) says the same as the flags, which go first where b
   # role = \"witness\"            # data, witness
   # silence = \"1s\"
   # quorum_within = \"10s\"
-  # slow = \"5s\"                 # leave out a member whose engine stands still for so long; default: wait for it
+  # slow = \"5s\"                 # leave out a member that stands still for so long; default: wait for it
   # key_file = \"cluster.key\"
   [peers]
   2 = \"127.0.0.1:7102\"
@@ -518,6 +518,9 @@ pub(crate) enum BenchCommand {
     /// Milliseconds that a group stands still when a member dies
     #[command(after_long_help = format!("{FAILOVER_HELP}\n\n{EXIT_CODES}"))]
     Failover(Box<FailoverArgs>),
+    /// How long shards lack a replica when a node dies, and what the other shards notice
+    #[command(after_long_help = format!("{REPAIR_HELP}\n\n{EXIT_CODES}"))]
+    Repair(Box<RepairArgs>),
     /// What a member that joins with a large state costs the others, and how fast the state comes
     #[command(after_long_help = format!("{JOIN_HELP}\n\n{EXIT_CODES}"))]
     Join(Box<JoinArgs>),
@@ -586,6 +589,24 @@ How it measures:
 Examples:
   consort bench replicas --fabric tcp --size 10KiB
   consort bench replicas --fabric tcp --members 5 --updaters 5 --json";
+
+const REPAIR_HELP: &str = "\
+How it measures:
+  Nodes are processes of their own, spread over failure domains, with the shards of one group on them and an object on each, which every
+  node that has it updates steadily. One node is killed (kill -9), then another; none comes in its place. It is the one
+  that has most shards, but not all, so that some are spared.
+    repaired    from the kill until every shard has --replicas members again, or as many as there are nodes left; each of
+                them has the state by then and was told of a view that has it
+    moved       replicas that are on nodes where they were not before
+    spared      shards whose session went on through it all
+    longest gap the longest time from one update to the next in those, at any of their members, from the kill until 100 ms
+                after the repair
+    no failure  the same in an equally long time afterwards: what the machine does by itself
+  Each run begins with new nodes.
+
+Examples:
+  consort bench repair --fabric tcp
+  consort bench repair --nodes 7 --domains 7 --shards 5 --kills 3 --json";
 
 const FAILOVER_HELP: &str = "\
 How it measures:
@@ -851,6 +872,76 @@ impl FailoverArgs {
 
 /// As many members make two groups that have something to tell each other.
 const LEAST_SPARED: u32 = 4;
+
+/// `consort bench repair`.
+#[derive(Debug, Args)]
+pub(crate) struct RepairArgs {
+    /// How many node processes
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(3..=i64::from(MOST_MEMBERS)))]
+    pub(crate) nodes: u32,
+    /// Over how many failure domains they are spread
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MEMBERS)))]
+    pub(crate) domains: u32,
+    /// How many shards
+    #[arg(long, default_value_t = 3, value_parser = parse_shards)]
+    pub(crate) shards: usize,
+    /// How many nodes have each shard
+    #[arg(long, default_value_t = 3, value_parser = parse_shards)]
+    pub(crate) replicas: usize,
+    /// How many nodes die in a run, one after the other
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MEMBERS)))]
+    pub(crate) kills: u32,
+    /// Updates a second that a node sends to each shard that it has
+    #[arg(long, value_name = "PER-SECOND", default_value_t = 1000.0)]
+    pub(crate) rate: f64,
+    /// Bytes of an update
+    #[arg(long, value_name = "BYTES", default_value = "64", value_parser = parse_bytes)]
+    pub(crate) size: usize,
+    /// How their memory reaches each other
+    #[arg(long, value_enum, default_value_t = FabricArg::Auto)]
+    pub(crate) fabric: FabricArg,
+    /// How many runs
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub(crate) runs: u32,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl RepairArgs {
+    /// What the parser of single values can't see.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        if self.kills + 2 > self.nodes {
+            return Err(Failure::usage(
+                format!(
+                    "of {} nodes that die one after the other {} can't: the last two are no majority without each other",
+                    self.nodes, self.kills
+                ),
+                format!("give --kills {} or fewer, or more --nodes", self.nodes - 2),
+            ));
+        }
+        if self.replicas > self.nodes as usize {
+            return Err(Failure::usage(
+                format!("{} nodes are too few for {} replicas of each shard", self.nodes, self.replicas),
+                "give no more --replicas than --nodes",
+            ));
+        }
+        if !(self.rate >= 1.0 && self.rate <= 100_000.0) {
+            return Err(Failure::usage(
+                format!("a rate of {} updates a second can't be kept", self.rate),
+                "give --rate between 1 and 100000",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn parse_shards(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|count| (1..=16).contains(count))
+        .ok_or_else(|| "give a number from 1 to 16".to_owned())
+}
 
 /// `consort bench durable`.
 #[derive(Debug, Args)]

@@ -25,6 +25,13 @@ impl Gaps {
         let gaps = self.gaps.iter().filter(|&&(_, to)| since < to && to <= until);
         gaps.map(|(from, to)| to - from).max().unwrap_or(0)
     }
+
+    /// The longest that lies in these times, or reaches into them; at `now` the last may still go on.
+    pub(crate) fn longest_touching(&self, (since, until): (u64, u64), now: u64) -> u64 {
+        let open = self.last.map(|last| (last, now));
+        let gaps = self.gaps.iter().copied().chain(open);
+        gaps.filter(|&(from, to)| from < until && since < to).map(|(from, to)| to - from).max().unwrap_or(0)
+    }
 }
 
 #[cfg(test)]
@@ -42,5 +49,8 @@ mod tests {
         assert_eq!(gaps.longest(us(900), us(1_399)), us(95), "neither what ended before nor what ends after");
         assert_eq!(gaps.longest(us(1_200), us(1_400)), us(400), "it began before");
         assert_eq!(gaps.longest(us(900), us(905)), 0, "too short to count");
+        assert_eq!(gaps.longest_touching((us(1_100), us(1_200)), us(1_500)), us(400), "it ends after");
+        assert_eq!(gaps.longest_touching((us(1_420), us(1_450)), us(1_900)), us(500), "it goes on");
+        assert_eq!(gaps.longest_touching((us(950), us(1_000)), us(1_900)), us(95), "nothing of the next");
     }
 }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use consort::{
-    CloseError, DrivenNode, FabricChoice, GroupConfig, Guarantee, Node, NodeBuilder, StartError, Stopped,
-    Topology, WaitStrategy,
+    CloseError, Domain, DrivenNode, FabricChoice, GroupConfig, Guarantee, Node, NodeBuilder, StartError,
+    Stopped, Topology, WaitStrategy,
 };
 
 use crate::args::{FabricArg, GuaranteeArg, NodeGuaranteeArg, TopologyArg, WaitArg};
 use crate::failure::Failure;
-use crate::orders::{Durable, FailoverTask, Seat, WhichGroup};
+use crate::orders::{Durable, FailoverTask, RepairTask, Seat, WhichGroup};
 
 /// How long the processes of one machine may take to come together.
 const START_WITHIN: Duration = Duration::from_secs(30);
@@ -152,6 +152,22 @@ pub(crate) fn start_with_state(seat: &Seat, joins: bool) -> Result<Node, Failure
 /// A node of a founding group, for an object to be put on.
 pub(crate) fn founder(seat: &Seat) -> NodeBuilder {
     builder(seat).silence(SILENCE)
+}
+
+/// The name of a group that is split in shards.
+pub(crate) const SHARDED: &str = "shards";
+
+/// A node with shards, each with a state.
+///
+/// # Errors
+/// It can't start.
+pub(crate) fn start_repair(task: &RepairTask) -> Result<Node, Failure> {
+    let group = GroupConfig::new(SHARDED).sharded(task.shards, task.replicas).state(true);
+    let domain = Domain::new(&task.domain).map_err(|error| {
+        Failure::usage(error.to_string(), "name domains as `consort kv serve --help` says")
+    })?;
+    let builder = founder(&task.seat).domain(domain).group(group.ring_bytes(task.seat.ring_bytes));
+    builder.start().map_err(|error| not_started(task.seat.id, &error))
 }
 
 /// A founder, or one that joins by any of the others.

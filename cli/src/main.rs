@@ -64,6 +64,7 @@ fn wants_json(command: &BenchCommand) -> bool {
         BenchCommand::Idle(args) => args.group.json,
         BenchCommand::Replicas(args) => args.json,
         BenchCommand::Failover(args) => args.json,
+        BenchCommand::Repair(args) => args.json,
         BenchCommand::Join(args) => args.json,
         BenchCommand::Durable(args) => args.json,
         BenchCommand::Restart(args) => args.json,

@@ -58,6 +58,7 @@ fn serve() -> Result<(), Failure> {
         Task::Restart(task) => crate::bench::restart::member(&task, &mut parent),
         Task::Idle(task) => crate::bench::idle::member(&task, &mut parent),
         Task::Replicas(task) => crate::bench::replicas::member(&task, &mut parent),
+        Task::Repair(task) => crate::bench::repair::member(&task, &mut parent),
         Task::Failover(task) => crate::bench::failover::member(&task, &mut parent),
         Task::Prey(task) => crate::bench::failover::prey(&task, &mut parent),
         Task::Join(task) => crate::bench::join::member(&task, &mut parent),

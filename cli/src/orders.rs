@@ -34,6 +34,8 @@ pub(crate) enum Task {
     Idle(IdleTask),
     /// Update and query a replicated object.
     Replicas(ReplicasTask),
+    /// Update the shards that it has, while nodes die.
+    Repair(RepairTask),
     /// Send steadily while members die.
     Failover(FailoverTask),
     /// Hold memory and a connection, and be killed.
@@ -288,6 +290,21 @@ pub(crate) struct ReplicasReport {
     pub(crate) fabric: String,
 }
 
+/// See [`crate::bench::repair`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RepairTask {
+    pub(crate) seat: Seat,
+    pub(crate) shards: usize,
+    /// Of each shard.
+    pub(crate) replicas: usize,
+    /// What the node fails with.
+    pub(crate) domain: String,
+    /// Bytes of an update.
+    pub(crate) size: usize,
+    /// Nanoseconds from one update of a shard to the next.
+    pub(crate) interval: u64,
+}
+
 /// See [`crate::bench::failover`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct FailoverTask {
@@ -412,6 +429,8 @@ pub(crate) enum Said {
     Progress { delivered: u64 },
     /// A view of these members, in its order, and something was delivered in it.
     View { members: Vec<u32> },
+    /// A view of a shard with these members was told here, then on the machine's clock.
+    Shard { shard: usize, view: u64, members: Vec<u32>, at: u64 },
     /// The view is one without the member that was killed.
     Survived(Survived),
     /// The longest times without a delivery in the windows that were asked for, in nanoseconds.
@@ -443,6 +462,8 @@ pub(crate) enum Told {
     Killed { node: u32, at: u64 },
     /// Say for how long nothing was delivered in each of these windows, on the machine's clock.
     Gaps { windows: Vec<(u64, u64)> },
+    /// The same, of these shards.
+    ShardGaps { shards: Vec<usize>, windows: Vec<(u64, u64)> },
     /// Come to an end of sending; these are the members that do so, and that was done to them.
     Finish { members: Vec<u32>, upheavals: Vec<Upheaval> },
     /// Nobody needs you any more.

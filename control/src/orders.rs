@@ -153,6 +153,8 @@ pub struct Part {
 pub struct Pulse {
     /// How often every other member's data plane has beaten (V9).
     pub beats: Vec<(NodeId, u64)>,
+    /// How often, in each of its sessions, every other member's application has beaten: it takes what is delivered, or nothing waits for it.
+    pub takes: Vec<(ShardId, NodeId, u64)>,
     /// Its sessions, oldest first.
     pub sessions: Vec<SessionState>,
 }

@@ -23,6 +23,8 @@
 //! - promise: it grows by one only with a record published, and all records that a reader hasn't released lie in the
 //!   rings: `members × ring_bytes / 8 < 2^31`.
 //!
+//! `heartbeat` is two counters in one word, modulo 2^32 each: the engine's below, the application's above.
+//!
 //! The `tag` is the view of the session that the row belongs to, and 0 while the row is made ready for the next one in the
 //! same place. It is the last word of the page, where no number of members puts another, so that it can be read before
 //! anything else of the row is believed (V10).

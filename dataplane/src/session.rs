@@ -194,6 +194,25 @@ struct Stream {
     released_published: Position,
 }
 
+/// A member's heartbeats in a session (V9), of which it matters only whether they change: by the next 2^32 somebody has looked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Heartbeat {
+    /// Its engine's, which runs.
+    pub engine: u32,
+    /// Its application's, which takes what is delivered in the session. It never beats when the engine doesn't.
+    pub application: u32,
+}
+
+impl Heartbeat {
+    const fn pack(self) -> u64 {
+        (self.application as u64) << 32 | self.engine as u64
+    }
+
+    const fn unpack(word: u64) -> Self {
+        Self { engine: word as u32, application: (word >> 32) as u32 }
+    }
+}
+
 /// A delivered record whose room can't be released yet.
 struct Held {
     rank: usize,
@@ -245,7 +264,7 @@ pub struct Session {
     reads: reads::Reads,
     /// Words that may wait were stored and not published.
     later: bool,
-    beats: u64,
+    beats: Heartbeat,
     /// Where the own ring ends, once wedged.
     wedged: Option<Position>,
     /// [`Session::cut`] has delivered all that it had to.
@@ -391,7 +410,7 @@ impl Session {
             loans,
             reads: reads::Reads::default(),
             later: false,
-            beats: 0,
+            beats: Heartbeat::default(),
             wedged: None,
             is_cut: false,
             resent: Position(0),
@@ -684,23 +703,25 @@ impl Session {
         self.ring.ready() || !self.is_wedged() && self.loan_is_back()
     }
 
-    /// Counts the heartbeat up by one and publishes it. Flush the fabric after it.
-    pub fn beat<F: Fabric + ?Sized>(&mut self, fabric: &mut F) {
+    /// Counts the heartbeat up by one and publishes it; `takes`: so has the application, which takes what is delivered, or nothing
+    /// waits for it. Flush the fabric after it.
+    pub fn beat<F: Fabric + ?Sized>(&mut self, fabric: &mut F, takes: bool) {
         if !self.is_wedged() {
-            self.beats += 1;
-            self.segment.store(self.base + self.layout.heartbeat(), self.beats);
+            self.beats.engine = self.beats.engine.wrapping_add(1);
+            self.beats.application = self.beats.application.wrapping_add(u32::from(takes));
+            self.segment.store(self.base + self.layout.heartbeat(), self.beats.pack());
             self.later = true;
             self.publish(fabric);
         }
     }
 
     /// The heartbeat of a member, as last published; `None` if there is no such member.
-    pub fn heartbeat(&self, rank: Rank) -> Option<u64> {
+    pub fn heartbeat(&self, rank: Rank) -> Option<Heartbeat> {
         if usize::from(rank.0) == self.me {
             return Some(self.beats);
         }
         let peer = self.peers.iter().find(|p| p.rank == usize::from(rank.0))?;
-        Some(peer.mirror.load(peer.base + self.layout.heartbeat()))
+        Some(Heartbeat::unpack(peer.mirror.load(peer.base + self.layout.heartbeat())))
     }
 
     /// Stops the session for good: its frontiers freeze, its ring takes nothing more (V2). Returns the frozen frontiers,
@@ -739,6 +760,11 @@ impl Session {
         }
         self.is_resent = self.ring.taken() == end;
         self.is_resent
+    }
+
+    /// Whether a delivered message is lent (D10): its room, and what comes after it, is not released yet.
+    pub fn lends(&self) -> bool {
+        self.held.iter().any(|held| held.loan.is_some_and(|loan| !self.loans.came_back(loan)))
     }
 
     /// Whether the session is over here, and its memory not needed any more: it is cut, all that was to be sent again was

@@ -81,7 +81,7 @@ pub(super) enum Command {
     Arrive { name: String, parties: Vec<u32>, on_loss: OnLoss },
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) enum Reply {
     /// It is this one's turn.
     Granted(Party, Token),
@@ -97,7 +97,7 @@ pub(super) enum Reply {
     Refused(Refusal),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) enum Refusal {
     Differs,
     NoParty,

@@ -59,6 +59,11 @@ impl Host {
         self.sender.reserve(len)
     }
 
+    /// Whence other threads send in the same name.
+    pub(super) fn sender(&self) -> Sender {
+        self.sender.clone()
+    }
+
     pub(super) fn read_point(&self) -> Result<ReadPoint, ReadPointError> {
         self.sender.read_point()
     }

@@ -13,8 +13,9 @@ use crate::{Incarnation, NodeId, Seq, View, ViewId};
 pub trait StateMachine: Send + Sync + 'static {
     /// What changes it: anything that serde can write, or [`Bytes`](super::Bytes).
     type Update: Value;
-    /// What an update answers to who sent it.
-    type Reply: Send + 'static;
+    /// What an update answers to who sent it. It travels where every member's is asked for
+    /// ([`Replica::update_all`](super::Replica::update_all)), where they may differ.
+    type Reply: Value + Send + 'static;
 
     /// Does an update, at every member in the same order.
     fn apply(&mut self, context: &Context, update: Self::Update) -> Self::Reply;

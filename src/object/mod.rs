@@ -42,6 +42,7 @@
 //! | call | sees | costs |
 //! |---|---|---|
 //! | [`update`](Replica::update) | every update that comes before it in the one order | a message, delivered everywhere |
+//! | [`update_all`](Replica::update_all) | the same; returns what every member answered, and who was lost | as an update, and a message from each member to this one |
 //! | [`query`](Replica::query) | every update that had completed anywhere when it was called: linearizable | a round trip, no message; shared by many |
 //! | [`query_local`](Replica::query_local) | what was applied here: a state that was current once, never older than this member saw before | nothing |
 //!
@@ -56,18 +57,21 @@
 //! [at which message](Divergence). Where no majority agrees, nobody can be shown to be right, and all stop.
 //!
 //! # Modules, in reading order
-//! What travels (`value`), what a user writes (`machine`), what is waited for (`pending`), whom a replica lives on (`host`),
+//! What travels (`value`), what a user writes (`machine`), what is waited for (`pending`), updates to which all reply (`calls`) and what is replied (`answers`), whom a replica lives on (`host`),
 //! who is right (`digests`), and the [`Replica`].
 
 mod value;
 mod machine;
 mod pending;
+mod calls;
+mod answers;
 mod host;
 mod digests;
 mod replica;
 
+pub use calls::{Lost, Replies};
 pub use digests::{Divergence, StateDigest};
 pub use machine::{Context, Snapshot, StateMachine};
 pub use pending::Pending;
-pub use replica::{Halted, Options, QueryError, Replica, ReplicaError, UpdateError};
+pub use replica::{Answered, Halted, Options, QueryError, Replica, ReplicaError, UpdateError};
 pub use value::{Bytes, Undecodable, Value};

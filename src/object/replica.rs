@@ -5,6 +5,10 @@
 //! A ticket names one send of this node over all views. It is put down under the same lock under which the message is sent, so the reply
 //! finds it. A node that is evicted begins another *life*: all that wait are told that nothing is known, and a message that was prepared
 //! in the old life and not sent is prepared again.
+//!
+//! # Replies of all
+//! An update of which every member's reply is wanted is a *call* (`calls`): from its delivery on it is called by its place in the order, and the
+//! others' answers come as messages. These are no updates: they have no index, and count for no digest, since only who asked is sent them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +21,8 @@ use std::time::{Duration, Instant};
 use consort_control::shell::Gate;
 use serde::{Deserialize, Serialize};
 
+use super::answers::{Answer, Answers};
+use super::calls::{CALLS, Calls, Head, Lost, Over, Replies, lives};
 use super::digests::{Digests, Divergence, Place, least_every};
 use super::host::Host;
 use super::machine::{Context, StateMachine};
@@ -24,12 +30,16 @@ use super::pending::{Pending, Promise};
 use super::value::{Undecodable, Value};
 use crate::{
     CloseError, Departure, Event, Group, Guarantee, Incarnation, Message, Node, NodeBuilder, NodeId,
-    ReadPoint, ReadPointError, Restore, SendError, Seq, SnapshotRequest, StartError, Status, Stopped, Ticket,
-    View, ViewId,
+    ReadPoint, ReadPointError, Reservation, Restore, SendError, Seq, SnapshotRequest, StartError, Status,
+    Stopped, Ticket, View, ViewId,
 };
 
-/// The first byte of a message: an update. Others are for later versions, and nobody sends them.
+/// The first byte of a message: an update. Bytes beyond these are for later versions, and nobody sends them.
 const UPDATE: u8 = 0;
+/// An update whose sender wants to know what every member answers.
+const CALL: u8 = 1;
+/// A member's answer to one.
+const ANSWER: u8 = 2;
 
 /// How a replica is kept. All members must be told the same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -174,6 +184,9 @@ pub enum QueryError {
     Within,
 }
 
+/// What [`Replica::update_all`] comes to.
+pub type Answered<R> = Result<Replies<R>, UpdateError>;
+
 /// An object at this member. See the [module](crate::object).
 ///
 /// Any number of threads may use it. Dropping it stops its node at once, if it has [one of its own](Replica::start); [`Replica::close`]
@@ -205,6 +218,10 @@ struct Desk<R> {
     /// How often the node was evicted.
     life: u64,
     updates: BTreeMap<Ticket, Promise<Result<R, UpdateError>>>,
+    /// Calls that were sent and not delivered yet,
+    sent: BTreeMap<Ticket, Promise<Answered<R>>>,
+    /// and those that were.
+    calls: Calls<R, UpdateError>,
     points: BTreeMap<ReadPoint, Promise<Result<(), QueryError>>>,
     view: Option<View>,
     applied: u64,
@@ -270,11 +287,14 @@ impl<S: StateMachine> Replica<S> {
         let desk = Desk {
             life: 0,
             updates: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            calls: Calls::default(),
             points: BTreeMap::new(),
             view: None,
             applied: 0,
             halted: None,
         };
+        let answers = Answers::new(me, host.sender()).map_err(ReplicaError::Thread)?;
         let common = Arc::new(Common {
             me,
             host,
@@ -290,6 +310,7 @@ impl<S: StateMachine> Replica<S> {
             applied: 0,
             view: None,
             digests: Digests::new(me, options.digest_every),
+            answers,
         };
         let thread = std::thread::Builder::new()
             .name(format!("consort-{me}-object"))
@@ -313,18 +334,79 @@ impl<S: StateMachine> Replica<S> {
     /// # Errors
     /// It was not sent.
     pub fn submit(&self, update: &S::Update) -> Result<Pending<Result<S::Reply, UpdateError>>, UpdateError> {
+        let bytes = self.message(UPDATE, update)?;
+        self.send(&bytes, |desk, room| {
+            let (promise, pending) = Promise::new();
+            desk.updates.insert(room.send(), promise);
+            pending
+        })
+    }
+
+    /// Does an update, and returns what it answered at every member of the shard: once each member of the view in which it was delivered has
+    /// answered, or is gone from the view or the shard. Blocks until then, also over changes of the view, and as long as a member
+    /// that is in the view keeps still: [`Replica::submit_all`] and [`Pending::wait_timeout`] wait for some time only. A node that is a member and
+    /// has dropped its replica, or never had one, answers nothing until it is gone.
+    ///
+    /// A reply is a message to this member alone (to all, in groups whose guarantee or [topology](crate::Topology) knows no messages for some),
+    /// so it costs room in the ring of who answers. One that doesn't fit in a ring is [not said](Lost::Unsaid).
+    ///
+    /// # Errors
+    /// As [`Replica::update`]. What others answered before this replica stopped, was left out, or ceased to be a member, is not told.
+    pub fn update_all(&self, update: &S::Update) -> Answered<S::Reply> {
+        self.submit_all(update)?.wait()
+    }
+
+    /// As [`Replica::update_all`], without waiting for the answers. 64 may be under way at once: further ones block until one is over, which
+    /// bounds the replies that wait at the others.
+    ///
+    /// # Errors
+    /// It was not sent.
+    pub fn submit_all(&self, update: &S::Update) -> Result<Pending<Answered<S::Reply>>, UpdateError> {
+        let bytes = self.message(CALL, update)?;
+        loop {
+            // Waited for without room in the ring, which others would have to wait for.
+            let free = self.common.watch.wait(None, || {
+                let desk = self.common.desk();
+                match desk.open() {
+                    Err(why) => Some(Err(why)),
+                    Ok(_) => desk.may_call().then_some(Ok(())),
+                }
+            });
+            free.unwrap_or(Ok(())).map_err(UpdateError::Stopped)?;
+            let pending = self.send(&bytes, |desk, room| {
+                if !desk.may_call() {
+                    return None; // another thread was faster
+                }
+                let (promise, pending) = Promise::new();
+                desk.sent.insert(room.send(), promise);
+                Some(pending)
+            })?;
+            if let Some(pending) = pending {
+                return Ok(pending);
+            }
+        }
+    }
+
+    fn message(&self, kind: u8, update: &S::Update) -> Result<Vec<u8>, UpdateError> {
         self.outside(UpdateError::Within)?;
-        let mut bytes = vec![UPDATE];
+        let mut bytes = vec![kind];
         update.encode(&mut bytes).map_err(UpdateError::Unencodable)?;
+        Ok(bytes)
+    }
+
+    /// Prepares a message, and has it sent, and put down who waits for it, while the desk is locked.
+    fn send<T>(
+        &self,
+        bytes: &[u8],
+        send: impl FnOnce(&mut Desk<S::Reply>, Reservation<'_>) -> T,
+    ) -> Result<T, UpdateError> {
         loop {
             let life = self.common.desk().open().map_err(UpdateError::Stopped)?;
             let mut room = self.common.host.reserve(bytes.len())?;
-            room.copy_from_slice(&bytes);
+            room.copy_from_slice(bytes);
             let mut desk = self.common.desk();
             if desk.open().map_err(UpdateError::Stopped)? == life {
-                let (promise, pending) = Promise::new();
-                desk.updates.insert(room.send(), promise);
-                return Ok(pending);
+                return Ok(send(&mut desk, room));
             }
         }
     }
@@ -490,9 +572,19 @@ impl<R> Desk<R> {
         self.halted.clone().map_or(Ok(self.life), Err)
     }
 
+    /// Whether one more call may be under way.
+    fn may_call(&self) -> bool {
+        self.sent.len() + self.calls.len() < CALLS
+    }
+
     /// Whoever waits, for whom it is over.
     fn give_up(&mut self) -> GivenUp<R> {
-        GivenUp { updates: std::mem::take(&mut self.updates), points: std::mem::take(&mut self.points) }
+        GivenUp {
+            updates: std::mem::take(&mut self.updates),
+            sent: std::mem::take(&mut self.sent),
+            calls: std::mem::take(&mut self.calls),
+            points: std::mem::take(&mut self.points),
+        }
     }
 }
 
@@ -500,12 +592,16 @@ impl<R> Desk<R> {
 #[must_use = "they wait for ever unless they are told"]
 struct GivenUp<R> {
     updates: BTreeMap<Ticket, Promise<Result<R, UpdateError>>>,
+    sent: BTreeMap<Ticket, Promise<Answered<R>>>,
+    calls: Calls<R, UpdateError>,
     points: BTreeMap<ReadPoint, Promise<Result<(), QueryError>>>,
 }
 
 impl<R> GivenUp<R> {
     fn tell(self, update: &UpdateError, query: &QueryError) {
         self.updates.into_values().for_each(|promise| promise.keep(Err(update.clone())));
+        let calls = self.sent.into_values().chain(self.calls.give_up());
+        calls.for_each(|promise| promise.keep(Err(update.clone())));
         self.points.into_values().for_each(|promise| promise.keep(Err(query.clone())));
     }
 }
@@ -528,6 +624,7 @@ struct Applier<S: StateMachine> {
     applied: u64,
     view: Option<View>,
     digests: Digests,
+    answers: Answers,
 }
 
 impl<S: StateMachine> Applier<S> {
@@ -608,6 +705,7 @@ impl<S: StateMachine> Applier<S> {
                     let waited = desk.give_up();
                     drop(desk);
                     waited.tell(&UpdateError::Evicted(reason.clone()), &QueryError::Evicted(reason));
+                    self.common.watch.open(); // calls may be sent again
                     Ok(())
                 }
                 _ => Ok(()),
@@ -621,27 +719,91 @@ impl<S: StateMachine> Applier<S> {
     fn apply(&mut self, message: Message) -> Result<(), Halted> {
         let Message { view, seq, sender, ticket, .. } = message;
         let payload = message.payload();
-        let update = match payload.split_first() {
-            Some((&UPDATE, bytes)) => S::Update::decode(bytes),
-            _ => Err(Undecodable::of::<S::Update>(payload.len(), &"the message is no update")),
+        let (is_call, update) = match payload.split_first() {
+            Some((&ANSWER, bytes)) => {
+                self.hear(sender, bytes);
+                return Ok(());
+            }
+            Some((&kind @ (UPDATE | CALL), bytes)) => (kind == CALL, S::Update::decode(bytes)),
+            _ => (false, Err(Undecodable::of::<S::Update>(payload.len(), &"the message is no update"))),
         };
         drop(message); // its sender may have the room
-        let life = self
-            .view
-            .as_ref()
-            .and_then(|view| view.member(sender))
-            .map_or(Incarnation(0), |it| it.incarnation);
+        let life = self.life_of(sender).unwrap_or(Incarnation(0));
         let context = Context::new((view, seq), (sender, life), self.applied);
         let reply = update.map(|update| self.write(|state| state.apply(&context, update)));
         self.applied += 1;
+        if is_call && sender != self.me {
+            self.answer((view, seq), (sender, life), reply.as_ref());
+        }
         let mut desk = self.common.desk();
         desk.applied = self.applied;
         let promise = ticket.and_then(|ticket| desk.updates.remove(&ticket));
-        drop(desk);
-        if let Some(promise) = promise {
-            promise.keep(reply.map_err(UpdateError::Refused));
+        let call = ticket.and_then(|ticket| desk.sent.remove(&ticket));
+        match (promise, call) {
+            (Some(promise), _) => {
+                drop(desk);
+                promise.keep(reply.map_err(UpdateError::Refused));
+            }
+            (None, Some(told)) => {
+                let over = match reply {
+                    Ok(reply) => {
+                        let shard = (self.view.as_ref(), self.common.host.id());
+                        Ok(desk.calls.begin((view, seq), (self.me, reply), shard, told))
+                    }
+                    Err(why) => Err((told, why)),
+                };
+                drop(desk);
+                match over {
+                    Ok(over) => self.finish(over),
+                    Err((told, why)) => {
+                        told.keep(Err(UpdateError::Refused(why)));
+                        self.common.watch.open();
+                    }
+                }
+            }
+            (None, None) => drop(desk),
         }
         if self.digests.is_due(self.applied) { self.take_digest(view, seq) } else { Ok(()) }
+    }
+
+    /// In which of its lives a node is in the view.
+    fn life_of(&self, node: NodeId) -> Option<Incarnation> {
+        self.view.as_ref().and_then(|view| view.member(node)).map(|it| it.incarnation)
+    }
+
+    /// Answers to another member's call.
+    fn answer(
+        &self,
+        place: (ViewId, Seq),
+        (to, life): (NodeId, Incarnation),
+        reply: Result<&S::Reply, &Undecodable>,
+    ) {
+        let Some(own) = self.life_of(self.me) else { return }; // it comes to be a member, and nobody waits for it yet
+        let head = Head::new(place, own);
+        self.answers.push(Answer { to, life, own, head, bytes: head.say(vec![ANSWER], reply) });
+    }
+
+    /// Another member answers.
+    fn hear(&self, from: NodeId, bytes: &[u8]) {
+        let Some((head, rest)) = Head::split(bytes) else { return }; // so it is nobody's answer
+        if !self.common.desk().calls.is_awaited(from, &head) {
+            return;
+        }
+        let answer: Result<S::Reply, Lost> = head.read(rest); // which is the program's code
+        let over = self.common.desk().calls.on_answer(from, &head, answer);
+        self.finish(over);
+    }
+
+    /// Calls are over: tells those who wait for them, or to make another one.
+    fn finish(&self, over: impl IntoIterator<Item = Over<S::Reply, UpdateError>>) {
+        let mut any = false;
+        for call in over {
+            call.tell();
+            any = true;
+        }
+        if any {
+            self.common.watch.open();
+        }
     }
 
     fn take_digest(&mut self, view: ViewId, seq: Seq) -> Result<(), Halted> {
@@ -687,8 +849,10 @@ impl<S: StateMachine> Applier<S> {
             self.begin(0);
         }
         self.write(|state| state.view_changed(&view));
-        let members = view.shard(self.common.host.id()).map(|shard| &shard.members[..]);
-        self.digests.set_members(members.unwrap_or_default().iter().copied());
+        let shard = self.common.host.id();
+        let members = lives(&view, shard);
+        self.digests.set_members(members.keys().copied());
+        self.answers.on_view(&members);
         let mut desk = self.common.desk();
         desk.view = Some(view.clone());
         // What this node has sent and not been told of may have been delivered before; nothing of the shard comes here any more.
@@ -696,7 +860,9 @@ impl<S: StateMachine> Applier<S> {
             desk.life += 1;
             desk.give_up()
         });
+        let over = desk.calls.on_view(&view, shard);
         drop(desk);
+        over.into_iter().for_each(Over::tell);
         if let Some(waited) = waited {
             waited.tell(&UpdateError::Moved, &QueryError::NotMember);
         }

@@ -5,12 +5,15 @@ use std::io::{Cursor, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use consort::{
     Domain, Event, FabricChoice, Group, GroupConfig, Guarantee, Node, NodeBuilder, NodeId, SendError, Shard,
-    Topology, View,
+    SlowPolicy, Stopped, Topology, View,
 };
+
+/// Far beyond what anything takes.
+const LONG: Duration = Duration::from_secs(60);
 
 /// What an application has made of one shard's events.
 #[derive(Default)]
@@ -274,6 +277,107 @@ fn a_group_that_nobody_takes_holds_up_no_other() {
     for node in nodes {
         drop(node);
     }
+}
+
+/// Three nodes with these groups, all in each.
+fn three(node: impl Fn(NodeBuilder) -> NodeBuilder, groups: &[GroupConfig]) -> Vec<Node> {
+    let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<SocketAddr> = listeners.iter().map(|it| it.local_addr().unwrap()).collect();
+    let start = |(at, listener)| {
+        let builder = NodeBuilder::new(at as u32 + 1).listener(listener).silence(LONG).quorum_within(LONG);
+        let others = (0..3).filter(|other| *other != at);
+        let builder = others.fold(builder, |it, other| it.peer(other as u32 + 1, addresses[other]));
+        node(groups.iter().cloned().fold(builder, NodeBuilder::group)).start().unwrap()
+    };
+    listeners.into_iter().enumerate().map(start).collect()
+}
+
+/// Takes events of a group until the view is one of these members.
+fn until_view(group: &Group, members: &[u32]) {
+    loop {
+        match group.recv().unwrap() {
+            Event::View(view) if view.nodes().iter().map(|node| node.0).eq(members.iter().copied()) => return,
+            _ => {}
+        }
+    }
+}
+
+// V9, D11: each group has its own policy for a member whose application takes nothing of what waits for it there. In `patient` it is waited for, though
+// its bound in `strict` is long over; there it is left out, and told so, although it takes everything of the other.
+#[test]
+fn each_group_has_its_own_policy_for_who_takes_nothing() {
+    let bound = Duration::from_secs(2);
+    let groups = [
+        GroupConfig::new("patient").ring_bytes(1 << 14).slow(SlowPolicy::Wait),
+        GroupConfig::new("strict").ring_bytes(1 << 14),
+    ];
+    let nodes = three(|builder| builder.slow(SlowPolicy::Evict(bound)), &groups);
+    let take = |node: &Node, group: &str, count: usize| {
+        let group = node.group(group).unwrap();
+        let mut taken = 0;
+        while taken < count {
+            taken += usize::from(matches!(group.recv().unwrap(), Event::Message(_)));
+        }
+    };
+    let send = |group: &str, count: u64| {
+        let sender = nodes[0].group(group).unwrap().sender();
+        (0..count).for_each(|number| assert!(sender.send(&number.to_le_bytes()).is_ok()));
+    };
+    // The third takes nothing of `patient` for twice the bound, in which all take what comes in `strict`.
+    send("patient", 3);
+    [0, 1].iter().for_each(|at| take(&nodes[*at], "patient", 3));
+    let until = Instant::now() + 2 * bound;
+    while Instant::now() < until {
+        send("strict", 1);
+        nodes.iter().for_each(|node| take(node, "strict", 1));
+    }
+    let view = nodes[0].status().view.unwrap();
+    assert_eq!(view.nodes().len(), 3, "it is waited for: {:?}", nodes[0].status().lost);
+    take(&nodes[2], "patient", 3);
+    // Now nothing of `strict`.
+    send("strict", 2);
+    thread::scope(|scope| {
+        for node in &nodes[..2] {
+            scope.spawn(|| until_view(&node.group("strict").unwrap(), &[1, 2]));
+        }
+    });
+    // Whoever saw it first says why, once its control thread has told of the view.
+    let until = Instant::now() + LONG;
+    let why = || [0, 1].map(|at| format!("{:?}", nodes[at].status().lost));
+    let is_told = |lost: &String| lost.contains("taken nothing of what waits for it in strict");
+    while !why().iter().any(is_told) {
+        assert!(Instant::now() < until, "{:?}", why());
+        thread::yield_now();
+    }
+    let stopped = loop {
+        if let Err(stopped) = nodes[2].group("patient").unwrap().recv() {
+            break stopped;
+        }
+    };
+    assert!(matches!(stopped, Stopped::Evicted { .. }), "{stopped:?}");
+}
+
+// V9: who takes no views, and no messages because none come, holds up nobody.
+#[test]
+fn who_has_nothing_to_take_is_not_slow() {
+    let bound = Duration::from_secs(2);
+    let nodes = three(|builder| builder.slow(SlowPolicy::Evict(bound)), &[GroupConfig::new("quiet")]);
+    // Of the main group the third takes nothing, of the other each takes what comes, and keeps the last message for long.
+    nodes[..2].iter().for_each(|node| until_view(node.main(), &[1, 2, 3]));
+    let group = |at: usize| nodes[at].group("quiet").unwrap();
+    group(0).sender().send(&[1]).unwrap();
+    let kept: Vec<_> = (0..3)
+        .map(|at| {
+            loop {
+                if let Event::Message(message) = group(at).recv().unwrap() {
+                    break message;
+                }
+            }
+        })
+        .collect();
+    thread::sleep(2 * bound); // nothing is to happen
+    assert_eq!(nodes[0].status().view.unwrap().nodes().len(), 3, "{:?}", nodes[0].status().lost);
+    drop(kept);
 }
 
 // V2: a change ends only the sessions whose members change.

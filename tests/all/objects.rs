@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use consort::object::{
-    Context, Halted, Options, QueryError, Replica, ReplicaError, Snapshot, StateDigest, StateMachine,
+    Context, Halted, Lost, Options, QueryError, Replica, ReplicaError, Snapshot, StateDigest, StateMachine,
     UpdateError,
 };
 use consort::{
     Domain, FabricChoice, GroupConfig, Guarantee, Node, NodeBuilder, NodeId, ReadPointError, SendError,
     Topology,
 };
+use consort_control::shell::Gate;
 use consort_tests::linear::{self, Kind, Operation};
 
 /// Far beyond what anything takes.
@@ -264,6 +265,200 @@ fn whoever_waits_is_told_that_it_is_over() {
     let fresh = first.fresh().unwrap();
     first.close(Duration::ZERO).unwrap_err();
     assert!(matches!(fresh.wait(), Err(QueryError::Stopped(_))));
+}
+
+/// What a member's own code does in [`Speaker`]; nothing of it is state.
+#[derive(Default)]
+struct Manner {
+    name: u32,
+    /// Updates of this number wait here until the door is open.
+    waits_at: Option<u64>,
+    door: Gate,
+    is_open: AtomicBool,
+    /// Bytes of a reply to the number 2.
+    long: usize,
+}
+
+/// Opens the door when the test ends, however it does.
+struct Opens(Arc<Manner>);
+
+impl Drop for Opens {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
+impl Manner {
+    fn open(&self) {
+        self.is_open.store(true, Ordering::SeqCst);
+        self.door.open();
+    }
+}
+
+/// A sum whose every copy answers in its own name.
+#[derive(Default)]
+struct Speaker {
+    sum: u64,
+    manner: Arc<Manner>,
+}
+
+/// What a speaker answers: its name, the sum, and more.
+type Speech = (u32, u64, Vec<u8>);
+
+impl StateMachine for Speaker {
+    type Update = u64;
+    type Reply = Speech;
+
+    fn apply(&mut self, _: &Context, by: u64) -> Speech {
+        let manner = &self.manner;
+        if manner.waits_at == Some(by) {
+            manner.door.wait(None, || manner.is_open.load(Ordering::SeqCst).then_some(()));
+        }
+        self.sum += by;
+        let more = vec![7; if by == 2 { manner.long } else { 0 }];
+        (manner.name, self.sum, more)
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot::of(&self.sum)
+    }
+
+    fn restore(&mut self, from: &mut dyn Read) -> io::Result<()> {
+        self.sum = Snapshot::read(from)?;
+        Ok(())
+    }
+}
+
+fn speech(name: u32, sum: u64) -> (NodeId, Speech) {
+    (NodeId(name), (name, sum, vec![]))
+}
+
+fn speaker(builder: NodeBuilder, manner: Manner) -> (Replica<Speaker>, Arc<Manner>) {
+    let manner = Arc::new(manner);
+    let object = Speaker { sum: 0, manner: manner.clone() };
+    (Replica::start_with(builder, object, Options::default().digest_every(16)).unwrap(), manner)
+}
+
+/// Three that answer in their names; what the third does besides is told.
+fn speakers(build: impl Fn(NodeBuilder) -> NodeBuilder, third: Manner) -> (Vec<Replica<Speaker>>, Opens) {
+    let mut builders = founders(3, FabricChoice::Shm).0.into_iter().map(build);
+    let plain = |name| Manner { name, ..Manner::default() };
+    let first = speaker(builders.next().unwrap(), plain(1)).0;
+    let second = speaker(builders.next().unwrap(), plain(2)).0;
+    let (third, manner) = speaker(builders.next().unwrap(), third);
+    (vec![first, second, third], Opens(manner))
+}
+
+/// Every member's reply to one update, each in its place in the one order, whoever asks and however many at once; answers count as no
+/// updates, of which the digests would tell.
+fn all_members_answer(build: impl Fn(NodeBuilder) -> NodeBuilder) {
+    const CALLS: u64 = 200;
+    let (replicas, _opens) = speakers(build, Manner { name: 3, ..Manner::default() });
+    let asks = |replica: &Replica<Speaker>| {
+        let mut sums = Vec::new();
+        let pending: Vec<_> = (0..CALLS).map(|_| replica.submit_all(&1).unwrap()).collect();
+        for pending in pending {
+            let answered = pending.wait().unwrap();
+            let sum = answered.replies[0].1.1;
+            assert_eq!(answered.replies, [speech(1, sum), speech(2, sum), speech(3, sum)]);
+            assert_eq!(answered.lost, []);
+            sums.push(sum);
+        }
+        sums
+    };
+    let mut sums: Vec<u64> = thread::scope(|scope| {
+        let asked: Vec<_> = replicas.iter().map(|replica| scope.spawn(move || asks(replica))).collect();
+        asked.into_iter().flat_map(|it| it.join().unwrap()).collect()
+    });
+    sums.sort_unstable();
+    assert!(sums.iter().copied().eq(1..=3 * CALLS), "each has its own place");
+    for replica in &replicas {
+        assert_eq!(replica.update(&0).map(|it| it.1), Ok(3 * CALLS));
+        assert_eq!(replica.halted(), None, "the digests agree");
+    }
+}
+
+#[test]
+fn all_members_answer_an_update() {
+    all_members_answer(|builder| builder);
+}
+
+// There each member is sent every answer, and passes over those of others.
+#[test]
+fn all_members_answer_where_no_message_is_for_some() {
+    all_members_answer(|builder| builder.guarantee(Guarantee::Agreed));
+}
+
+// More than fits is under way at all members at once: who applies must not wait for room to answer.
+#[test]
+fn answers_wait_for_room_without_holding_up_updates() {
+    all_members_answer(|builder| builder.ring_bytes(4096));
+}
+
+// Who is gone before it answers is lost to the call, not waited for; and what the others answered is told.
+#[test]
+fn who_is_gone_is_lost_to_a_call() {
+    let third = Manner { name: 3, waits_at: Some(5), ..Manner::default() };
+    let (replicas, _opens) = speakers(|builder| builder, third);
+    let pending = replicas[0].submit_all(&5).unwrap();
+    replicas[0].wait_for(|it| (it.sum == 5).then_some(())).unwrap();
+    let after = replicas[1].submit_all(&1).unwrap();
+    replicas[0].wait_for(|it| (it.sum == 6).then_some(())).unwrap();
+    let pending = pending.wait_timeout(Duration::ZERO).expect_err("one has not answered");
+    replicas[2].stop();
+    let gone = [(NodeId(3), Lost::Gone)];
+    let answered = pending.wait().unwrap();
+    assert_eq!((&answered.replies[..], &answered.lost[..]), (&[speech(1, 5), speech(2, 5)][..], &gone[..]));
+    let answered = after.wait().unwrap();
+    assert_eq!((&answered.replies[..], &answered.lost[..]), (&[speech(1, 6), speech(2, 6)][..], &gone[..]));
+    let answered = replicas[1].update_all(&1).unwrap();
+    assert_eq!((answered.replies, answered.lost), (vec![speech(1, 7), speech(2, 7)], vec![]));
+}
+
+// Who stops first doesn't know what the others answer, and says so.
+#[test]
+fn who_stops_gives_its_calls_up() {
+    let third = Manner { name: 3, waits_at: Some(5), ..Manner::default() };
+    let (replicas, _opens) = speakers(|builder| builder, third);
+    let pending = replicas[0].submit_all(&5).unwrap();
+    replicas[0].wait_for(|it| (it.sum == 5).then_some(())).unwrap();
+    replicas[0].stop();
+    let told = pending.wait().unwrap_err();
+    assert!(matches!(told, UpdateError::Unknown(Halted::Node(_))), "{told:?}");
+}
+
+// A bounded number of calls is under way, so that a bounded number of replies waits at the others; updates are not held up.
+#[test]
+fn calls_wait_for_those_before_them() {
+    const BOUND: u64 = 64;
+    let third = Manner { name: 3, waits_at: Some(0), ..Manner::default() };
+    let (replicas, opens) = speakers(|builder| builder, third);
+    thread::scope(|scope| {
+        let opens = Opens(opens.0.clone()); // before the scope waits for its threads, also if this fails
+        let calls = scope.spawn(|| {
+            let pending: Vec<_> =
+                (0..=BOUND).map(|call| replicas[0].submit_all(&call.min(1)).unwrap()).collect();
+            pending.into_iter().for_each(|it| assert_eq!(it.wait().unwrap().replies.len(), 3));
+        });
+        replicas[0].wait_for(|it| (it.sum == BOUND - 1).then_some(())).unwrap();
+        // Time enough for one more, if it were not held up.
+        (0..50).for_each(|_| assert!(replicas[0].update(&1).is_ok()));
+        assert_eq!(replicas[0].applied(), BOUND + 50);
+        drop(opens);
+        calls.join().unwrap();
+    });
+}
+
+// A reply that fits in no ring is told to be so, by the one who has it.
+#[test]
+fn a_reply_that_is_too_long_is_not_said() {
+    let third = Manner { name: 3, long: 1 << 16, ..Manner::default() };
+    let (replicas, _opens) = speakers(|builder| builder, third);
+    let answered = replicas[0].update_all(&2).unwrap();
+    assert_eq!(answered.replies, [speech(1, 2), speech(2, 2)]);
+    let [(NodeId(3), Lost::Unsaid(why))] = &answered.lost[..] else { panic!("{:?}", answered.lost) };
+    assert!(why.contains("too long"), "{why}");
+    assert_eq!(replicas[2].update_all(&1).unwrap().replies.len(), 3, "it goes on");
 }
 
 /// Registers by number.

@@ -1,5 +1,5 @@
-//! `consort bench`: latency, throughput, replicated objects, durable groups, idle cost, failover, joins and restarts of real member
-//! processes, beside the machine's floor.
+//! `consort bench`: latency, throughput, replicated objects, durable groups, idle cost, failover, repairs, joins and restarts of real
+//! member processes, beside the machine's floor.
 //!
 //! Runs alternate: group, floor, group, floor, so that what the machine does meanwhile falls on both. Every run of the group
 //! is a new group of new processes; they start together at a time that the parent names, warm up, are measured, and end
@@ -24,6 +24,7 @@ mod load;
 mod durable;
 mod report;
 pub(crate) mod replicas;
+pub(crate) mod repair;
 pub(crate) mod member;
 
 use self::conduct::Status;
@@ -42,6 +43,7 @@ pub(crate) fn run(command: &BenchCommand, log: &str) -> Result<(), Failure> {
         BenchCommand::Failover(args) => failover::run(args, log),
         BenchCommand::Join(args) => join::run(args, log),
         BenchCommand::Replicas(args) => replicas::run(args, log),
+        BenchCommand::Repair(args) => repair::run(args, log),
         BenchCommand::Durable(args) => durable::run(args, log),
         BenchCommand::Restart(args) => restart::run(args, log),
         BenchCommand::Floor(args) => bare::run(&args.load, log),

@@ -189,7 +189,7 @@ fn describe(report: &Report) -> String {
 
 /// The object: it counts, and looks at all that it is given.
 #[derive(Default)]
-struct Tally {
+pub(super) struct Tally {
     updates: u64,
     sum: u64,
 }

@@ -25,7 +25,7 @@ pub(super) enum Update {
 }
 
 /// What became of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Reply {
     /// The version that was put, or deleted.
     Done(u64),

@@ -142,6 +142,44 @@ fn failovers_are_survived_and_counted() {
     }
 }
 
+/// Every shard has its replicas again after each kill, and there are figures of those that were not touched.
+#[test]
+fn repairs_are_waited_for_and_counted() {
+    for fabric in ["shm", "tcp"] {
+        let args = [
+            "bench",
+            "repair",
+            "--runs",
+            "1",
+            "--rate",
+            "100",
+            "--domains",
+            "3",
+            "--json",
+            "--fabric",
+            fabric,
+        ];
+        let ended = run(&args);
+        assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.stderr);
+        let object = ended.json();
+        assert_eq!((&object["bench"], &object["fabric"]), (&"repair".into(), &fabric.into()));
+        let kills = object["kills"].as_array().unwrap();
+        assert_eq!(kills.len(), 2, "{object}");
+        assert_ne!(kills[0]["victim"], kills[1]["victim"]);
+        for kill in kills {
+            assert_eq!(kill["replicas"], 3, "nodes suffice: {object}");
+            assert!(
+                kill["hit"].as_u64() >= Some(1) && kill["moved"].as_u64() >= kill["hit"].as_u64(),
+                "{object}"
+            );
+            positive(kill, "/repaired_ms");
+        }
+        assert!(kills[0]["spared"].as_u64() >= Some(1), "{object}");
+        positive(&object, "/kills/0/spared_ms");
+        positive(&object, "/kills/0/no_failure_ms");
+    }
+}
+
 #[test]
 fn joins_with_a_state_are_measured_beside_quiet_and_a_bare_stream() {
     for fabric in ["shm", "tcp"] {

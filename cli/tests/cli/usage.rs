@@ -28,6 +28,7 @@ fn help_teaches() {
         (&["kv", "put", "--help"], &["--if-version", "--server", "Examples", "Exit codes:"]),
         (&["log", "verify", "--help"], &["torn", "damaged", "Examples:", "Exit codes:"]),
         (&["bench", "failover", "--help"], &["outage", "--silent", "Exit codes:"]),
+        (&["bench", "repair", "--help"], &["moved", "longest gap", "--domains", "Exit codes:"]),
         (&["bench", "join", "--help"], &["longest gap", "bare TCP", "--state", "Exit codes:"]),
         (&["bench", "durable", "--help"], &["fdatasync", "--any-disk", "log ratio", "Exit codes:"]),
         (&["bench", "restart", "--help"], &["told again", "VmHWM", "--log-size", "Exit codes:"]),
@@ -60,6 +61,9 @@ fn arguments_that_make_no_sense_are_refused_with_code_2() {
     refused(&["bench", "failover", "--members", "2"], 2, &["--members", "3..=16"]);
     refused(&["bench", "failover", "--silence", "1ms"], 2, &["--silence", "20ms"]);
     refused(&["bench", "failover", "--spared"], 2, &["3 members", "--members 4"]);
+    refused(&["bench", "repair", "--nodes", "4", "--kills", "3"], 2, &["4 nodes", "--kills 2"]);
+    refused(&["bench", "repair", "--replicas", "6"], 2, &["5 nodes", "--replicas"]);
+    refused(&["bench", "repair", "--rate", "0"], 2, &["--rate"]);
     refused(&["bench", "join", "--state", "0"], 2, &["--state", "64GiB"]);
     refused(&["bench", "join", "--state", "65GiB"], 2, &["--state", "64GiB"]);
     refused(&["bench", "join", "--state", "much"], 2, &["--state"]);

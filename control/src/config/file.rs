@@ -55,6 +55,7 @@ struct RawGroup {
     topology: Option<Spanned<String>>,
     ring: Option<Spanned<Size>>,
     state: Option<bool>,
+    slow: Option<Spanned<String>>,
 }
 
 /// Bytes, as a number or with a unit.
@@ -163,14 +164,7 @@ impl NodeConfig {
             if key == "silence" { config.silence = time } else { config.quorum_within = time }
         }
         if let Some(value) = &raw.slow {
-            config.slow = match value.get_ref().as_str() {
-                "wait" => SlowPolicy::Wait,
-                time => {
-                    let after =
-                        duration(time).map_err(|problem| source.fault("slow", &value.span(), problem))?;
-                    SlowPolicy::Evict(after)
-                }
-            };
+            config.slow = source.slow("slow", value)?;
         }
         if let Some(value) = &raw.key_file {
             let beside = file.parent().unwrap_or(Path::new("")).join(value.get_ref());
@@ -269,7 +263,18 @@ impl Source<'_> {
                 size(value.get_ref()).map_err(|problem| self.fault(&key("ring"), &value.span(), problem))?;
         }
         group.state = raw.state.unwrap_or(false);
+        group.slow = raw.slow.as_ref().map(|value| self.slow(&key("slow"), value)).transpose()?;
         Ok(group)
+    }
+
+    fn slow(&self, key: &str, value: &Spanned<String>) -> Result<SlowPolicy, ConfigError> {
+        match value.get_ref().as_str() {
+            "wait" => Ok(SlowPolicy::Wait),
+            time => {
+                let after = duration(time).map_err(|problem| self.fault(key, &value.span(), problem))?;
+                Ok(SlowPolicy::Evict(after))
+            }
+        }
     }
 
     fn named<T: FromStr<Err: Display>>(&self, key: &str, value: &Spanned<String>) -> Result<T, ConfigError> {
@@ -421,6 +426,26 @@ start_within = "1500 ms"
             error.contains(":16: `groups.big.topology`: ") && error.contains("direct or chain"),
             "{error}"
         );
+    }
+
+    // V9
+    #[test]
+    fn a_group_says_what_becomes_of_who_is_slow() {
+        const GROUPS: &str =
+            "[groups.b]\nslow = \"wait\"\n[groups.a]\n[groups.c]\nshards = 2\nreplicas = 1\nslow = \"3s\"";
+        let of = |top: &str, groups: &str| parse(&format!("{top}\n{SOUND}\n{groups}"));
+        let (five, three) =
+            (SlowPolicy::Evict(Duration::from_secs(5)), SlowPolicy::Evict(Duration::from_secs(3)));
+        // The main group, then the others by name and shard.
+        let with = of("slow = \"5s\"", GROUPS).unwrap().slow_by_shard();
+        assert_eq!(with, [five, five, SlowPolicy::Wait, three, three]);
+        let without = of("", GROUPS).unwrap();
+        let wait = SlowPolicy::Wait;
+        assert_eq!(without.slow_by_shard(), [wait, wait, wait, three, three]);
+        let other = of("", &GROUPS.replace("3s", "4s")).unwrap();
+        assert_eq!(without.groups_in_words(), other.groups_in_words(), "nodes may differ in it");
+        let error = of("", "[groups.big]\nslow = \"never\"").unwrap_err().to_string();
+        assert!(error.contains(":17: `groups.big.slow`: "), "{error}");
     }
 
     #[test]

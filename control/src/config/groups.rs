@@ -7,7 +7,7 @@ use consort_dataplane::fabric::FABRIC_PAGE;
 use consort_dataplane::names::{MAX_NODES, NodeId};
 use consort_dataplane::plan::{Guarantee, Topology};
 
-use super::NodeConfig;
+use super::{NodeConfig, SlowPolicy};
 use crate::view::{ShardShape, Spread};
 
 /// The most shards that a cluster has, the main group's among them.
@@ -35,6 +35,9 @@ pub struct GroupConfig {
     pub ring_bytes: usize,
     /// Its application has a state: who comes gets it from a member first (V7).
     pub state: bool,
+    /// What becomes of a member that stands still in it (V9). `None`: as the node has it. Nodes may have it differently; the shortest time
+    /// of any member of the group counts.
+    pub slow: Option<SlowPolicy>,
 }
 
 /// Which nodes are in a group.
@@ -64,6 +67,7 @@ impl GroupConfig {
             topology: Topology::default(),
             ring_bytes: 1 << 20,
             state: false,
+            slow: None,
         }
     }
 
@@ -106,6 +110,14 @@ impl GroupConfig {
     #[must_use]
     pub fn state(mut self, state: bool) -> Self {
         self.state = state;
+        self
+    }
+
+    /// What becomes of a member that stands still in it: its application takes nothing of what is delivered there, or its engine does
+    /// nothing at all. If not set, what [`NodeConfig::slow`] says.
+    #[must_use]
+    pub fn slow(mut self, policy: SlowPolicy) -> Self {
+        self.slow = Some(policy);
         self
     }
 
@@ -156,7 +168,8 @@ impl GroupConfig {
 /// As all nodes must have it: the words for where they don't.
 impl fmt::Display for GroupConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, members, guarantee, topology, ring_bytes, state } = self;
+        // Not `slow`, in which nodes may differ.
+        let Self { name, members, guarantee, topology, ring_bytes, state, slow: _ } = self;
         write!(f, "{name}: {members}, {guarantee}, rings of {ring_bytes} bytes")?;
         if *topology != Topology::default() {
             write!(f, ", {topology}")?;
@@ -214,6 +227,12 @@ impl NodeConfig {
             }
         }
         names
+    }
+
+    /// What becomes of who stands still, by shard.
+    pub(crate) fn slow_by_shard(&self) -> Vec<SlowPolicy> {
+        let of = |group: &GroupConfig| std::iter::repeat_n(group.slow.unwrap_or(self.slow), group.shards());
+        std::iter::once(self.slow).chain(self.groups_by_name().into_iter().flat_map(of)).collect()
     }
 
     /// Bytes that this node's segment needs, for its fabric and all shards.

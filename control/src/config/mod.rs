@@ -20,7 +20,7 @@
 //! # role = "witness"            # data | witness: a witness votes and holds no data
 //! # silence = "1s"              # how long a member may say nothing before it is taken for gone
 //! # quorum_within = "10s"       # how long to look for a majority before this node gives up
-//! # slow = "wait"               # wait | a time such as "5s": how long a member's engine may stand still before it is left out
+//! # slow = "wait"               # wait | a time such as "5s": how long a member may stand still before it is left out
 //! # key_file = "cluster.key"    # a secret that all nodes share, beside this file; without one, no authentication
 //!
 //! # data = "/var/lib/app/1"     # where durable groups are written down: a directory of this node's own, beside this file if relative
@@ -36,6 +36,7 @@
 //! # guarantee = "agreed"        # each group has its own; default atomic
 //! # topology = "chain"          # direct | chain: which way the bytes of its messages go; default direct
 //! # ring = "256 KiB"            # default 1 MiB
+//! # slow = "5s"                 # wait | a time: how long a member may stand still in this group; default: what is said above
 //!
 //! # [groups.kv]
 //! # shards = 3                  # split in three, each
@@ -124,7 +125,8 @@ pub struct NodeConfig {
     pub silence: Duration,
     /// How long a node that is cut off from the majority tries before it stops (V5).
     pub quorum_within: Duration,
-    /// What becomes of a member whose engine stands still although its process lives (V9).
+    /// What becomes of a member that stands still although its process lives (V9): in the main group, and in all groups that don't say
+    /// otherwise.
     pub slow: SlowPolicy,
     /// What this node fails with: replicas of a shard are spread over as many domains as there are.
     pub domain: Domain,
@@ -134,7 +136,9 @@ pub struct NodeConfig {
     pub data: Option<PathBuf>,
 }
 
-/// What becomes of a member whose engine stands still: in a callback that doesn't return, or for want of a processor.
+/// What becomes of a member that stands still in a group: its application takes nothing of what is delivered there, for all that messages wait, or
+/// its engine does nothing at all, in a callback that doesn't return or for want of a processor. An engine that stands still does so in
+/// all groups of the node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
 pub enum SlowPolicy {

@@ -164,6 +164,17 @@ impl Membership {
                 );
             }
         }
+        for ((shard, node), beats) in self.detection.takes() {
+            if beats.still >= STUCK && self.detection.engine_still(*node) < STUCK {
+                let (group, still) = (self.terms.name(*shard), beats.still);
+                reason(
+                    "V9",
+                    format!(
+                        "the application of node {node} has taken nothing of {group} for {still:?}, though something waits"
+                    ),
+                );
+            }
+        }
         for session in &self.sessions {
             if let Some(blocked) = session.blocked.as_ref().filter(|_| !session.wedged) {
                 let (shard, view) = (session.shard, session.view);

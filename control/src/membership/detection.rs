@@ -2,7 +2,9 @@
 //!
 //! - *The process*: control threads tell each other that they live. Who says nothing for the configured bound is suspected.
 //! - *The data plane*: engines count a heartbeat up in their rows. One that stands still while its process lives is a callback that
-//!   doesn't return, or a core that is never given: named as that, and the group's slow-member policy decides.
+//!   doesn't return, or a core that is never given: named as that, and the groups' slow-member policies decide.
+//! - *The application*: in each session the engine counts another one up as long as the application takes what is delivered there. One that
+//!   stands still holds up this group, and sooner or later all its senders; this group's policy decides. With the engine all stand still.
 //!
 //! Silence is counted in time during which this node itself was awake. Its clock runs on while it is paused, and a node that
 //! measured its own pause as the others' silence would take all of them for dead when it wakes. So each look
@@ -12,6 +14,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Time};
+
+use crate::orders::Pulse;
+use crate::view::ShardId;
 
 /// How often nodes say that they live, in parts of the bound.
 const PARTS: u32 = 8;
@@ -23,6 +28,16 @@ pub struct Beats {
     pub count: u64,
     /// For how long it has stood still, as far as this node was awake.
     pub still: Duration,
+}
+
+impl Beats {
+    fn on_count(&mut self, count: u64, awake: Duration) {
+        if self.count == count {
+            self.still += awake;
+        } else {
+            *self = Self { count, still: Duration::ZERO };
+        }
+    }
 }
 
 /// For how long a node has said nothing, and for how much of that it was suspected already.
@@ -38,12 +53,14 @@ pub(super) struct Detection {
     looked: Time,
     silent: BTreeMap<NodeId, Silence>,
     beats: BTreeMap<NodeId, Beats>,
+    takes: BTreeMap<(ShardId, NodeId), Beats>,
     pulsed: Time,
 }
 
 impl Detection {
     pub(super) fn new(bound: Duration, now: Time) -> Self {
-        Self { bound, looked: now, silent: BTreeMap::new(), beats: BTreeMap::new(), pulsed: now }
+        let (silent, beats, takes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { bound, looked: now, silent, beats, takes, pulsed: now }
     }
 
     /// Everything begins anew.
@@ -81,6 +98,7 @@ impl Detection {
     pub(super) fn forget(&mut self, node: NodeId) {
         self.silent.remove(&node);
         self.beats.remove(&node);
+        self.takes.retain(|(_, of), _| *of != node);
     }
 
     /// Time passes. Returns for how long this node was awake of it.
@@ -99,34 +117,44 @@ impl Detection {
         self.silent.iter().filter(|(_, silence)| is_due(silence)).map(|(node, _)| *node).collect()
     }
 
-    /// The engine tells how often the others' have beaten. What it takes to tell, and so what a pause of its own can't
-    /// count against anyone, is at most two intervals again.
-    pub(super) fn on_pulse(&mut self, now: Time, beats: &[(NodeId, u64)]) {
+    /// The engine tells how often the others' have beaten, and their applications. What it takes to tell, and so what a pause of its own
+    /// can't count against anyone, is at most two intervals again.
+    pub(super) fn on_pulse(&mut self, now: Time, pulse: &Pulse) {
         let awake = now.since(self.pulsed).min(Duration::from_millis(200));
         self.pulsed = now;
-        for (node, count) in beats {
-            let known = self.beats.entry(*node).or_default();
-            if known.count == *count {
-                known.still += awake;
-            } else {
-                *known = Beats { count: *count, still: Duration::ZERO };
-            }
+        for (node, count) in &pulse.beats {
+            self.beats.entry(*node).or_default().on_count(*count, awake);
+        }
+        for (shard, node, count) in &pulse.takes {
+            self.takes.entry((*shard, *node)).or_default().on_count(*count, awake);
         }
     }
 
-    /// Whose data plane stands still for longer than `bound` although its process lives.
-    pub(super) fn blocked(&self, bound: Duration) -> Vec<NodeId> {
-        self.beats.iter().filter(|(_, beats)| beats.still >= bound).map(|(node, _)| *node).collect()
+    /// Who stands still in which shard, although its process lives, for longer than that shard's bound, if there is one.
+    pub(super) fn blocked(&self, bound: impl Fn(ShardId) -> Option<Duration>) -> Vec<(ShardId, NodeId)> {
+        let is_blocked = |shard, beats: &Beats| bound(shard).is_some_and(|bound| beats.still >= bound);
+        let blocked = self.takes.iter().filter(|((shard, _), beats)| is_blocked(*shard, beats));
+        blocked.map(|(of, _)| *of).collect()
+    }
+
+    /// For how long a node's engine has stood still.
+    pub(super) fn engine_still(&self, node: NodeId) -> Duration {
+        self.beats.get(&node).map(|beats| beats.still).unwrap_or_default()
     }
 
     /// A view begins: heartbeats are counted from its sessions' begin.
     pub(super) fn on_view(&mut self, now: Time) {
         self.beats.clear();
+        self.takes.clear();
         self.pulsed = now;
     }
 
     pub(super) fn beats(&self) -> &BTreeMap<NodeId, Beats> {
         &self.beats
+    }
+
+    pub(super) fn takes(&self) -> &BTreeMap<(ShardId, NodeId), Beats> {
+        &self.takes
     }
 }
 
@@ -138,6 +166,17 @@ mod tests {
 
     fn at(milliseconds: u64) -> Time {
         Time(milliseconds * 1_000_000)
+    }
+
+    fn pulse(beats: &[(u32, u64)], takes: &[(u32, u32, u64)]) -> Pulse {
+        Pulse {
+            beats: beats.iter().map(|(node, count)| (NodeId(*node), *count)).collect(),
+            takes: takes
+                .iter()
+                .map(|(shard, node, count)| (ShardId(*shard), NodeId(*node), *count))
+                .collect(),
+            sessions: Vec::new(),
+        }
     }
 
     // V9
@@ -169,9 +208,9 @@ mod tests {
         detection.pass(at(100));
         detection.pass(at(3_600_000));
         assert!(detection.silent().is_empty());
-        detection.on_pulse(at(3_600_000), &[(NodeId(2), 5)]);
-        detection.on_pulse(at(7_200_000), &[(NodeId(2), 5)]);
-        assert!(detection.blocked(BOUND).is_empty());
+        detection.on_pulse(at(3_600_000), &pulse(&[(2, 5)], &[(0, 2, 5)]));
+        detection.on_pulse(at(7_200_000), &pulse(&[(2, 5)], &[(0, 2, 5)]));
+        assert!(detection.blocked(|_| Some(BOUND)).is_empty());
     }
 
     #[test]
@@ -180,9 +219,29 @@ mod tests {
         for tick in 0..20 {
             detection.on_heard(NodeId(2));
             detection.pass(at(tick * 100));
-            detection.on_pulse(at(tick * 100), &[(NodeId(2), 7), (NodeId(3), tick)]);
+            let (engines, applications) = ([(2, 7), (3, tick)], [(0, 2, 7), (0, 3, tick)]);
+            detection.on_pulse(at(tick * 100), &pulse(&engines, &applications));
         }
-        assert_eq!(detection.blocked(BOUND), [NodeId(2)]);
+        assert_eq!(detection.blocked(|_| Some(BOUND)), [(ShardId::MAIN, NodeId(2))]);
+        assert!(detection.engine_still(NodeId(2)) >= BOUND && detection.engine_still(NodeId(3)) < BOUND);
         assert!(detection.silent().is_empty());
+    }
+
+    // V9, D11
+    #[test]
+    fn an_application_stands_still_in_one_group_by_that_groups_bound() {
+        let mut detection = Detection::new(BOUND, at(0));
+        let bounds = |shard: ShardId| [Some(BOUND * 2), None, Some(BOUND)][shard.0 as usize];
+        for tick in 0..16 {
+            // 2 stands still in 1 and in 2, 3 in the main group.
+            let applications = [(0, 2, tick), (1, 2, 7), (2, 2, 7), (0, 3, 7), (2, 3, tick)];
+            detection.on_pulse(at(tick * 100), &pulse(&[(2, tick), (3, tick)], &applications));
+        }
+        assert_eq!(detection.blocked(bounds), [(ShardId(2), NodeId(2))]);
+        assert_eq!(detection.engine_still(NodeId(2)), Duration::ZERO);
+        detection.on_pulse(at(1600), &pulse(&[], &[(2, 2, 8), (0, 3, 7)]));
+        assert_eq!(detection.blocked(bounds), [(ShardId::MAIN, NodeId(3))], "2 has taken something");
+        detection.forget(NodeId(3));
+        assert!(detection.blocked(bounds).is_empty());
     }
 }

@@ -345,17 +345,28 @@ impl Membership {
         joiners.chain(self.changing.due()).chain([self.detection.due()]).min()
     }
 
-    /// V9: a member whose engine stands still while its process lives is slow, not dead; the policy decides.
+    /// V9: a member that stands still in a group while its process lives is slow, not dead; that group's policy decides.
     pub(super) fn pulse(&mut self, now: Time, pulse: Pulse) {
-        self.detection.on_pulse(now, &pulse.beats);
+        self.detection.on_pulse(now, &pulse);
         self.sessions = pulse.sessions;
         self.pulsed = Some(now);
-        let SlowPolicy::Evict(after) = self.slow else { return };
-        for node in self.detection.blocked(after) {
-            if let Some(incarnation) = self.incarnation_of(node) {
-                let why = format!("its engine has stood still for {after:?}: a callback that doesn't return");
-                self.gone(now, node, incarnation, &why);
-            }
+        let policies = &self.slow;
+        let bound = |shard: ShardId| match policies.get(usize::try_from(shard.0).ok()?)? {
+            SlowPolicy::Wait => None,
+            SlowPolicy::Evict(after) => Some(*after),
+        };
+        let blocked = self.detection.blocked(bound).into_iter();
+        let blocked: Vec<_> =
+            blocked.filter_map(|(shard, node)| Some((shard, node, bound(shard)?))).collect();
+        for (shard, node, after) in blocked {
+            let Some(incarnation) = self.incarnation_of(node) else { continue };
+            let why = if self.detection.engine_still(node) >= after {
+                format!("its engine has stood still for {after:?}: a callback that doesn't return")
+            } else {
+                let group = self.terms.name(shard);
+                format!("its application has taken nothing of what waits for it in {group} for {after:?}")
+            };
+            self.gone(now, node, incarnation, &why);
         }
     }
 

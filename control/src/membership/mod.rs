@@ -146,7 +146,8 @@ pub struct Membership {
     role: Role,
     start_within: Option<Duration>,
     quorum_within: Duration,
-    slow: SlowPolicy,
+    /// By shard.
+    slow: Vec<SlowPolicy>,
     rejoin: bool,
     /// Where the group may be found: what the configuration says, and the members of views since.
     seeds: BTreeSet<SocketAddr>,
@@ -260,7 +261,7 @@ impl Membership {
             role: config.role,
             start_within: config.start_within,
             quorum_within: config.quorum_within,
-            slow: config.slow,
+            slow: config.slow_by_shard(),
             rejoin: config.rejoin,
             seeds,
             founders: config.peers.clone(),

@@ -80,11 +80,17 @@ pub(crate) struct Driver {
     now: Time,
     turns: u32,
     beat_at: Time,
+    /// Whether something waits for the application of a shard, and how much it has taken so far. Not asked for where it is called from here: then
+    /// it takes what it is told, or the engine stands still with it.
+    waits: Option<Waits>,
     /// Another thread drives from now on; see [`BRIEF`].
     moved: bool,
     closing: Option<Closing>,
     stopped: Option<Stopped>,
 }
+
+/// How much a shard's application has taken, if more waits for it.
+pub(super) type Waits = Box<dyn Fn(ShardId) -> Option<u64> + Send>;
 
 struct Closing {
     within: Duration,
@@ -133,10 +139,16 @@ impl Driver {
             now: clock::now(),
             turns: 0,
             beat_at: Time(0),
+            waits: None,
             moved: false,
             closing: None,
             stopped: None,
         }
+    }
+
+    /// From now on `waits` tells how far the applications are, which take what they are told from elsewhere.
+    pub(super) fn set_waits(&mut self, waits: Waits) {
+        self.waits = Some(waits);
     }
 
     /// Breaks a rule from now on.
@@ -308,8 +320,9 @@ impl Driver {
     fn beat(&mut self) {
         self.beat_at = self.now.plus(BEAT);
         for stream in &mut self.streams {
+            let takes = stream.takes(self.waits.as_ref().and_then(|waits| waits(stream.id)));
             for running in &mut stream.sessions {
-                running.session.beat(&mut *self.fabric);
+                running.session.beat(&mut *self.fabric, takes);
             }
             if let Some(log) = &mut stream.log {
                 log.on_beat();
@@ -320,8 +333,14 @@ impl Driver {
         // Every member with data is in the main group.
         let main = self.streams.first().and_then(|main| main.sessions.last());
         let newest = main.filter(|running| running.is_live());
+        let live = self.streams.iter().filter_map(|stream| stream.sessions.last().map(|it| (stream.id, it)));
+        let takes = live.filter(|(_, running)| running.is_live()).flat_map(|(shard, running)| {
+            running.pulse().map(move |(node, beats)| (shard, node, beats.application.into()))
+        });
+        let beats = newest.into_iter().flat_map(Running::pulse);
         let pulse = Pulse {
-            beats: newest.map(Running::pulse).unwrap_or_default(),
+            beats: beats.map(|(node, beats)| (node, beats.engine.into())).collect(),
+            takes: takes.collect(),
             sessions: sessions().map(Running::state).collect(),
         };
         self.reports.tell(Report::Pulse(pulse));

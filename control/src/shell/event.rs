@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use consort_dataplane::fabric::Doorbell;
@@ -162,6 +162,8 @@ pub(crate) struct Inbox {
     gate: Gate,
     /// Called where the gate is opened, for an application that waits elsewhere.
     waker: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// How many events the application has taken.
+    taken: AtomicU64,
     /// The engine found the queue full, and is to be told when it no longer is.
     full: AtomicBool,
     /// Rouses the engine.
@@ -179,6 +181,7 @@ impl Inbox {
             stopped: OnceLock::new(),
             gate: Gate::default(),
             waker: OnceLock::new(),
+            taken: AtomicU64::new(0),
             full: AtomicBool::new(false),
             bell,
             discards: AtomicBool::new(false),
@@ -269,6 +272,11 @@ impl Inbox {
         self.queue.is_full()
     }
 
+    /// How many events the application has taken, if others wait for it.
+    pub(crate) fn waits(&self) -> Option<u64> {
+        (!self.queue.is_empty()).then(|| self.taken.load(Ordering::Relaxed))
+    }
+
     /// Nothing more will come.
     pub(crate) fn stop(&self, reason: &Stopped) {
         let _ = self.stopped.set(reason.clone());
@@ -297,6 +305,7 @@ impl Inbox {
     }
 
     fn event(&self, entry: Entry) -> Event {
+        self.taken.fetch_add(1, Ordering::Relaxed);
         fence(Ordering::SeqCst); // the room before the look at `full`; the engine fences in `Doorbell::announce`
         if self.full.load(Ordering::Relaxed) && self.full.swap(false, Ordering::Relaxed) {
             self.bell.ring();

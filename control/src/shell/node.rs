@@ -503,6 +503,8 @@ fn prepare(start: Start) -> Result<(Driver, Asking, JoinHandle<()>), StartError>
 /// The engine's thread. What is told of a shard goes into the inbox of that number.
 pub(super) fn run(mut driver: Driver, inboxes: &[Arc<Inbox>]) {
     let ran = catch_unwind(AssertUnwindSafe(move || {
+        let watched = inboxes.to_vec();
+        driver.set_waits(Box::new(move |ShardId(shard)| watched.get(shard as usize)?.waits()));
         let full = Cell::new(false);
         // Bit by bit: into which inboxes something was put, and which were full.
         let (told, stuck) = (Cell::new(0_u64), Cell::new(0_u64));

@@ -18,7 +18,9 @@ use consort_dataplane::names::{NodeId, Position, Rank, Slot, ViewId};
 use consort_dataplane::plan::{PlanError, SessionPlan};
 use consort_dataplane::record::Kind;
 use consort_dataplane::ring::Ticket;
-use consort_dataplane::session::{Beyond, Delivery, Fault, Logged, Needed, Session, Sink, Verdict};
+use consort_dataplane::session::{
+    Beyond, Delivery, Fault, Heartbeat, Logged, Needed, Session, Sink, Verdict,
+};
 
 use super::durable::ShardLog;
 use super::event::Incoming;
@@ -346,9 +348,9 @@ impl Running {
     }
 
     /// How often every other member's heart has beaten, as seen here.
-    pub(crate) fn pulse(&self) -> Vec<(NodeId, u64)> {
+    pub(crate) fn pulse(&self) -> impl Iterator<Item = (NodeId, Heartbeat)> {
         let members = self.session.members().filter(|(rank, _)| *rank != self.session.plan().me);
-        members.filter_map(|(rank, node)| Some((node, self.session.heartbeat(rank)?))).collect()
+        members.filter_map(|(rank, node)| Some((node, self.session.heartbeat(rank)?)))
     }
 
     /// How far it is, for who asks.

@@ -69,6 +69,8 @@ pub(super) struct Stream {
     pub(super) untold: VecDeque<Untold>,
     /// The application refused something in the last turn.
     pub(super) refused: bool,
+    /// How much it had taken at the last heartbeat, if more waited for it.
+    waited: Option<u64>,
     /// Where it is written down, if it is durable.
     pub(super) log: Option<ShardLog>,
     /// The last turn looked for room for a sender on this thread: until a peer releases more, there is none to be found.
@@ -122,6 +124,7 @@ impl Stream {
             ended: Vec::new(),
             untold: VecDeque::new(),
             refused: false,
+            waited: None,
             log: None,
             looked: false,
             #[cfg(test)]
@@ -520,6 +523,15 @@ impl Stream {
         }
         self.fail_unsent(&failed);
         self.channel.outbox.stop(reason);
+    }
+
+    /// Whether the application takes what it is told. `waits` is how much it has taken so far, if more waits for it. Messages in ring memory do, or it
+    /// holds up nobody (D11).
+    pub(super) fn takes(&mut self, waits: Option<u64>) -> bool {
+        let lent = || self.sessions.iter().chain(&self.past).any(|running| running.session.lends());
+        let stands = waits.is_some() && waits == self.waited && lent();
+        self.waited = waits;
+        !stands
     }
 
     fn fail_unsent(&mut self, reason: &OutcomeError) {
