@@ -509,6 +509,9 @@ pub(crate) enum BenchCommand {
     /// The machine's floor alone: what bare processes do without Consort
     #[command(after_long_help = format!("{BENCH_HELP}\n\n{EXIT_CODES}"))]
     Floor(Box<ThroughputArgs>),
+    /// What the fabric does for one message: work requests, doorbells, completions, system calls, bytes
+    #[command(after_long_help = format!("{COUNTS_HELP}\n\n{EXIT_CODES}"))]
+    Counts(Box<CountsArgs>),
     /// Share of a core that a member uses while nothing is sent
     #[command(after_long_help = EXIT_CODES)]
     Idle(Box<IdleArgs>),
@@ -570,6 +573,23 @@ Examples:
   consort bench throughput --fabric shm --size 10KiB
   consort bench throughput --members 3 --senders 3 --fabric tcp
   consort bench throughput --json | jq '{msgs_per_s, ratio}'";
+
+const COUNTS_HELP: &str = "\
+How it counts:
+  Members are processes of their own, as in `bench latency` and `bench throughput`. For each size: one sends, and all send; one message at
+  a time of each sender, and as fast as the group takes it. What every member's fabric counted in the measured time is divided by the
+  messages that this member delivered in it, and summed over the members. Unlike times, these figures are much the same on any machine.
+    requests    work requests given to RDMA devices: writes
+    doorbells   times that a device was told of a list of them
+    signalled   work requests of which the device was to tell that they are done; completions: what was taken of these and of wakes
+    inline      work requests that carry their bytes, which the device then need not fetch
+    wakes       sleeping members woken: each is a work request, too, or a system call
+    bytes       bytes of these writes; over TCP, bytes handed to the kernel; over shared memory nothing is copied
+  The first four are 0 where there is no RDMA. A message that is sent to n others is n times its bytes.
+
+Examples:
+  consort bench counts --fabric verbs
+  consort bench counts --fabric verbs --members 5 --sizes 64,1KiB --json | jq '.cells[] | {size, senders, load, per_message}'";
 
 const REPLICAS_HELP: &str = "\
 How it measures:
@@ -682,7 +702,7 @@ pub(crate) struct DiskArgs {
 }
 
 /// What all measurements have in common.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct GroupArgs {
     /// How many member processes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MEMBERS)))]
@@ -794,6 +814,33 @@ impl ReplicasArgs {
             return Err(Failure::usage("there are no chains over RDMA", "give --fabric tcp or shm"));
         }
         Ok(())
+    }
+}
+
+/// `consort bench counts`.
+#[derive(Debug, Args)]
+pub(crate) struct CountsArgs {
+    #[command(flatten)]
+    pub(crate) group: GroupArgs,
+    /// Payloads of messages
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_value = "64,10KiB", value_parser = parse_bytes)]
+    pub(crate) sizes: Vec<usize>,
+    /// Run so long before anything counts
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
+    pub(crate) warmup: Duration,
+}
+
+impl CountsArgs {
+    /// One of the loads that are counted.
+    pub(crate) fn load(&self, size: usize, senders: u32) -> LoadArgs {
+        let (group, warmup) = (self.group.clone(), self.warmup);
+        LoadArgs { group, senders, size, topology: TopologyArg::Direct, ring: None, warmup, plot: None }
+    }
+
+    /// What the parser of single values can't see.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        self.sizes.iter().try_for_each(|&size| check_payload(size, "--sizes"))?;
+        self.load(1, 1).check()
     }
 }
 

@@ -62,6 +62,7 @@ fn wants_json(command: &BenchCommand) -> bool {
         BenchCommand::Latency(args) => args.load.group.json,
         BenchCommand::Throughput(args) | BenchCommand::Floor(args) => args.load.group.json,
         BenchCommand::Idle(args) => args.group.json,
+        BenchCommand::Counts(args) => args.group.json,
         BenchCommand::Replicas(args) => args.json,
         BenchCommand::Failover(args) => args.json,
         BenchCommand::Join(args) => args.json,

@@ -120,29 +120,9 @@ pub struct VerbsFabric {
     events: VecDeque<LinkEvent>,
     refused: u64,
     stats: FabricStats,
-    counts: VerbsCounts,
     writes: Vec<Write>,
     requests: Requests,
     found: Vec<Completion>,
-}
-
-/// What the fabric gave its device to do since it was made. These numbers, unlike times, are the same on any device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct VerbsCounts {
-    /// Work requests: RDMA WRITEs.
-    pub writes: u64,
-    /// Times the device's doorbell was rung: lists of work requests.
-    pub doorbells: u64,
-    /// Work requests that asked for a completion.
-    pub signalled: u64,
-    /// Work requests that carried their bytes with them.
-    pub inline: u64,
-    /// Work requests that woke a sleeper.
-    pub rings: u64,
-    /// Bytes written.
-    pub bytes: u64,
-    /// Completions taken.
-    pub completions: u64,
 }
 
 impl VerbsFabric {
@@ -207,7 +187,6 @@ impl VerbsFabric {
             events: VecDeque::new(),
             refused: 0,
             stats: FabricStats::default(),
-            counts: VerbsCounts::default(),
             writes: Vec::new(),
             requests: Requests::default(),
             found: Vec::new(),
@@ -228,11 +207,6 @@ impl VerbsFabric {
         } else {
             format!("{name} port {number}, LID {}", port.lid)
         }
-    }
-
-    /// What the device was given to do.
-    pub fn counts(&self) -> VerbsCounts {
-        self.counts
     }
 
     /// Connections that were turned away since the start: garbage, strangers, the late.
@@ -278,7 +252,7 @@ impl VerbsFabric {
 
     /// Posts what is due on a link, as far as the device takes it. With `settle`, its arrival will be told.
     fn pump(&mut self, slot: Slot, settle: bool) {
-        let Self { links, writes, requests, counts, stats, .. } = self;
+        let Self { links, writes, requests, stats, .. } = self;
         let Some(link) = links[usize::from(slot.0)].as_deref_mut() else { return };
         let mut failed = None;
         if let (Phase::Up(_), Some(pair)) = (&link.phase, link.pair.as_mut()) {
@@ -287,13 +261,11 @@ impl VerbsFabric {
                 if writes.is_empty() {
                     break;
                 }
-                counts.doorbells += 1;
+                stats.doorbells += 1;
                 for write in &*writes {
-                    counts.writes += 1;
-                    counts.signalled += u64::from(write.signalled || write.rings);
-                    counts.rings += u64::from(write.rings);
-                    counts.inline += u64::from(write.from.len() <= pair.inline());
-                    counts.bytes += write.from.len() as u64;
+                    stats.work_requests += 1;
+                    stats.signalled += u64::from(write.signalled || write.rings);
+                    stats.inline += u64::from(write.from.len() <= pair.inline());
                     stats.wakes += u64::from(write.rings);
                     stats.bytes_out += write.from.len() as u64;
                 }
@@ -326,7 +298,7 @@ impl VerbsFabric {
                 }
             }
         }
-        self.counts.completions += found.len() as u64;
+        self.stats.completions += found.len() as u64;
         self.found = found;
         if let Some(why) = failed {
             self.break_down(slot, &why);
