@@ -22,6 +22,7 @@ Start here:
   consort status 127.0.0.1:7101         how that member and its group stand; `consort explain` says what it waits for
   consort bench latency                 microseconds from send to delivery, beside the machine's own floor
   consort kv --help                     a replicated, sharded key-value store: an application to use and to learn from
+  consort hw                            what of this machine matters to latency, and what to change
   consort log verify DIR                whether a durable member's log is sound
   consort help demo                     all about one of them";
 
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     /// The logs of durable groups: verify, dump, count, follow, repair
     #[command(subcommand)]
     Log(LogCommand),
+    /// What of this machine matters to latency: RDMA, memory, CPUs, io_uring; which fabrics can be used, and what to change
+    Hw(HwArgs),
     /// A process that `bench` started: it keeps a directory, and removes it when its parent is gone
     #[command(hide = true)]
     Keep {
@@ -409,6 +412,29 @@ pub(crate) struct AskArgs {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub(crate) within: Duration,
     /// Print the member's answer as it is: one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const HW_HELP: &str = "\
+What it tells:
+  RDMA devices, their ports and addresses (GIDs), which of these a node would take and why; the limit of locked memory; NUMA nodes, CPUs, huge
+  pages; what io_uring does for this process, found out by trying; which fabrics can be used; and what to change for lower latency, each with
+  the command. It changes nothing. That there is no RDMA device is no failure. Neither libibverbs nor a build with verbs is needed.
+
+Examples:
+  consort hw
+  consort hw --address 10.0.0.1
+  consort hw --json | jq '.fabrics, .advice'";
+
+/// `consort hw`.
+#[derive(Args, Debug)]
+#[command(after_long_help = format!("{HW_HELP}\n\n{EXIT_CODES}"))]
+pub(crate) struct HwArgs {
+    /// The address by which others reach a node here: the one of --listen. The GID that stands for it is taken
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) address: Option<std::net::IpAddr>,
+    /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -1312,6 +1338,8 @@ mod tests {
             KV_HELP,
             LATENCY_HELP,
             THROUGHPUT_HELP,
+            COUNTS_HELP,
+            HW_HELP,
             FAILOVER_HELP,
             JOIN_HELP,
         ]

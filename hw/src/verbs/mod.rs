@@ -6,7 +6,6 @@
 //! | module | |
 //! |---|---|
 //! | `device` | the machine's devices: calls of libibverbs |
-//! | `gid` | which address of a port to use, and why |
 //! | `options` | what the fabric is told, and why it may not start |
 //! | `choose` | which device and port to use |
 //! | `queue` | domains, regions, queue pairs: calls of libibverbs |
@@ -37,7 +36,6 @@
 //! As every fabric: one owner at a time, who may change; the doorbell is for all. The fabric has no thread of its own.
 
 mod device;
-mod gid;
 mod options;
 mod choose;
 mod queue;
@@ -74,8 +72,8 @@ use page::{EPOCH, NAP, Watch};
 use queue::{Channel, Completion, Depths, Pair, Requests, Write};
 use setup::{RECEIVES, Stranger};
 
+pub use crate::gid::{Choice, Gid, GidKind, choose};
 pub use device::{Port, names};
-pub use gid::{Choice, Gid, GidKind, choose};
 pub use options::{VerbsError, VerbsOptions};
 
 /// Between two looks at the connections while nothing is being set up: a system call each.
@@ -459,7 +457,10 @@ impl Fabric for VerbsFabric {
             return Err(ConnectError::Taken(taken.slot));
         }
         let machine = |what: &str| {
-            let what = format!("{what}, with a limit of locked memory of {}", locked_memory());
+            let what = format!(
+                "{what}, with a limit of locked memory of {}; raise it (`ulimit -l unlimited`; LimitMEMLOCK=infinity in a service)",
+                locked_memory()
+            );
             move |cause: std::io::Error| ConnectError::Machine(format!("{what}: {cause}"))
         };
         let memory = registrable(offer.segment_bytes).map_err(machine("memory for its mirror"))?;
