@@ -304,11 +304,20 @@ impl VerbsFabric {
         rung
     }
 
+    /// Takes completions where the device has no room for what is to be posted, as far as is known: a publisher may do nothing but flush, and
+    /// what it flushed must reach a sleeper all the same (F3).
+    fn make_room(&mut self, slot: Slot) {
+        if self.link_mut(slot).is_some_and(|link| link.outgoing.is_stuck()) {
+            self.collect(slot);
+        }
+    }
+
     /// Rings the peer if it may sleep over what was published to it.
     fn ring(&mut self, slot: Slot) {
+        self.make_room(slot);
         let segment = self.segment.clone();
         let Some(link) = self.links[usize::from(slot.0)].as_deref_mut() else { return };
-        if !link.outgoing.is_ringing() && link.naps.must_ring(link.mirror.load(NAP)) {
+        if link.outgoing.can_ring() && link.naps.must_ring(link.mirror.load(NAP)) {
             link.outgoing.ring(&segment, EPOCH..EPOCH + WORD);
             self.pump(slot, false);
         }
@@ -547,6 +556,7 @@ impl Fabric for VerbsFabric {
     fn flush(&mut self) {
         for slot in self.up.iter() {
             self.tell(slot);
+            self.make_room(slot);
             if self.link_mut(slot).is_some_and(|link| link.due) {
                 self.pump(slot, false);
             }
