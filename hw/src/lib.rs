@@ -9,7 +9,7 @@ pub mod shm;
 pub mod tcp;
 #[cfg(not(loom))]
 pub mod disk;
-mod gid;
+pub mod gid;
 #[cfg(not(loom))]
 pub mod machine;
 #[cfg(feature = "verbs")]

@@ -104,6 +104,11 @@ pub(crate) fn run(args: &CountsArgs, log: &str) -> Result<(), Failure> {
     text::print(&report, args.group.json, describe)
 }
 
+/// Under load much less than one of anything may be done for a message.
+fn figure(count: f64) -> String {
+    if count < 1.0 { format!("{count:.3}") } else { format!("{count:.2}") }
+}
+
 fn describe(report: &Report) -> String {
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::UTF8_FULL_CONDENSED);
@@ -124,7 +129,7 @@ fn describe(report: &Report) -> String {
         let each = &cell.per_message;
         let mut row = vec![text::bytes(cell.size as u64), cell.senders.to_string(), cell.load.to_string()];
         let counts = [each.work_requests, each.doorbells, each.signalled, each.completions, each.inline];
-        row.extend(counts.iter().chain([&each.wakes, &each.system_calls]).map(|count| format!("{count:.2}")));
+        row.extend(counts.iter().chain([&each.wakes, &each.system_calls]).map(|count| figure(*count)));
         row.push(format!("{:.0}", each.bytes));
         table.add_row(row);
     }
