@@ -673,7 +673,7 @@ fn who_proposes_somebody_that_has_turned_to_joining_breaks_nothing() {
         domain: Domain::default(),
     };
     let nodes: Vec<_> = (1..=3).map(NodeId).collect();
-    let shard = Shard { members: nodes.clone(), since: ViewId(1), ..Shard::default() };
+    let shard = Shard { members: nodes, since: ViewId(1), ..Shard::default() };
     let view = View { id: ViewId(1), members: (1..=3).map(members).collect(), shards: vec![shard] };
     let begin = |id: u32| {
         let mut config = NodeConfig::new(NodeId(id));
