@@ -179,6 +179,8 @@ pub use consort_dataplane::names::{NodeId, Rank, Seq, Time, ViewId};
 pub use consort_dataplane::plan::{Guarantee, Topology};
 pub use consort_dataplane::ring::Ticket;
 pub use consort_dataplane::session::{Blocked, Delivery, Frontiers};
+/// What of a machine matters to latency, and what to change.
+pub use consort_hw::machine;
 
 /// The README's example is compiled and run with the tests.
 #[cfg(doctest)]

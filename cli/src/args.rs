@@ -22,6 +22,7 @@ Start here:
   consort status 127.0.0.1:7101         how that member and its group stand; `consort explain` says what it waits for
   consort bench latency                 microseconds from send to delivery, beside the machine's own floor
   consort kv --help                     a replicated, sharded key-value store: an application to use and to learn from
+  consort hw                            what of this machine matters to latency, and what to change
   consort log verify DIR                whether a durable member's log is sound
   consort help demo                     all about one of them";
 
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     /// The logs of durable groups: verify, dump, count, follow, repair
     #[command(subcommand)]
     Log(LogCommand),
+    /// What of this machine matters to latency: RDMA, memory, CPUs, io_uring; which fabrics can be used, and what to change
+    Hw(HwArgs),
     /// A process that `bench` started: it keeps a directory, and removes it when its parent is gone
     #[command(hide = true)]
     Keep {
@@ -413,6 +416,29 @@ pub(crate) struct AskArgs {
     pub(crate) json: bool,
 }
 
+const HW_HELP: &str = "\
+What it tells:
+  RDMA devices, their ports and addresses (GIDs), which of these a node would take and why; the limit of locked memory; NUMA nodes, CPUs, huge
+  pages; what io_uring does for this process, found out by trying; which fabrics can be used; and what to change for lower latency, each with
+  the command. It changes nothing. That there is no RDMA device is no failure. Neither libibverbs nor a build with verbs is needed.
+
+Examples:
+  consort hw
+  consort hw --address 10.0.0.1
+  consort hw --json | jq '.fabrics, .advice'";
+
+/// `consort hw`.
+#[derive(Args, Debug)]
+#[command(after_long_help = format!("{HW_HELP}\n\n{EXIT_CODES}"))]
+pub(crate) struct HwArgs {
+    /// The address by which others reach a node here: the one of --listen. The GID that stands for it is taken
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) address: Option<std::net::IpAddr>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 const LOG_HELP: &str = "\
 What DIR is:
   The data directory of a node (what its --data names), with a log for each durable shard in it; or one shard's directory.
@@ -509,6 +535,9 @@ pub(crate) enum BenchCommand {
     /// The machine's floor alone: what bare processes do without Consort
     #[command(after_long_help = format!("{BENCH_HELP}\n\n{EXIT_CODES}"))]
     Floor(Box<ThroughputArgs>),
+    /// What the fabric does for one message: work requests, doorbells, completions, system calls, bytes
+    #[command(after_long_help = format!("{COUNTS_HELP}\n\n{EXIT_CODES}"))]
+    Counts(Box<CountsArgs>),
     /// Share of a core that a member uses while nothing is sent
     #[command(after_long_help = EXIT_CODES)]
     Idle(Box<IdleArgs>),
@@ -573,6 +602,23 @@ Examples:
   consort bench throughput --fabric shm --size 10KiB
   consort bench throughput --members 3 --senders 3 --fabric tcp
   consort bench throughput --json | jq '{msgs_per_s, ratio}'";
+
+const COUNTS_HELP: &str = "\
+How it counts:
+  Members are processes of their own, as in `bench latency` and `bench throughput`. For each size: one sends, and all send; one message at
+  a time of each sender, and as fast as the group takes it. What every member's fabric counted in the measured time is divided by the
+  messages that this member delivered in it, and summed over the members. Unlike times, these figures are much the same on any machine.
+    requests    work requests given to RDMA devices: writes
+    doorbells   times that a device was told of a list of them
+    signalled   work requests of which the device was to tell that they are done; completions: what was taken of these and of wakes
+    inline      work requests that carry their bytes, which the device then need not fetch
+    wakes       sleeping members woken: each is a work request, too, or a system call
+    bytes       bytes of these writes; over TCP, bytes handed to the kernel; over shared memory nothing is copied
+  The first four are 0 where there is no RDMA. A message that is sent to n others is n times its bytes.
+
+Examples:
+  consort bench counts --fabric verbs
+  consort bench counts --fabric verbs --members 5 --sizes 64,1KiB --json | jq '.cells[] | {size, senders, load, per_message}'";
 
 const REPLICAS_HELP: &str = "\
 How it measures:
@@ -703,7 +749,7 @@ pub(crate) struct DiskArgs {
 }
 
 /// What all measurements have in common.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct GroupArgs {
     /// How many member processes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MEMBERS)))]
@@ -815,6 +861,33 @@ impl ReplicasArgs {
             return Err(Failure::usage("there are no chains over RDMA", "give --fabric tcp or shm"));
         }
         Ok(())
+    }
+}
+
+/// `consort bench counts`.
+#[derive(Debug, Args)]
+pub(crate) struct CountsArgs {
+    #[command(flatten)]
+    pub(crate) group: GroupArgs,
+    /// Payloads of messages
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_value = "64,10KiB", value_parser = parse_bytes)]
+    pub(crate) sizes: Vec<usize>,
+    /// Run so long before anything counts
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
+    pub(crate) warmup: Duration,
+}
+
+impl CountsArgs {
+    /// One of the loads that are counted.
+    pub(crate) fn load(&self, size: usize, senders: u32) -> LoadArgs {
+        let (group, warmup) = (self.group.clone(), self.warmup);
+        LoadArgs { group, senders, size, topology: TopologyArg::Direct, ring: None, warmup, plot: None }
+    }
+
+    /// What the parser of single values can't see.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        self.sizes.iter().try_for_each(|&size| check_payload(size, "--sizes"))?;
+        self.load(1, 1).check()
     }
 }
 
@@ -1356,6 +1429,8 @@ mod tests {
             KV_HELP,
             LATENCY_HELP,
             THROUGHPUT_HELP,
+            COUNTS_HELP,
+            HW_HELP,
             FAILOVER_HELP,
             JOIN_HELP,
         ]

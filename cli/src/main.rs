@@ -1,5 +1,6 @@
 //! The `consort` command: shows what the library does ([`demo`]), is one member of a group ([`node`]), asks one
-//! how it stands ([`ask`]), measures ([`mod@bench`]), reads and repairs the logs of durable groups ([`mod@log`]), and has an application to
+//! how it stands ([`ask`]), measures ([`mod@bench`]), reads and repairs the logs of durable groups ([`mod@log`]),
+//! tells of the machine ([`hw`]), and has an application to
 //! show and to use: a key-value store ([`kv`]).
 //!
 //! Everything that runs here is real: members are processes of their own, started from this same program through a hidden
@@ -24,6 +25,7 @@ mod demo;
 mod bench;
 mod kv;
 mod log;
+mod hw;
 mod member;
 
 use std::io::Write as _;
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => (ask::explain(args), args.json),
         Command::Bench(command) => (bench::run(command, &cli.log), wants_json(command)),
         Command::Kv(command) => (kv::run(command), kv_wants_json(command)),
+        Command::Hw(args) => (hw::run(args), args.json),
         Command::Log(command) => (log::run(command), log_wants_json(command)),
         Command::Keep { within } => return bench::place::keep(within),
         Command::Member { parent, .. } => return member::run(*parent),
@@ -62,6 +65,7 @@ fn wants_json(command: &BenchCommand) -> bool {
         BenchCommand::Latency(args) => args.load.group.json,
         BenchCommand::Throughput(args) | BenchCommand::Floor(args) => args.load.group.json,
         BenchCommand::Idle(args) => args.group.json,
+        BenchCommand::Counts(args) => args.group.json,
         BenchCommand::Replicas(args) => args.json,
         BenchCommand::Failover(args) => args.json,
         BenchCommand::Repair(args) => args.json,

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use consort::FabricStats;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -249,13 +250,57 @@ pub(crate) struct LoadReport {
     pub(crate) elapsed: u64,
     /// Nanoseconds of CPU.
     pub(crate) cpu: u64,
-    pub(crate) system_calls: u64,
+    pub(crate) counts: Counts,
     /// Bytes and flushes of the log of its durable group, and what was delivered of that if it is the one beside.
     pub(crate) log_bytes: u64,
     pub(crate) flushes: u64,
     pub(crate) beside: u64,
     pub(crate) fabric: String,
     pub(crate) engine: String,
+}
+
+/// What a member's fabric counted in the measured window; see [`FabricStats`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counts {
+    pub(crate) system_calls: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) wakes: u64,
+    pub(crate) work_requests: u64,
+    pub(crate) doorbells: u64,
+    pub(crate) signalled: u64,
+    pub(crate) inline: u64,
+    pub(crate) completions: u64,
+}
+
+impl From<FabricStats> for Counts {
+    fn from(stats: FabricStats) -> Self {
+        Self {
+            system_calls: stats.system_calls,
+            bytes_out: stats.bytes_out,
+            wakes: stats.wakes,
+            work_requests: stats.work_requests,
+            doorbells: stats.doorbells,
+            signalled: stats.signalled,
+            inline: stats.inline,
+            completions: stats.completions,
+        }
+    }
+}
+
+impl Counts {
+    /// What came since `first`.
+    pub(crate) fn since(self, first: Self) -> Self {
+        Self {
+            system_calls: self.system_calls - first.system_calls,
+            bytes_out: self.bytes_out - first.bytes_out,
+            wakes: self.wakes - first.wakes,
+            work_requests: self.work_requests - first.work_requests,
+            doorbells: self.doorbells - first.doorbells,
+            signalled: self.signalled - first.signalled,
+            inline: self.inline - first.inline,
+            completions: self.completions - first.completions,
+        }
+    }
 }
 
 /// See [`crate::bench::idle`].

@@ -276,6 +276,17 @@ pub struct FabricStats {
     pub sleeps: u64,
     /// Sleeping peers woken.
     pub wakes: u64,
+    /// Work requests given to a device: writes, over RDMA. This and the following are 0 on fabrics without such a device, and, unlike
+    /// times, the same on any.
+    pub work_requests: u64,
+    /// Times the device's doorbell was rung: lists of work requests.
+    pub doorbells: u64,
+    /// Work requests that asked for a completion.
+    pub signalled: u64,
+    /// Work requests that carried their bytes with them.
+    pub inline: u64,
+    /// Completions taken.
+    pub completions: u64,
 }
 
 /// Rouses the thread that owns a fabric. Clones ring the same bell. Any thread may ring; ringing an owner that is awake

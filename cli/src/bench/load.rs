@@ -14,7 +14,7 @@ use crate::crew::{Crew, Ports, bequeath};
 use crate::failure::Failure;
 use crate::group;
 use crate::latency;
-use crate::orders::{Durable, LoadReport, LoadTask, Pace, Seat, Task, WhichGroup, Window};
+use crate::orders::{Counts, Durable, LoadReport, LoadTask, Pace, Seat, Task, WhichGroup, Window};
 use crate::text::as_f64;
 
 /// How long the floor that isn't the measurement's own runs (a throughput run has a latency floor for scale).
@@ -41,6 +41,8 @@ pub(crate) struct GroupRun {
     pub(crate) msgs_per_s: f64,
     pub(crate) cpu_s_per_million: f64,
     pub(crate) system_calls_per_message: f64,
+    /// What each member delivered, and its fabric counted meanwhile.
+    pub(crate) counts: Vec<(u64, Counts)>,
     /// Of the slowest member's log.
     pub(crate) log_bytes: u64,
     pub(crate) flushes: u64,
@@ -220,7 +222,8 @@ fn combine(reports: &[LoadReport], own: Histogram<u64>, last: Histogram<u64>) ->
         seconds: as_f64(slowest.elapsed) / 1e9,
         msgs_per_s: rate(slowest),
         cpu_s_per_million: total(|r| r.cpu) / 1e9 / messages * 1e6,
-        system_calls_per_message: total(|r| r.system_calls) / messages,
+        system_calls_per_message: total(|r| r.counts.system_calls) / messages,
+        counts: reports.iter().map(|report| (report.delivered, report.counts)).collect(),
         log_bytes: slowest.log_bytes,
         flushes: slowest.flushes,
         beside_per_s: reports

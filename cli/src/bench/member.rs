@@ -13,7 +13,7 @@ use crate::bench::window::Watch;
 use crate::clock;
 use crate::failure::Failure;
 use crate::group;
-use crate::orders::{LoadReport, LoadTask, Pace, Said, Told, WhichGroup, inherited};
+use crate::orders::{Counts, LoadReport, LoadTask, Pace, Said, Told, WhichGroup, inherited};
 use crate::parent::Parent;
 
 /// Of a flood, times are taken of one message in so many.
@@ -29,7 +29,7 @@ const BYTES_A_TURN: usize = 64 << 10;
 struct Counters {
     delivered: u64,
     cpu: u64,
-    system_calls: u64,
+    counts: Counts,
     log_bytes: u64,
     flushes: u64,
     beside: u64,
@@ -260,7 +260,7 @@ pub(crate) fn run(task: &LoadTask, parent: &mut Parent) -> Result<(), Failure> {
                     Counters {
                         delivered: harvest.total,
                         cpu: clock::cpu(),
-                        system_calls: stats.counts.system_calls,
+                        counts: stats.counts.into(),
                         log_bytes: stats.logs.bytes,
                         flushes: stats.logs.flushes,
                         beside: beside.as_ref().map_or(0, |beside| beside.harvest.total),
@@ -333,7 +333,7 @@ fn report(watch: Watch<Counters>, fabric: &str, engine: &str) -> Option<LoadRepo
         delivered: last.delivered - first.delivered,
         elapsed,
         cpu: last.cpu - first.cpu,
-        system_calls: last.system_calls - first.system_calls,
+        counts: last.counts.since(first.counts),
         log_bytes: last.log_bytes - first.log_bytes,
         flushes: last.flushes - first.flushes,
         beside: last.beside - first.beside,

@@ -1,5 +1,5 @@
-//! `consort bench`: latency, throughput, replicated objects, durable groups, idle cost, failover, repairs, joins and restarts of real
-//! member processes, beside the machine's floor.
+//! `consort bench`: latency, throughput, what the fabric does for a message, replicated objects, durable groups, idle cost, failover, repairs,
+//! joins and restarts of real member processes, beside the machine's floor.
 //!
 //! Runs alternate: group, floor, group, floor, so that what the machine does meanwhile falls on both. Every run of the group
 //! is a new group of new processes; they start together at a time that the parent names, warm up, are measured, and end
@@ -23,6 +23,7 @@ mod bare;
 mod load;
 mod durable;
 mod report;
+mod counts;
 pub(crate) mod replicas;
 pub(crate) mod repair;
 pub(crate) mod member;
@@ -39,6 +40,7 @@ use crate::orders::Pace;
 /// The arguments make no sense, or the group doesn't start or is stopped.
 pub(crate) fn run(command: &BenchCommand, log: &str) -> Result<(), Failure> {
     match command {
+        BenchCommand::Counts(args) => counts::run(args, log),
         BenchCommand::Idle(args) => idle::run(args, log),
         BenchCommand::Failover(args) => failover::run(args, log),
         BenchCommand::Join(args) => join::run(args, log),

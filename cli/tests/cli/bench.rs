@@ -51,6 +51,23 @@ fn latency_has_all_its_figures() {
 }
 
 #[test]
+fn counts_are_there_for_each_load() {
+    let object = measured("counts", "tcp", &["--sizes", "64"]);
+    let cells = object["cells"].as_array().unwrap();
+    let loads: Vec<_> = cells.iter().map(|cell| (cell["senders"].as_u64(), cell["load"].as_str())).collect();
+    let expected =
+        [1, 3].map(|senders| ["one at a time", "saturated"].map(|load| (Some(senders), Some(load))));
+    assert_eq!(loads, expected.concat());
+    for cell in cells {
+        positive(cell, "/messages");
+        positive(cell, "/per_message/system_calls");
+        // Two others get the payload.
+        assert!(cell["per_message"]["bytes"].as_f64().unwrap() >= 2.0 * 64.0, "{cell}");
+        assert_eq!(cell["per_message"]["work_requests"], 0.0, "TCP has no device: {cell}");
+    }
+}
+
+#[test]
 fn along_a_chain_there_are_the_same_figures() {
     complete(&measured("throughput", "tcp", &["--topology", "chain", "--size", "10KiB"]), "tcp");
 }

@@ -27,6 +27,8 @@ fn help_teaches() {
         (&["kv", "--help"], &["serve", "bench", "Versions:", "Exit codes:"]),
         (&["kv", "put", "--help"], &["--if-version", "--server", "Examples", "Exit codes:"]),
         (&["log", "verify", "--help"], &["torn", "damaged", "Examples:", "Exit codes:"]),
+        (&["hw", "--help"], &["--address", "locked memory", "Examples:", "Exit codes:"]),
+        (&["bench", "counts", "--help"], &["doorbells", "signalled", "Exit codes:"]),
         (&["bench", "failover", "--help"], &["outage", "--silent", "Exit codes:"]),
         (&["bench", "repair", "--help"], &["moved", "longest gap", "--domains", "Exit codes:"]),
         (&["bench", "join", "--help"], &["longest gap", "bare TCP", "--state", "Exit codes:"]),
@@ -155,4 +157,31 @@ fn asking_where_no_member_runs_says_what_to_do() {
 #[test]
 fn a_member_without_a_parent_does_nothing() {
     refused(&["member", "--parent", "1", "--name", "stray"], 4, &[]);
+}
+
+// That there is no RDMA is no failure, and said in words.
+#[test]
+fn hw_tells_of_the_machine_whatever_it_has() {
+    let ended = run(&["hw"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    for word in ["kernel", "locked memory", "io_uring", "Fabrics:", "libibverbs"] {
+        assert!(ended.stdout.contains(word), "it should say {word:?}: {}", ended.stdout);
+    }
+    let ended = run(&["hw", "--json", "--address", "127.0.0.1"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let object = ended.json();
+    let fabrics: Vec<_> =
+        object["fabrics"].as_array().unwrap().iter().map(|it| it["fabric"].as_str().unwrap()).collect();
+    assert_eq!(fabrics, ["shm", "tcp", "verbs"]);
+    assert!(
+        object["rdma"]["devices"].is_array() && object["advice"].is_array() && object["kernel"].is_string()
+    );
+    for advice in object["advice"].as_array().unwrap() {
+        assert!(
+            ["about", "why", "command"]
+                .iter()
+                .all(|field| advice[field].as_str().is_some_and(|it| !it.is_empty()))
+        );
+    }
+    refused(&["hw", "--address", "here"], 2, &["--address"]);
 }

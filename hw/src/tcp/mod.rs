@@ -53,7 +53,7 @@ mod engine;
 pub(crate) mod sys;
 mod backing;
 mod epoll;
-mod uring;
+pub(crate) mod uring;
 mod link;
 mod lifeline;
 mod setup;

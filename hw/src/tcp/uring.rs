@@ -84,13 +84,13 @@ impl Uring {
     /// # Errors
     /// The kernel denies io_uring, or is too old.
     pub(super) fn new() -> Result<Self, TcpError> {
-        let (ring, can_zero_copy) = set_up()?;
+        let SetUp { ring, can } = set_up()?;
         Ok(Self {
             ring,
             owner: None,
             armed: Vec::new(),
             expecting: 0,
-            can_zero_copy,
+            can_zero_copy: can.zero_copy,
             messages: Messages::default(),
             ready: Ready::default(),
             news: false,
@@ -107,7 +107,7 @@ impl Uring {
         if self.owner.is_some() {
             // The old ring is freed by its drop, whichever thread does it; the kernel cancels what was armed on it.
             match set_up() {
-                Ok((ring, _)) => self.ring = ring,
+                Ok(SetUp { ring, .. }) => self.ring = ring,
                 Err(cause) => {
                     tracing::error!(%cause, "io_uring can't be set up again on another thread");
                     return;
@@ -363,7 +363,7 @@ impl Uring {
             }
         }
         match set_up() {
-            Ok((ring, _)) => self.ring = ring,
+            Ok(SetUp { ring, .. }) => self.ring = ring,
             Err(cause) => tracing::error!(%cause, "io_uring can't be set up again"),
         }
         self.owner = None;
@@ -382,7 +382,7 @@ impl Uring {
 }
 
 /// A ring with the best set of features that this kernel has, not yet enabled; and whether it sends without copying.
-fn set_up() -> Result<(IoUring, bool), TcpError> {
+fn set_up() -> Result<SetUp, TcpError> {
     let best = || {
         let mut builder = IoUring::builder();
         builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
@@ -393,21 +393,18 @@ fn set_up() -> Result<(IoUring, bool), TcpError> {
         builder.setup_coop_taskrun().setup_taskrun_flag();
         builder
     };
-    let ring = [best(), middling(), IoUring::builder()].into_iter().fold(None, |found, mut builder| {
-        match found {
-            None => Some(builder.setup_r_disabled().setup_cqsize(4 * ENTRIES).build(ENTRIES)),
-            // Unknown flags: an older kernel.
-            Some(Err(cause)) if cause.raw_os_error() == Some(libc::EINVAL) => {
-                Some(builder.setup_r_disabled().setup_cqsize(4 * ENTRIES).build(ENTRIES))
-            }
-            decided => decided,
+    let builders = [(true, best()), (false, middling()), (false, IoUring::builder())];
+    let mut made = Err(io::ErrorKind::Unsupported.into());
+    let mut deferred = false;
+    for (defers, mut builder) in builders {
+        deferred = defers;
+        made = builder.setup_r_disabled().setup_cqsize(4 * ENTRIES).build(ENTRIES);
+        // Unknown flags: an older kernel.
+        if !matches!(&made, Err(cause) if cause.raw_os_error() == Some(libc::EINVAL)) {
+            break;
         }
-    });
-    let ring = match ring {
-        Some(Ok(ring)) => ring,
-        Some(Err(cause)) => return Err(denied(cause)),
-        None => return Err(denied(io::ErrorKind::Unsupported.into())),
-    };
+    }
+    let ring = made.map_err(denied)?;
     let mut probe = Probe::new();
     let probed = ring.submitter().register_probe(&mut probe).is_ok();
     let has = |code| probed && probe.is_supported(code);
@@ -420,8 +417,34 @@ fn set_up() -> Result<(IoUring, bool), TcpError> {
             remedy: "the engine needs Linux 5.11 or later".to_owned(),
         });
     }
-    let can_zero_copy = has(opcode::SendMsgZc::CODE);
-    Ok((ring, can_zero_copy))
+    let zero_copy = has(opcode::SendMsgZc::CODE);
+    let writes_and_flushes = has(opcode::Writev::CODE) && has(opcode::Fsync::CODE);
+    Ok(SetUp { ring, can: Abilities { deferred, zero_copy, writes_and_flushes } })
+}
+
+/// A ring, and what it can do.
+struct SetUp {
+    ring: IoUring,
+    can: Abilities,
+}
+
+/// What the kernel's io_uring does here beyond what the engine cannot do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Abilities {
+    /// Completions are worked off when their owner asks for them (`DEFER_TASKRUN`).
+    pub(crate) deferred: bool,
+    /// Sends without a copy (`SENDMSG_ZC`).
+    pub(crate) zero_copy: bool,
+    /// Writes and flushes of files, as logs want them.
+    pub(crate) writes_and_flushes: bool,
+}
+
+/// Sets up a ring as the engine does, and tells what it can do.
+///
+/// # Errors
+/// Those of the engine.
+pub(crate) fn probe() -> Result<Abilities, TcpError> {
+    set_up().map(|found| found.can)
 }
 
 /// What to do where io_uring is denied.

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::gid::{self, Gid, GidKind};
+
 use super::device::{self, Context, Limits, Port};
-use super::gid::{self, Gid, GidKind};
 use super::options::{VerbsError, VerbsOptions};
 
 /// GIDs looked at, at most.
@@ -106,12 +107,7 @@ pub(super) fn gids(context: &Context, number: u8, port: &Port) -> Vec<Gid> {
     let read = |index| {
         let bytes = context.gid(number, index).ok().filter(|bytes| *bytes != [0; 16])?;
         let (kind, network_device) = device::gid_attributes(context.name(), number, index);
-        let kind = match kind.as_deref() {
-            Some("RoCE v2") => GidKind::RoceV2,
-            Some("IB/RoCE v1") if port.ethernet => GidKind::RoceV1,
-            Some("IB/RoCE v1") => GidKind::InfiniBand,
-            _ => GidKind::Unknown,
-        };
+        let kind = GidKind::read(kind.as_deref(), port.ethernet);
         Some(Gid { index, bytes, kind, network_device })
     };
     (0..port.gids.min(GIDS_MAX)).filter_map(read).collect()

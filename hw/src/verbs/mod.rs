@@ -6,7 +6,6 @@
 //! | module | |
 //! |---|---|
 //! | `device` | the machine's devices: calls of libibverbs |
-//! | `gid` | which address of a port to use, and why |
 //! | `options` | what the fabric is told, and why it may not start |
 //! | `choose` | which device and port to use |
 //! | `queue` | domains, regions, queue pairs: calls of libibverbs |
@@ -37,7 +36,6 @@
 //! As every fabric: one owner at a time, who may change; the doorbell is for all. The fabric has no thread of its own.
 
 mod device;
-mod gid;
 mod options;
 mod choose;
 mod queue;
@@ -74,8 +72,8 @@ use page::{EPOCH, NAP, Watch};
 use queue::{Channel, Completion, Depths, Pair, Requests, Write};
 use setup::{RECEIVES, Stranger};
 
+pub use crate::gid::{Choice, Gid, GidKind, choose};
 pub use device::{Port, names};
-pub use gid::{Choice, Gid, GidKind, choose};
 pub use options::{VerbsError, VerbsOptions};
 
 /// Between two looks at the connections while nothing is being set up: a system call each.
@@ -120,29 +118,9 @@ pub struct VerbsFabric {
     events: VecDeque<LinkEvent>,
     refused: u64,
     stats: FabricStats,
-    counts: VerbsCounts,
     writes: Vec<Write>,
     requests: Requests,
     found: Vec<Completion>,
-}
-
-/// What the fabric gave its device to do since it was made. These numbers, unlike times, are the same on any device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct VerbsCounts {
-    /// Work requests: RDMA WRITEs.
-    pub writes: u64,
-    /// Times the device's doorbell was rung: lists of work requests.
-    pub doorbells: u64,
-    /// Work requests that asked for a completion.
-    pub signalled: u64,
-    /// Work requests that carried their bytes with them.
-    pub inline: u64,
-    /// Work requests that woke a sleeper.
-    pub rings: u64,
-    /// Bytes written.
-    pub bytes: u64,
-    /// Completions taken.
-    pub completions: u64,
 }
 
 impl VerbsFabric {
@@ -207,7 +185,6 @@ impl VerbsFabric {
             events: VecDeque::new(),
             refused: 0,
             stats: FabricStats::default(),
-            counts: VerbsCounts::default(),
             writes: Vec::new(),
             requests: Requests::default(),
             found: Vec::new(),
@@ -228,11 +205,6 @@ impl VerbsFabric {
         } else {
             format!("{name} port {number}, LID {}", port.lid)
         }
-    }
-
-    /// What the device was given to do.
-    pub fn counts(&self) -> VerbsCounts {
-        self.counts
     }
 
     /// Connections that were turned away since the start: garbage, strangers, the late.
@@ -278,7 +250,7 @@ impl VerbsFabric {
 
     /// Posts what is due on a link, as far as the device takes it. With `settle`, its arrival will be told.
     fn pump(&mut self, slot: Slot, settle: bool) {
-        let Self { links, writes, requests, counts, stats, .. } = self;
+        let Self { links, writes, requests, stats, .. } = self;
         let Some(link) = links[usize::from(slot.0)].as_deref_mut() else { return };
         let mut failed = None;
         if let (Phase::Up(_), Some(pair)) = (&link.phase, link.pair.as_mut()) {
@@ -287,13 +259,11 @@ impl VerbsFabric {
                 if writes.is_empty() {
                     break;
                 }
-                counts.doorbells += 1;
+                stats.doorbells += 1;
                 for write in &*writes {
-                    counts.writes += 1;
-                    counts.signalled += u64::from(write.signalled || write.rings);
-                    counts.rings += u64::from(write.rings);
-                    counts.inline += u64::from(write.from.len() <= pair.inline());
-                    counts.bytes += write.from.len() as u64;
+                    stats.work_requests += 1;
+                    stats.signalled += u64::from(write.signalled || write.rings);
+                    stats.inline += u64::from(write.from.len() <= pair.inline());
                     stats.wakes += u64::from(write.rings);
                     stats.bytes_out += write.from.len() as u64;
                 }
@@ -326,7 +296,7 @@ impl VerbsFabric {
                 }
             }
         }
-        self.counts.completions += found.len() as u64;
+        self.stats.completions += found.len() as u64;
         self.found = found;
         if let Some(why) = failed {
             self.break_down(slot, &why);
@@ -334,11 +304,20 @@ impl VerbsFabric {
         rung
     }
 
+    /// Takes completions where the device has no room for what is to be posted, as far as is known: a publisher may do nothing but flush, and
+    /// what it flushed must reach a sleeper all the same (F3).
+    fn make_room(&mut self, slot: Slot) {
+        if self.link_mut(slot).is_some_and(|link| link.outgoing.is_stuck()) {
+            self.collect(slot);
+        }
+    }
+
     /// Rings the peer if it may sleep over what was published to it.
     fn ring(&mut self, slot: Slot) {
+        self.make_room(slot);
         let segment = self.segment.clone();
         let Some(link) = self.links[usize::from(slot.0)].as_deref_mut() else { return };
-        if !link.outgoing.is_ringing() && link.naps.must_ring(link.mirror.load(NAP)) {
+        if link.outgoing.can_ring() && link.naps.must_ring(link.mirror.load(NAP)) {
             link.outgoing.ring(&segment, EPOCH..EPOCH + WORD);
             self.pump(slot, false);
         }
@@ -487,7 +466,10 @@ impl Fabric for VerbsFabric {
             return Err(ConnectError::Taken(taken.slot));
         }
         let machine = |what: &str| {
-            let what = format!("{what}, with a limit of locked memory of {}", locked_memory());
+            let what = format!(
+                "{what}, with a limit of locked memory of {}; raise it (`ulimit -l unlimited`; LimitMEMLOCK=infinity in a service)",
+                locked_memory()
+            );
             move |cause: std::io::Error| ConnectError::Machine(format!("{what}: {cause}"))
         };
         let memory = registrable(offer.segment_bytes).map_err(machine("memory for its mirror"))?;
@@ -574,6 +556,7 @@ impl Fabric for VerbsFabric {
     fn flush(&mut self) {
         for slot in self.up.iter() {
             self.tell(slot);
+            self.make_room(slot);
             if self.link_mut(slot).is_some_and(|link| link.due) {
                 self.pump(slot, false);
             }

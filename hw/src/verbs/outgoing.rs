@@ -33,6 +33,9 @@ const WORDS_MAX: usize = 4 << 10;
 /// Most bytes of ring in one write: far below what any device takes.
 const RING_MAX: usize = 1 << 20;
 
+/// Rings under way to a peer, at most. See `page` for how many receives that takes.
+pub(super) const RINGS: usize = 8;
+
 /// Writes for one peer. See the [module](self).
 #[derive(Debug)]
 pub(super) struct Outgoing {
@@ -55,8 +58,8 @@ pub(super) struct Outgoing {
     /// Signalled writes under way: their count, and what is free once they have arrived.
     signals: VecDeque<(u32, u64)>,
     depth: usize,
-    /// The last ring of the peer has not arrived.
-    ringing: Option<u32>,
+    /// Rings of the peer that have not arrived, as far as is known: their counts.
+    ringing: VecDeque<u32>,
 }
 
 #[derive(Debug)]
@@ -94,7 +97,7 @@ impl Outgoing {
             unsignalled_bytes: 0,
             signals: VecDeque::new(),
             depth,
-            ringing: None,
+            ringing: VecDeque::new(),
         }
     }
 
@@ -125,9 +128,9 @@ impl Outgoing {
         self.words(segment, range, true);
     }
 
-    /// Whether the peer was rung and the ring is still under way.
-    pub(super) fn is_ringing(&self) -> bool {
-        self.ringing.is_some() || self.queue.iter().any(|item| item.rings)
+    /// Whether the peer may be rung. It has receives for only so many rings.
+    pub(super) fn can_ring(&self) -> bool {
+        self.ringing.len() + self.queue.iter().filter(|item| item.rings).count() < RINGS
     }
 
     fn words(&mut self, segment: &Segment, range: Range<usize>, rings: bool) {
@@ -194,6 +197,11 @@ impl Outgoing {
         self.has_work() && self.room() > 0
     }
 
+    /// Whether there is no room for more, or for another ring, before it is known that something has arrived.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.room() == 0 || !self.can_ring()
+    }
+
     /// Whether everything has arrived, as far as is known.
     pub(super) fn is_settled(&self) -> bool {
         self.queue.is_empty() && self.posted == self.arrived
@@ -252,7 +260,7 @@ impl Outgoing {
             self.unsignalled += 1;
             self.unsignalled_bytes += item.len as u64;
             if item.rings {
-                self.ringing = Some(self.posted);
+                self.ringing.push_back(self.posted);
             }
             let full = room == 0 || self.unsignalled_bytes >= STAGE as u64 / 4;
             let signalled = item.rings || full || self.unsignalled >= self.signal_every();
@@ -285,8 +293,8 @@ impl Outgoing {
             }
             self.arrived = signal;
             self.freed = self.freed.max(free);
-            if self.ringing == Some(signal) {
-                self.ringing = None;
+            if self.ringing.front() == Some(&signal) {
+                self.ringing.pop_front();
             }
             self.signals.pop_front();
         }
@@ -469,15 +477,19 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_is_under_way_until_it_has_arrived() {
-        let mut device = Device::new(16);
-        device.outgoing.ring(&device.segment, 128..136);
-        assert!(device.outgoing.is_ringing());
+    fn rings_are_under_way_until_they_have_arrived() {
+        let mut device = Device::new(2 * RINGS);
+        for _ in 0..RINGS {
+            // One whose arrival is not yet known does not keep the next nap from being rung in.
+            assert!(device.outgoing.can_ring());
+            device.outgoing.ring(&device.segment, 128..136);
+        }
+        assert!(!device.outgoing.can_ring() && device.outgoing.is_stuck());
         device.post(false);
-        assert!(device.outgoing.is_ringing());
+        assert!(!device.outgoing.can_ring());
         device.land();
         device.tell();
-        assert!(!device.outgoing.is_ringing());
+        assert!(device.outgoing.can_ring() && !device.outgoing.is_stuck());
     }
 
     #[test]

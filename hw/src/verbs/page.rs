@@ -26,8 +26,10 @@
 //! - it arrived later, and so after `NAP` was at the publisher, who sees it when it looks after that: and it does look, as
 //!   it doesn't sleep before its publish has arrived.
 //!
-//! Each ring takes one of the receives that the sleeper has posted. A peer rings at most once in a nap and has at most one ring under
-//! way, and a sleeper posts anew what was taken before it counts the next nap: they don't run out.
+//! Each ring takes one of the receives that the sleeper has posted. A peer rings at most once in a nap and has at most `RINGS` under
+//! way, and a sleeper posts anew what was taken before it counts the next nap. So what is taken in a nap are rings that were under way when it
+//! began, and one more: receives don't run out. There may be more than one ring under way because a publisher may do nothing after its flush: it then learns
+//! late that the last one has arrived, and must ring all the same in a nap that began after that.
 
 use std::ops::Range;
 

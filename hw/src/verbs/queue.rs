@@ -602,7 +602,9 @@ fn status(status: ffi::ibv_wc_status::Type) -> String {
             ": the peer's device does not answer; it may be gone, have cut the link, or be unreachable with this GID or MTU"
         }
         ffi::ibv_wc_status::IBV_WC_REM_ACCESS_ERR => ": the peer's memory is not open to this node any more",
-        ffi::ibv_wc_status::IBV_WC_WR_FLUSH_ERR => ": the queue pair had failed before",
+        ffi::ibv_wc_status::IBV_WC_WR_FLUSH_ERR => {
+            ": the queue pair had failed before; its address (GID) may have been taken away, or the peer have cut the link"
+        }
         ffi::ibv_wc_status::IBV_WC_RNR_RETRY_EXC_ERR => ": the peer does not take up rings",
         _ => "",
     };

@@ -17,6 +17,7 @@ use super::VerbsFabric;
 use super::device::Report;
 use super::hello::{ENDS, Ends, GOODBYE, GREETING, READY};
 use super::link::{Dial, Link, Phase};
+use super::outgoing::RINGS;
 use super::page::PAGE;
 use super::queue::{Path, Peer};
 
@@ -32,8 +33,10 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 /// Connections taken in at once.
 const ACCEPTS: usize = 16;
 
-/// Receives that wait for rings. A peer has one ring under way at most, so a few would do.
+/// Receives that wait for rings.
 pub(super) const RECEIVES: usize = 16;
+
+const _: () = assert!(RECEIVES > RINGS, "those under way when a nap begins, and one in it");
 
 /// Who connected and is not yet linked.
 pub(super) struct Stranger {
@@ -55,6 +58,10 @@ impl VerbsFabric {
                 self.take_down(slot, LinkDown::Failed(why));
             }
         }
+        // Before the connections: if this node's own device is gone, that is why all links are over, not that the peers hang up.
+        while let Some(report) = self.outlet.context.next_report() {
+            self.on_report(report);
+        }
         for slot in self.slots(|link| matches!(link.phase, Phase::Answered(_) | Phase::Up(_))).iter() {
             self.hear(slot);
         }
@@ -70,9 +77,6 @@ impl VerbsFabric {
                 let why = format!("{who} within {:?}", link.within);
                 self.take_down(slot, LinkDown::Failed(why));
             }
-        }
-        while let Some(report) = self.outlet.context.next_report() {
-            self.on_report(report);
         }
         self.setting_up =
             !self.strangers.is_empty() || self.links.iter().flatten().any(|link| link.is_being_set_up());
@@ -331,7 +335,7 @@ impl VerbsFabric {
             retries: self.options.retries,
         };
         let device = self.outlet.context.name().to_owned();
-        let gid = std::net::Ipv6Addr::from(ends.peer.gid);
+        let gid = std::net::IpAddr::from(ends.peer.gid).to_canonical();
         let Some(pair) = self.link_mut(slot).and_then(|link| link.pair.as_mut()) else { return Ok(()) };
         pair.connect(ends.peer, &path, RECEIVES).map_err(|cause| {
             format!(

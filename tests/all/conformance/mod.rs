@@ -21,6 +21,8 @@ mod shm;
 mod tcp;
 #[cfg(feature = "verbs")]
 mod verbs;
+#[cfg(feature = "verbs")]
+mod verbs_faults;
 
 use std::time::{Duration, Instant};
 

@@ -8,6 +8,9 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
+/// Why the best is taken.
+pub(crate) const OWN: &str = "RoCE v2 with this node's own address";
+
 /// A GID as a port has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gid {
@@ -35,6 +38,18 @@ pub enum GidKind {
     Unknown,
 }
 
+impl GidKind {
+    /// From the kernel's word for it, of a port on Ethernet or not.
+    pub(crate) fn read(word: Option<&str>, ethernet: bool) -> Self {
+        match word {
+            Some("RoCE v2") => Self::RoceV2,
+            Some("IB/RoCE v1") if ethernet => Self::RoceV1,
+            Some("IB/RoCE v1") => Self::InfiniBand,
+            _ => Self::Unknown,
+        }
+    }
+}
+
 impl Gid {
     /// The address that it stands for.
     pub fn address(&self) -> IpAddr {
@@ -43,11 +58,11 @@ impl Gid {
     }
 
     /// How good a choice it is on Ethernet, and why. Zero is none.
-    fn merit(&self, own: Option<IpAddr>) -> (u32, &'static str) {
+    pub(crate) fn merit(&self, own: Option<IpAddr>) -> (u32, &'static str) {
         match (self.kind, self.address()) {
             _ if self.bytes == [0; 16] => (0, "empty"),
             (GidKind::RoceV1 | GidKind::InfiniBand, _) => (0, "RoCE v1, which no router passes on"),
-            (_, address) if Some(address) == own => (5, "RoCE v2 with this node's own address"),
+            (_, address) if Some(address) == own => (5, OWN),
             (_, IpAddr::V4(_)) => (4, "RoCE v2 with an IPv4 address"),
             (_, IpAddr::V6(address)) if !address.is_unicast_link_local() => {
                 (3, "RoCE v2 with a global address")
