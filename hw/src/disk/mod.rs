@@ -31,8 +31,6 @@ use uring::Writer;
 /// The file whose lock the writer holds.
 const LOCK: &str = "lock";
 
-/// What a file is called before it has its name.
-
 /// Bytes rewritten at once.
 const PART: usize = 1 << 20;
 

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should say where")]
 
 use consort_dataplane::log::{
-    Condition, DiskTrouble, Entry, Index, Log, LogKind, LogOptions, OpenError, Payload, scan_each,
+    Condition, DiskTrouble, Entry, Index, Log, LogKind, LogOptions, OpenError, Payload, Tip, scan_each,
+    snapshot,
 };
 use consort_dataplane::memory::Segment;
 use consort_dataplane::names::{NodeId, Seq, ViewId};
@@ -51,6 +52,7 @@ fn a_log_is_there_again_with_every_byte() {
     let mut bytes = Vec::new();
     mirror.append_words(0..1 << 16, &mut bytes);
     let range = |seq: usize| seq * 8..seq * 8 + seq * 97 % 6000;
+    let mut tip = Tip::default();
     {
         let (mut log, _) = Log::open(Box::new(Directory::open(&place.0).unwrap()), SMALL, Index(0)).unwrap();
         assert!(Directory::is_in_use(&place.0));
@@ -64,11 +66,15 @@ fn a_log_is_there_again_with_every_byte() {
             if seq % 7 == 0 {
                 log.turn().unwrap();
             }
+            if seq == 99 {
+                tip = *log.tip();
+            }
         }
         flush(&mut log);
         assert_eq!(log.durable(), Index(500));
         assert!(log.segments().len() > 10, "many segments: {}", log.segments().len());
-        log.drop_before(Index(100));
+        let bytes = snapshot::write(log.disk(), &tip, b"a view", &mut |_| Ok(())).unwrap();
+        log.on_snapshot(tip, bytes);
         log.append(&entry(500, Payload::Copied(b"the last"))).unwrap();
         flush(&mut log);
     }
@@ -95,7 +101,7 @@ fn a_log_is_there_again_with_every_byte() {
 #[test]
 fn a_log_that_begins_anew_is_there_again() {
     let place = Temporary::new("anew");
-    let (mut log, scan) = Log::open(Box::new(Directory::open(&place.0).unwrap()), SMALL, Index(0)).unwrap();
+    let (mut log, _) = Log::open(Box::new(Directory::open(&place.0).unwrap()), SMALL, Index(0)).unwrap();
     for seq in 0..2000 {
         while log.append(&entry(seq, Payload::Copied(&[1; 100]))).is_err() {
             flush(&mut log);
@@ -114,10 +120,27 @@ fn a_log_that_begins_anew_is_there_again() {
         assert_eq!((scan.condition, scan.tip.index), (Condition::Sound, Index(index)));
     };
     there(1500);
-    log.restart_behind(scan.tip).unwrap();
-    log.append(&entry(0, Payload::Copied(b"anew"))).unwrap();
+    // Another member's snapshot takes its place.
+    let other = Temporary::new("other");
+    let tip = Tip { index: Index(5000), ..*log.tip() };
+    let mut state = vec![7; 300_000];
+    let mut next = |part: &mut Vec<u8>| {
+        part.append(&mut state);
+        Ok(())
+    };
+    snapshot::write(&mut Directory::open(&other.0).unwrap(), &tip, b"a view", &mut next).unwrap();
+    let file = fs::read(other.0.join(snapshot::name(tip.index))).unwrap();
+    for (at, part) in (0..).step_by(1 << 16).zip(file.chunks(1 << 16)) {
+        log.take_snapshot((tip.index, file.len() as u64), at, part).unwrap();
+    }
+    while log.turn().unwrap() || log.arriving().is_some() {}
+    assert_eq!(fs::read(place.0.join(snapshot::name(tip.index))).unwrap(), file);
+    log.append(&entry(5000, Payload::Copied(b"anew"))).unwrap();
     flush(&mut log);
-    there(1);
+    there(5001);
+    drop(log);
+    let (log, _) = Log::open(Box::new(Directory::open(&place.0).unwrap()), SMALL, Index(5001)).unwrap();
+    assert_eq!((log.first(), log.snapshot()), (Index(5001), Some((tip, file.len() as u64))));
 }
 
 #[test]

@@ -276,9 +276,12 @@ pub(super) struct World {
     failure: Option<String>,
 }
 
+/// A disk did what [`Happening::BadDisk`] makes it do.
+const FAILED: &str = "the flush of ";
+
 /// What a node has on its disks: one for each directory.
 #[derive(Clone, Default)]
-struct Disks(Arc<Mutex<BTreeMap<PathBuf, SimDisk>>>, Arc<AtomicBool>);
+struct Disks(Arc<Mutex<BTreeMap<PathBuf, SimDisk>>>);
 
 impl Disks {
     fn open(&self, directory: &Path, seed: u64) -> SimDisk {
@@ -288,16 +291,11 @@ impl Disks {
     }
 
     /// From now on it fails to flush, now and then; or does no more.
-    fn set_bad(&self, is_bad: bool) {
+    fn set_bad(&self, is_bad: bool, slow: u64) {
         let flush_fails = if is_bad { 30 } else { 0 };
         for disk in self.0.lock().unwrap().values() {
-            disk.set_faults(DiskFaults { slow: 30, flush_fails, ..DiskFaults::default() });
+            disk.set_faults(DiskFaults { slow, flush_fails, ..DiskFaults::default() });
         }
-        self.1.store(is_bad, Ordering::Relaxed);
-    }
-
-    fn is_bad(&self) -> bool {
-        self.1.load(Ordering::Relaxed)
     }
 
     /// Flips a bit of what is written in some log, or beside it.
@@ -535,10 +533,8 @@ impl World {
                 let now = node.clock.shows(self.now);
                 let reports: Vec<_> = node.inbox.drain(..).collect();
                 for report in reports {
-                    let disks = self.disks.as_ref().and_then(|disks| disks.get(&node.id));
                     if let Report::Broken(reason) = &report
-                        && disks.is_some_and(Disks::is_bad)
-                        && reason.contains("flush")
+                        && reason.contains(FAILED)
                     {
                         self.counts.failed += 1;
                     } else if let Report::Fault(..) | Report::Broken(_) = &report {
@@ -601,7 +597,7 @@ impl World {
             Happening::BadDisk => {
                 let id = self.any();
                 if let Some(disks) = self.disks.as_ref().and_then(|disks| disks.get(&id)) {
-                    disks.set_bad(true);
+                    disks.set_bad(true, self.choices.below(60));
                 }
             }
             Happening::Blackout => {
@@ -848,9 +844,7 @@ impl World {
         config.data = Some(PathBuf::from("data"));
         let disks = disks.entry(id).or_default().clone();
         disks.crash(false); // whatever of a life before is under way
-        if disks.is_bad() {
-            disks.set_bad(false);
-        }
+        disks.set_bad(false, self.choices.below(60));
         let seed = self.choices.any();
         let opened = disks.clone();
         let mut make: MakeDisk =
@@ -956,9 +950,8 @@ impl World {
             let Some(plane) = &mut node.plane else { break };
             self.wires.serve(now, at, plane);
             let Some(order) = plane.poll_order() else { break };
-            let is_bad = self.disks.as_ref().and_then(|disks| disks.get(&node.id)).is_some_and(Disks::is_bad);
             if let Order::Stop(reason) | Order::Over(reason) = &order
-                && !is_bad
+                && !reason.to_string().contains(FAILED)
                 && matches!(reason, Stopped::Machine(_) | Stopped::PeerMisbehaved { .. })
             {
                 self.failure = Some(format!("node {} stops: {reason}", node.id));
