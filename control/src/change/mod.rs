@@ -720,12 +720,9 @@ impl Change {
         self.proposal.is_some() && ballot == self.promised
     }
 
-    /// V3: all whom it doesn't suspect, or patience; a majority at least. All, if it suspects most.
+    /// V3: all whom it doesn't suspect, or patience; a majority at least.
     fn waits_for_reports(&self, proposal: &Proposal) -> bool {
-        let everyone = value::distrusts_most(&self.view, &self.suspects);
-        let missing = |node: &NodeId| {
-            (everyone || !self.suspects.contains(node)) && !proposal.promises.contains_key(node)
-        };
+        let missing = |node: &NodeId| !self.suspects.contains(node) && !proposal.promises.contains_key(node);
         proposal.promises.len() < self.majority()
             || !proposal.patient && self.view.nodes().iter().any(missing)
     }

@@ -418,12 +418,6 @@ fn rivals_come_to_one_decision() {
     golden("rivals.txt");
 }
 
-// V3
-#[test]
-fn who_lost_its_device_does_not_go_on_alone() {
-    golden("device.txt");
-}
-
 // V1, V5
 #[test]
 fn a_partition_heals() {

@@ -372,12 +372,6 @@ fn is_admissible(
     has_room && has_source && members.iter().all(|member| member.node != it.node) && data().all(linked)
 }
 
-/// Whether a member trusts too few of a view for them to go on: then it may be itself that lost its links, and not the others theirs.
-/// Those whom it suspects, and who report all the same, have a say in who is to go.
-pub(super) fn distrusts_most(view: &View, suspects: &BTreeSet<NodeId>) -> bool {
-    view.nodes().iter().filter(|node| !suspects.contains(node)).count() < view.majority()
-}
-
 /// The reporters that can go on with each other: of two without a data link between them one has to go. Who leaves anyhow goes first,
 /// then whom most others can't go on with, then who is younger.
 fn together(
@@ -391,8 +385,7 @@ fn together(
         one != other && (severs(one, other) || severs(other, one))
     };
     let reported = |node: &NodeId| reports.contains_key(node);
-    let everyone = distrusts_most(view, suspects);
-    let trusted = |node: &NodeId| everyone || !suspects.contains(node);
+    let trusted = |node: &NodeId| !suspects.contains(node);
     let leaves = |node: &NodeId| leaving.contains(node);
     let mut order: Vec<_> = view.nodes().into_iter().filter(reported).collect();
     // Who proposes may be a witness, or leave, and suspect all others who have data. Those who have reported nevertheless are
