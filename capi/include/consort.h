@@ -217,6 +217,8 @@ typedef struct consort_node_options {
                                 relative, it is in the directory that the process works in. NULL: none, and none of its groups can be durable */
     uint32_t topology;       /* of the main group: CONSORT_DIRECT or CONSORT_CHAIN */
     uint32_t reserved;
+    uint64_t snapshot_every; /* when the log of a CONSORT_DURABLE shard has grown by so many bytes, its application is asked for a snapshot, if it has
+                                a state: see CONSORT_SNAPSHOT; 0: 256 MiB */
 } consort_node_options;
 
 /* A member of a view. */
@@ -255,10 +257,12 @@ enum {
                                   meanwhile is missed */
     CONSORT_VIEW = 3,          /* a view is installed: `members`. After all messages of the one before, at every member */
     CONSORT_MESSAGE = 4,       /* `data`, `len`, `node` (who sent it), `view`, `seq`, `ticket`; in a durable group `stamp` */
-    CONSORT_SNAPSHOT = 5,      /* `node` joins and needs the state as it is after all that was told so far:
-                                  consort_snapshot_give, _stream or _refuse. Released without an answer it is refused */
-    CONSORT_RESTORE = 6,       /* this node joins, and here is another member's state, `number` bytes: read it by consort_restore_read, make it
-                                  yours, then consort_restore_finish. Nothing more is told before. Released without that the node stops */
+    CONSORT_SNAPSHOT = 5,      /* `node` joins and needs the state as it is after all that was told so far, or, in a durable group, this node's log
+                                  is to go on from it (`node` is this one): consort_snapshot_give, _stream or _refuse. Released without an
+                                  answer it is refused */
+    CONSORT_RESTORE = 6,       /* here is a state to begin with, `number` bytes: another member's, where this node joins, or of a durable group the
+                                  one that lies beside its log. Read it by consort_restore_read, make it yours instead of whatever there was, then
+                                  consort_restore_finish. Nothing more is told before. Released without that the node stops */
     CONSORT_ENDED_EVENT = 7,   /* `node` sends nothing more: it called consort_end, or leaves */
     CONSORT_READ_POINT = 8,    /* the point `number`, and all before it, are reached: see consort_read_point */
     CONSORT_DIGEST = 9,        /* `node` has published `number`: see consort_publish_digest */
@@ -534,7 +538,7 @@ consort_status consort_keep(const consort_event *event, consort_event *kept);
 consort_status consort_snapshot_give(const consort_event *event, const void *data, size_t len);
 
 /* Writes the next piece of a state to buffer, at most len bytes, and how many to *got; 0 is the end. Gives 0; another number is a failure,
- * and the joiner asks another member. */
+ * and the joiner asks another member, or the log grows on. */
 typedef int (*consort_read_fn)(void *context, uint8_t *buffer, size_t len, size_t *got);
 
 /* Called when context is needed no more. */

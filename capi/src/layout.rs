@@ -97,6 +97,7 @@ pub struct NodeOptions {
     pub data: Text,
     pub topology: u32,
     pub reserved: u32,
+    pub snapshot_every: u64,
 }
 
 impl NodeOptions {
@@ -132,6 +133,7 @@ impl NodeOptions {
         data: Text::NONE,
         topology: DIRECT,
         reserved: 0,
+        snapshot_every: 0,
     };
 }
 

@@ -138,6 +138,9 @@ pub(crate) fn builder(options: In<NodeOptions>) -> Result<(NodeBuilder, u64), Er
     if options.state != 0 {
         builder = builder.state(true);
     }
+    if options.snapshot_every != 0 {
+        builder = builder.snapshot_every(options.snapshot_every);
+    }
     if options.rejoin != 0 {
         builder = builder.rejoin(true);
     }

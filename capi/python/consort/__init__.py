@@ -148,7 +148,8 @@ def _members(view):
 
 def _options(id=0, *, listen=None, peers=None, join=None, groups=None, config_file=None, cluster=None, advertise=None, key=None,
              domain=None, ring_bytes=0, silence=0, quorum_within=0, start_within=0, slow_evict=0, digest_every=4096, listen_fd=-1,
-             fabric=AUTO, guarantee=ATOMIC, wait=ADAPTIVE, state=False, rejoin=False, witness=False, data=None, topology=DIRECT):
+             fabric=AUTO, guarantee=ATOMIC, wait=ADAPTIVE, state=False, rejoin=False, witness=False, data=None, topology=DIRECT,
+             snapshot_every=0):
     """A node's options; what they mean, consort.h says. ``peers`` is {id: address}, ``join`` a list of addresses, ``groups`` a list
     of dicts with ``name`` and any of ``nodes``, ``shards``, ``replicas``, ``ring_bytes``, ``guarantee``, ``state``, ``topology``. A
     ``listen_fd`` stays the program's: close it when the node has started. ``data`` is the directory of the node's DURABLE groups, a str or a
@@ -176,6 +177,7 @@ def _options(id=0, *, listen=None, peers=None, join=None, groups=None, config_fi
     options.digest_every, options.listen_fd, options.fabric, options.guarantee = digest_every, listen_fd, fabric, guarantee
     options.wait, options.state, options.rejoin = wait, int(state), int(rejoin)
     options.data, options.topology = None if data is None else os.fsencode(data), topology
+    options.snapshot_every = snapshot_every
     return options
 
 

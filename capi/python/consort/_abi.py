@@ -27,7 +27,7 @@ class NodeOptions(Structure):
                 ("start_within_ms", c_uint64), ("slow_evict_ms", c_uint64), ("digest_every", c_uint64),
                 ("listen_fd", c_int32), ("fabric", c_uint32), ("guarantee", c_uint32), ("wait", c_uint32),
                 ("state", c_uint32), ("rejoin", c_uint32), ("data", c_char_p), ("topology", c_uint32),
-                ("reserved", c_uint32)]
+                ("reserved", c_uint32), ("snapshot_every", c_uint64)]
 
 
 class GroupInfo(Structure):

@@ -26,7 +26,7 @@ pub(crate) fn implemented() -> BTreeMap<String, usize> {
         "consort_node_options": NodeOptions {
             struct_size, id, role, config_file, cluster, listen, advertise, peers, peers_len, join, join_len, groups, groups_len,
             key, key_len, domain, ring_bytes, silence_ms, quorum_within_ms, start_within_ms, slow_evict_ms, digest_every,
-            listen_fd, fabric, guarantee, wait, state, rejoin, data, topology, reserved
+            listen_fd, fabric, guarantee, wait, state, rejoin, data, topology, reserved, snapshot_every
         }
         "consort_group_options": GroupOptions {
             struct_size, name, nodes, nodes_len, ring_bytes, shards, replicas, guarantee, state, topology, reserved
