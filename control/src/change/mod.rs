@@ -539,6 +539,17 @@ impl Change {
         }
     }
 
+    /// A leader's: members who go on, it seems, and whose report says that they still read what the next view's sessions would write over (V10).
+    pub fn held_up_by(&self) -> Vec<NodeId> {
+        let Some(proposal) = &self.proposal else { return Vec::new() };
+        let waits = proposal.next.is_none() && !self.wedging && !self.waits_for_reports(proposal);
+        if !waits || !matches!(self.value(proposal), Choice::None) {
+            return Vec::new();
+        }
+        let busy = proposal.promises.iter().filter(|(_, promise)| !promise.report.busy.is_empty());
+        busy.map(|(node, _)| *node).collect()
+    }
+
     /// A member of the view says something.
     pub fn on_said(&mut self, from: NodeId, saying: Saying) {
         if self.view.member(from).is_none() {

@@ -220,8 +220,12 @@ impl Membership {
             };
             let others = view.members.iter().filter(|member| member.node != self.terms.me);
             let unreached: Vec<_> = others.filter(|it| !reached(it)).map(|member| member.node).collect();
-            // Only for want of a majority: a change that waits for something else goes on waiting, and says for what.
-            if view.members.len() - unreached.len() < view.majority() {
+            // Only for want of a majority, or of one without whom nobody has data to go on with: a change that waits for something else goes on
+            // waiting, and says for what.
+            let held = self.change.as_ref().map(Change::held_up_by).unwrap_or_default();
+            if view.members.len() - unreached.len() < view.majority()
+                || held.iter().any(|node| unreached.contains(node))
+            {
                 let reason = Stopped::NoQuorum { view: view.id, within: self.quorum_within, unreached };
                 return self.alone(now, reason);
             }
