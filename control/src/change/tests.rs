@@ -603,6 +603,23 @@ fn a_report_that_comes_late_takes_nothing_back() {
     assert!(told(&mut world, 1, 3, promise(true)).contains("accept"));
 }
 
+// V10: whoever isn't reached any more gives nothing free, so it is said whom a change waits for.
+#[test]
+fn who_has_yet_to_give_memory_free_is_named() {
+    let mut world = leader(3);
+    let promise = |busy| {
+        let report = Report { busy, ..report(&[0; 3]) };
+        Saying::Promise { ballot: ballot(1, 1), report, accepted: None }
+    };
+    let held = |world: &mut World| world.node(1).change.held_up_by();
+    told(&mut world, 1, 3, promise(vec![OTHER_HALF]));
+    assert_eq!(held(&mut world), [], "a report is awaited");
+    assert_eq!(told(&mut world, 1, 2, promise(Vec::new())), "");
+    assert_eq!(held(&mut world), [NodeId(3)]);
+    assert!(told(&mut world, 1, 3, promise(Vec::new())).contains("accept"));
+    assert_eq!(held(&mut world), []);
+}
+
 // V10
 #[test]
 fn memory_that_is_freed_while_the_driver_wedges_is_free() {
