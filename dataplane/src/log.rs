@@ -42,7 +42,7 @@ pub use disk::{Disk, DiskError, DiskTrouble};
 pub use format::{LogKind, RecordHeader, Stamp};
 pub use meta::Meta;
 pub use reader::{From, ReadError, Reader};
-pub use scan::{Condition, Scan, Spot, Tip, scan, scan_each};
+pub use scan::{Condition, Scan, Spot, Tip, scan};
 pub use writer::{AppendError, CopyError, Entry, Log, LogCounts, LogOptions, OpenError, Payload, repair};
 
 /// A record's number in a log, from 1, counted through all views; 0 is before the first. The same at all members of a shard.
@@ -61,6 +61,16 @@ impl fmt::Display for Index {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
     }
+}
+
+/// As [`scan()`], behind the newest snapshot that is sound, telling every record that is.
+///
+/// # Errors
+/// As there.
+pub fn scan_each(disk: &mut dyn Disk, each: &mut dyn FnMut(&RecordHeader, &[u8])) -> Result<Scan, DiskError> {
+    let (snapshot, _) = snapshot::newest(disk)?;
+    let tip = snapshot.map(|(tip, _)| tip).unwrap_or_default();
+    scan::scan_with(disk, Index(0), tip, scan::Rules::default(), each)
 }
 
 /// Rules to break on purpose, so that tests can show that they would notice.

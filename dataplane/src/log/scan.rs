@@ -17,7 +17,7 @@ use super::disk::{Disk, DiskError};
 use super::format::{
     LogKind, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SegmentHeader, Stamp, link, record_size,
 };
-use super::{Index, segment_number, snapshot};
+use super::{Index, segment_number};
 use crate::names::{Seq, ViewId};
 
 /// Bytes read at once.
@@ -281,15 +281,6 @@ pub(crate) fn segment_header(
 /// The directory can't be read. What it holds is no error: see [`Scan::condition`].
 pub fn scan(disk: &mut dyn Disk, flushed: Index, tip: Tip) -> Result<Scan, DiskError> {
     scan_with(disk, flushed, tip, Rules::default(), &mut |_, _| {})
-}
-
-/// As [`scan`], telling every record that is sound.
-///
-/// # Errors
-/// As there.
-pub fn scan_each(disk: &mut dyn Disk, each: &mut dyn FnMut(&RecordHeader, &[u8])) -> Result<Scan, DiskError> {
-    let (snapshot, _) = snapshot::newest(disk)?;
-    scan_with(disk, Index(0), snapshot.map(|(tip, _)| tip).unwrap_or_default(), Rules::default(), each)
 }
 
 pub(crate) fn scan_with(
