@@ -433,7 +433,7 @@ impl ShardLog {
     /// A session begins with this view, and all that came before it in the shard is in the log. Returns false if that isn't so yet: the disk is
     /// behind, or another member has more.
     pub(crate) fn begin(&mut self, view: &View) -> bool {
-        if self.missing.is_some() {
+        if self.missing.is_some() || is_arriving(&self.log) {
             return false;
         }
         let (bytes, kind) = (encode(view), LogKind::View);
@@ -489,6 +489,7 @@ impl ShardLog {
     pub(crate) fn fetch(&mut self) -> Result<(bool, Option<Wanted>), String> {
         let Self { log, missing, .. } = self;
         let Some(it) = missing else { return Ok((false, None)) };
+        it.is_snapshot |= is_arriving(log);
         if it.is_snapshot {
             match log.arriving() {
                 None => it.begin_again(log.tip()), // it is here, and what follows is the next to ask for
@@ -896,8 +897,14 @@ impl ShardLog {
     pub(crate) fn has_news(&self) -> bool {
         self.log.has_news()
             || self.kept().is_some_and(Kept::is_over)
-            || self.restoring.as_ref().is_some_and(|(progress, _)| progress.is_restored().is_some())
+            || self.missing.is_none()
+                && self.restoring.as_ref().is_some_and(|(progress, _)| progress.is_restored().is_some())
     }
+}
+
+/// Whether all of another member's snapshot has come, and takes the log's place when it is written, whatever has become of the fetch that it came for.
+fn is_arriving(log: &Log) -> bool {
+    log.arriving().is_some_and(|(_, bytes, got, _)| got == bytes)
 }
 
 /// The chain before the record that these bytes begin with.

@@ -619,10 +619,15 @@ impl Log {
             }
             self.arrival = Some(Arrival::begin(&mut *self.disk, index, bytes));
         }
-        match &mut self.arrival {
-            Some(arrival) if arrival.place() == (index, bytes, at) => arrival.take(&mut *self.disk, part),
-            _ => Ok(()),
+        let Some(mut arrival) = self.arrival.take_if(|arrival| arrival.place() == (index, bytes, at)) else {
+            return Ok(());
+        };
+        if let Err(error) = arrival.take(&mut *self.disk, part) {
+            arrival.give_up(&mut *self.disk);
+            return Err(error);
         }
+        self.arrival = Some(arrival);
+        Ok(())
     }
 
     /// The snapshot that comes, if one does: behind which record, the bytes of its file, how many have come and how many of these wait for the disk.

@@ -248,16 +248,19 @@ fn replace(
     let failed = |cause: io::Error| error("write", &path, &cause);
     let mut file = File::create(&unfinished).map_err(failed)?;
     let mut part = Vec::new();
-    loop {
+    let mut write = || loop {
         part.clear();
         next(&mut part)?;
         if part.is_empty() {
-            break;
+            file.sync_all().map_err(failed)?;
+            return fs::rename(&unfinished, &path).map_err(failed);
         }
         file.write_all(&part).map_err(failed)?;
+    };
+    if let Err(error) = write() {
+        let _ = fs::remove_file(&unfinished); // on a full disk it would be in everybody's way
+        return Err(error);
     }
-    file.sync_all().map_err(failed)?;
-    fs::rename(&unfinished, &path).map_err(failed)?;
     flush_names(directory)
 }
 

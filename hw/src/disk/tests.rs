@@ -143,6 +143,21 @@ fn a_log_that_begins_anew_is_there_again() {
     assert_eq!((log.first(), log.snapshot()), (Index(5001), Some((tip, file.len() as u64))));
 }
 
+// A snapshot that its application doesn't give to its end, say.
+#[test]
+fn a_file_that_is_not_finished_leaves_nothing() {
+    let place = Temporary::new("unfinished");
+    let mut here = Directory::open(&place.0).unwrap();
+    let mut parts = 3;
+    let failed = here.replace_with("state", &mut |part| {
+        parts -= 1;
+        part.extend_from_slice(&[1; 5000]);
+        if parts == 0 { Err(DiskError::new(DiskTrouble::Failed, "there is no more")) } else { Ok(()) }
+    });
+    assert_eq!(failed.unwrap_err().what, "there is no more");
+    assert_eq!(here.list().unwrap().into_iter().map(|(name, _)| name).collect::<Vec<_>>(), [LOCK]);
+}
+
 #[test]
 fn a_plain_writer_writes_the_same() {
     let place = Temporary::new("plain");

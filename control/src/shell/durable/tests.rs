@@ -330,6 +330,24 @@ fn who_lacks_what_has_gone_gets_the_snapshot() {
     }
 }
 
+// P4: the snapshot was all here when the node was left out; it takes the log's place all the same, before anything follows.
+#[test]
+fn a_snapshot_that_has_come_takes_the_log_s_place_whatever_has_become_of_its_fetch() {
+    let (_, mut source) = with_snapshot(1);
+    live(&mut source, 3, 5, "one");
+    let (_, mut pupil) = blank(2);
+    pupil.lack(ViewId(3), vec![NodeId(1)]);
+    let wanted = pupil.fetch().unwrap().1.unwrap();
+    let given = source.serve(NodeId(2), wanted.since, wanted.behind, wanted.chain, wanted.at);
+    pupil.on_part(NodeId(1), (0, 0), &given).unwrap();
+    pupil.end();
+    assert!(!pupil.begin(&view(4)));
+    let came = fetch(&mut pupil, &mut source, 3).unwrap();
+    assert!(came < 40_000, "{came} bytes: it is not fetched once more");
+    assert_eq!((pupil.log.first(), pupil.log.tip().index), (Index(903), Index(1003)));
+    assert_eq!(told(&mut pupil)[0], "state of 102 and 800 records");
+}
+
 // P4, S1: a source that is gone, that tells something else on the way, or lies.
 #[test]
 fn a_snapshot_that_does_not_come_to_its_end_is_begun_anew() {

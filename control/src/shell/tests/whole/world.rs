@@ -776,7 +776,7 @@ impl World {
         config.guarantee = self.guarantee;
         config.groups.clone_from(&self.groups);
         config.state = self.stateful;
-        config.snapshot_every = 6 << 10;
+        config.snapshot_every = 48 << 10;
         config.ring_bytes = self.ring_bytes;
         config.wait = WaitStrategy::Block;
         config.silence = Duration::from_millis(100);
