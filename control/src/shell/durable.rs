@@ -51,7 +51,7 @@ const LEAST_SEGMENT: u64 = if cfg!(test) { 4 << 10 } else { 256 << 10 };
 
 /// A log goes by whole segments, so these are a part of what it may grow by.
 fn segment_bytes(snapshot_every: Option<u64>) -> u64 {
-    let most = LogOptions::default().segment_bytes;
+    let most = if cfg!(test) { 16 << 10 } else { LogOptions::default().segment_bytes };
     snapshot_every.map_or(most, |every| (every / 4).clamp(LEAST_SEGMENT, most))
 }
 
