@@ -358,18 +358,11 @@ impl Change {
         if !missing.is_empty() {
             return Phase::Filling(missing.into_keys().collect());
         }
-        let busy = |node: &NodeId| {
-            let promise = proposal.promises.get(node);
-            self.view.rank_of(*node).is_some()
-                && !self.suspects.contains(node)
-                && promise.is_some_and(|promise| !promise.report.busy.is_empty())
-        };
-        let lacking = self.lacking();
-        if !lacking.is_empty() {
-            return Phase::Lacking(lacking);
+        match self.value(proposal) {
+            Choice::Lacks(shards) => Phase::Lacking(shards),
+            Choice::Busy(nodes) => Phase::Freeing(nodes),
+            _ => Phase::Reporting(silent.collect()),
         }
-        let busy: Vec<_> = all.iter().copied().filter(busy).collect();
-        if busy.is_empty() { Phase::Reporting(silent.collect()) } else { Phase::Freeing(busy) }
     }
 
     /// What is to be done, in this order.
@@ -529,25 +522,18 @@ impl Change {
 
     /// A leader's: the durable shards of which nobody would go on who has all of the log.
     pub fn lacking(&self) -> Vec<ShardId> {
-        let Some(proposal) = &self.proposal else { return Vec::new() };
-        if proposal.next.is_some() || self.wedging || self.waits_for_reports(proposal) {
-            return Vec::new();
-        }
-        match self.value(proposal) {
-            Choice::Lacks(shards) => shards,
-            _ => Vec::new(),
-        }
+        if let Some(Choice::Lacks(shards)) = self.chosen() { shards } else { Vec::new() }
     }
 
-    /// A leader's: members who go on, it seems, and whose report says that they still read what the next view's sessions would write over (V10).
+    /// A leader's: members who would go on, and still read what the next view's sessions would write over (V10).
     pub fn held_up_by(&self) -> Vec<NodeId> {
-        let Some(proposal) = &self.proposal else { return Vec::new() };
-        let waits = proposal.next.is_none() && !self.wedging && !self.waits_for_reports(proposal);
-        if !waits || !matches!(self.value(proposal), Choice::None) {
-            return Vec::new();
-        }
-        let busy = proposal.promises.iter().filter(|(_, promise)| !promise.report.busy.is_empty());
-        busy.map(|(node, _)| *node).collect()
+        if let Some(Choice::Busy(nodes)) = self.chosen() { nodes } else { Vec::new() }
+    }
+
+    /// A leader's: what follows from the reports, once they are there, as long as it has not asked anyone to accept it.
+    fn chosen(&self) -> Option<Choice> {
+        let proposal = self.proposal.as_ref().filter(|proposal| proposal.next.is_none())?;
+        (!self.wedging && !self.waits_for_reports(proposal)).then(|| self.value(proposal))
     }
 
     /// A member of the view says something.
@@ -758,7 +744,7 @@ impl Change {
                 return self.propose();
             }
             _ if !self.missing(proposal).is_empty() => return self.fill(self.missing(proposal)),
-            Choice::None | Choice::Lacks(_) => return,
+            Choice::None | Choice::Busy(_) | Choice::Lacks(_) => return,
             Choice::Next(next) => next,
         };
         let ballot = self.promised;

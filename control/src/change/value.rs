@@ -109,9 +109,10 @@ pub enum Trimming {
 /// What follows from the reports.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Choice {
-    /// There is no value yet: some member that would go on still holds the memory that a new session needs (V10), or nobody with data
-    /// would go on.
+    /// There is no value yet: nobody with data would go on (V6).
     None,
+    /// There is no value yet: these members would go on, and still hold the memory that a new session needs (V10).
+    Busy(Vec<NodeId>),
     /// There is no value yet: of these durable shards nobody would go on who has all of the log.
     Lacks(Vec<ShardId>),
     /// These sessions end too, and not all who go on have wedged them.
@@ -338,8 +339,10 @@ pub(super) fn choose(
         return Choice::Lacks(lost);
     }
     // Whoever goes on may still read what lies there, whether it is a member of the shard now or was one before.
-    if remain.iter().any(|node| reports.get(node).is_some_and(|report| report.busy.iter().any(begins))) {
-        return Choice::None;
+    let is_busy = |node: &NodeId| reports.get(node).is_some_and(|report| report.busy.iter().any(begins));
+    let busy: Vec<_> = remain.iter().copied().filter(is_busy).collect();
+    if !busy.is_empty() {
+        return Choice::Busy(busy);
     }
     let cuts = cuts(view, &shards, reports, &stay, shapes, trimming);
     Choice::Next(Next { view: View { id, members, shards }, cuts })

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use consort_dataplane::fabric::Doorbell;
 use consort_dataplane::log::disk::Job;
 use consort_dataplane::log::meta::{self, Mark};
-use consort_dataplane::log::snapshot::SnapshotReader;
+use consort_dataplane::log::snapshot::{Arrival, SnapshotReader};
 use consort_dataplane::log::{
     AppendError, Disk, DiskError, Entry, From, Index, Log, LogCounts, LogKind, LogOptions, Meta, Payload,
     Reader, Tip, segment_number, snapshot,
@@ -489,11 +489,12 @@ impl ShardLog {
     pub(crate) fn fetch(&mut self) -> Result<(bool, Option<Wanted>), String> {
         let Self { log, missing, .. } = self;
         let Some(it) = missing else { return Ok((false, None)) };
+        // All of it may have come before this node was left out, and comes to this fetch then.
         it.is_snapshot |= is_arriving(log);
         if it.is_snapshot {
-            match log.arriving() {
+            match log.arrival() {
                 None => it.begin_again(log.tip()), // it is here, and what follows is the next to ask for
-                Some((_, bytes, got, waiting)) if got == bytes || waiting > MOST_AHEAD => {
+                Some(arrival) if arrival.is_complete() || arrival.waiting() > MOST_AHEAD => {
                     return Ok((false, None));
                 }
                 Some(_) => {}
@@ -556,8 +557,7 @@ impl ShardLog {
         if !is_asked || (behind, at) != (it.behind.0.0, it.got) {
             return Ok(());
         }
-        let is_other = *given == Given::Other;
-        if is_other {
+        if *given == Given::Other {
             // What is beyond is a ragged edge, which was never reported. It is somewhere in the last session here, behind what was told.
             let Tip { index, next_seq, .. } = *self.log.tip();
             if told >= index {
@@ -571,32 +571,28 @@ impl ShardLog {
             it.begin_again(self.log.tip());
             return Ok(());
         }
+        if given.is_empty() {
+            return Ok(()); // asked again with a beat
+        }
+        if at > 0 && it.is_snapshot != given.is_snapshot() {
+            it.begin_again(self.log.tip()); // what was there when it was asked for first has gone
+            return Ok(());
+        }
         match given {
-            _ if given.is_empty() => return Ok(()), // asked again with a beat
-            Given::Records(_) | Given::Snapshot { .. }
-                if (at > 0) && it.is_snapshot != given.is_snapshot() =>
-            {
-                it.begin_again(self.log.tip()); // what was there when it was asked for first has gone
-                return Ok(());
+            Given::Records(bytes) => it.bytes.extend_from_slice(bytes),
+            Given::Snapshot { index, .. } if *index <= it.behind.0.0 || at == 0 && !self.log.is_idle() => {
+                return Ok(()); // asked again with a beat
             }
-            Given::Snapshot { index, .. } if *index <= it.behind.0.0 => return Ok(()),
             Given::Snapshot { index, len, bytes } => {
-                if at == 0 && !self.log.is_idle() {
-                    return Ok(()); // asked again with a beat
-                }
-                let is_another = self
-                    .log
-                    .arriving()
-                    .is_none_or(|(it, all, got, _)| (it.0, all, got) != (*index, *len, at));
-                if at > 0 && is_another {
+                let place = (Index(*index), *len, at);
+                if at > 0 && self.log.arrival().is_none_or(|arrival| arrival.place() != place) {
                     it.begin_again(self.log.tip());
                     return Ok(());
                 }
-                let taken = self.log.take_snapshot((Index(*index), *len), at, bytes);
+                let taken = self.log.take_snapshot((place.0, place.1), at, bytes);
                 taken.map_err(|error| format!("the snapshot that node {node} gives: {error}"))?;
                 it.is_snapshot = true;
             }
-            Given::Records(bytes) => it.bytes.extend_from_slice(bytes),
             Given::Other => {}
         }
         it.got += given.len() as u64;
@@ -904,7 +900,7 @@ impl ShardLog {
 
 /// Whether all of another member's snapshot has come, and takes the log's place when it is written, whatever has become of the fetch that it came for.
 fn is_arriving(log: &Log) -> bool {
-    log.arriving().is_some_and(|(_, bytes, got, _)| got == bytes)
+    log.arrival().is_some_and(Arrival::is_complete)
 }
 
 /// The chain before the record that these bytes begin with.

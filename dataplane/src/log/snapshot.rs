@@ -262,6 +262,11 @@ impl Arrival {
         (self.index, self.bytes, self.got)
     }
 
+    /// Whether all of it has come: then it takes the log's place when that is written.
+    pub fn is_complete(&self) -> bool {
+        self.got == self.bytes
+    }
+
     /// Bytes that have come and are not written yet.
     pub fn waiting(&self) -> usize {
         self.waiting

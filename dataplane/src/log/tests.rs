@@ -663,7 +663,7 @@ fn take(log: &mut Log, index: Index, file: &[u8]) -> Result<bool, DiskError> {
     for (at, part) in (0..).step_by(700).zip(file.chunks(700)) {
         log.take_snapshot((index, file.len() as u64), at, part)?;
     }
-    while log.turn()? || log.arriving().is_some() {}
+    while log.turn()? || log.arrival().is_some() {}
     Ok(log.snapshot().is_some())
 }
 

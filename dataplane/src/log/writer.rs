@@ -630,12 +630,9 @@ impl Log {
         Ok(())
     }
 
-    /// The snapshot that comes, if one does: behind which record, the bytes of its file, how many have come and how many of these wait for the disk.
-    pub fn arriving(&self) -> Option<(Index, u64, u64, usize)> {
-        self.arrival.as_ref().map(|arrival| {
-            let (index, bytes, got) = arrival.place();
-            (index, bytes, got, arrival.waiting())
-        })
+    /// The snapshot that comes from another member, if one does.
+    pub fn arrival(&self) -> Option<&Arrival> {
+        self.arrival.as_ref()
     }
 
     /// A job of the snapshot that comes is over.

@@ -133,7 +133,7 @@ fn a_log_that_begins_anew_is_there_again() {
     for (at, part) in (0..).step_by(1 << 16).zip(file.chunks(1 << 16)) {
         log.take_snapshot((tip.index, file.len() as u64), at, part).unwrap();
     }
-    while log.turn().unwrap() || log.arriving().is_some() {}
+    while log.turn().unwrap() || log.arrival().is_some() {}
     assert_eq!(fs::read(place.0.join(snapshot::name(tip.index))).unwrap(), file);
     log.append(&entry(5000, Payload::Copied(b"anew"))).unwrap();
     flush(&mut log);

@@ -77,7 +77,9 @@ impl Counts {
 /// session when it has flushed them itself, which is less (docs/durability.md, Limits).
 pub(super) fn check_durable(pasts: &[Past]) -> Result<Counts, String> {
     let mut counts = Counts::default();
-    let has_left = |past: &Past| matches!(past.told.last(), Some(Told::View(view)) if view.member(NodeId(past.node)).is_none());
+    let is_last = |told: &Told, node| matches!(told, Told::View(view) if view.member(NodeId(node)).is_none());
+    let has_left =
+        |past: &Past| past.stopped && past.told.last().is_some_and(|told| is_last(told, past.node));
     // What is in a snapshot was told (P4).
     let mut messages = |past: &Past| -> Vec<(u32, u64)> {
         let (mut all, mut before) = (Vec::new(), 0);

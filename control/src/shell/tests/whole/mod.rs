@@ -223,8 +223,7 @@ fn who_says_that_it_has_flushed_what_it_has_not_is_caught() {
 fn a_snapshot_before_all_have_come_is_caught() {
     let broken = Some(Broken::Driver(stream::Mutant::HastySnapshot));
     let found = (0..400).find_map(|seed| run_world(|| World::durable(seed, broken)).err());
-    println!("HastySnapshot: {found:?}");
-    assert!(found.is_some());
+    assert!(found.is_some_and(|error| error.contains("another history") || error.contains("follows there")));
 }
 
 // P3: nobody writes down what it agrees to, and says so all the same. What comes of it here is a group that doesn't begin again; that it can
