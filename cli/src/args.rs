@@ -1433,6 +1433,12 @@ mod tests {
             HW_HELP,
             FAILOVER_HELP,
             JOIN_HELP,
+            REPAIR_HELP,
+            REPLICAS_HELP,
+            DURABLE_HELP,
+            RESTART_HELP,
+            LOG_HELP,
+            ASK_HELP,
         ]
         .iter()
         .flat_map(|help| help.lines())

@@ -8,8 +8,13 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Why the best is taken.
-pub(crate) const OWN: &str = "RoCE v2 with this node's own address";
+/// The address that a GID's bytes stand for.
+pub(crate) fn address(bytes: [u8; 16]) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
+}
+
+/// GIDs looked at in a port's table, at most.
+pub(crate) const MOST: usize = 256;
 
 /// A GID as a port has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +58,7 @@ impl GidKind {
 impl Gid {
     /// The address that it stands for.
     pub fn address(&self) -> IpAddr {
-        let address = Ipv6Addr::from(self.bytes);
-        address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4)
+        address(self.bytes)
     }
 
     /// How good a choice it is on Ethernet, and why. Zero is none.
@@ -62,7 +66,7 @@ impl Gid {
         match (self.kind, self.address()) {
             _ if self.bytes == [0; 16] => (0, "empty"),
             (GidKind::RoceV1 | GidKind::InfiniBand, _) => (0, "RoCE v1, which no router passes on"),
-            (_, address) if Some(address) == own => (5, OWN),
+            (_, address) if Some(address) == own => (5, "RoCE v2 with this node's own address"),
             (_, IpAddr::V4(_)) => (4, "RoCE v2 with an IPv4 address"),
             (_, IpAddr::V6(address)) if !address.is_unicast_link_local() => {
                 (3, "RoCE v2 with a global address")

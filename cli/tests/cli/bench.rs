@@ -182,9 +182,7 @@ fn repairs_are_waited_for_and_counted() {
         assert_eq!((&object["bench"], &object["fabric"]), (&"repair".into(), &fabric.into()));
         let kills = object["kills"].as_array().unwrap();
         assert_eq!(kills.len(), 2, "{object}");
-        assert_ne!(kills[0]["victim"], kills[1]["victim"]);
         for kill in kills {
-            assert_eq!(kill["replicas"], 3, "nodes suffice: {object}");
             assert!(
                 kill["hit"].as_u64() >= Some(1) && kill["moved"].as_u64() >= kill["hit"].as_u64(),
                 "{object}"

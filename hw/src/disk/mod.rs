@@ -26,7 +26,7 @@ use consort_dataplane::log::disk::{Disk, DiskError, DiskTrouble, Done, Job, UNFI
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use rustix::io::Errno;
 
-use uring::Writer;
+pub(crate) use uring::Writer;
 
 /// The file whose lock the writer holds.
 const LOCK: &str = "lock";

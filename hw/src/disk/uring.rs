@@ -18,8 +18,13 @@ const ENTRIES: u32 = 4;
 const WRITE: u64 = 1;
 const FLUSH: u64 = 2;
 
+fn set_up() -> io::Result<IoUring> {
+    let ring = IoUring::builder().setup_single_issuer().build(ENTRIES);
+    ring.or_else(|_| IoUring::new(ENTRIES)) // a kernel that doesn't know single issuers
+}
+
 /// Writes batches.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     /// None where it is denied.
     ring: Option<IoUring>,
     /// Memory to use again.
@@ -28,12 +33,15 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new() -> Self {
-        let ring = IoUring::builder().setup_single_issuer().build(ENTRIES);
-        let ring = ring.or_else(|_| IoUring::new(ENTRIES)); // a kernel that doesn't know single issuers
-        let ring = ring
+        let ring = set_up()
             .inspect_err(|cause| tracing::warn!(%cause, "logs are written without io_uring: it is denied"))
             .ok();
         Self { ring, parts: Vec::new() }
+    }
+
+    /// Whether it would have io_uring.
+    pub(crate) fn has_ring() -> bool {
+        set_up().is_ok()
     }
 
     /// With io_uring or without.

@@ -47,7 +47,7 @@ fn rdma(machine: &Machine, all: &mut Vec<Advice>) {
     if rdma.devices.is_empty() {
         all.push(advice(
             "RDMA",
-            "no device; with a card, load its driver, else RDMA in software serves to try the fabric (it is no faster than TCP)",
+            "no device; with a card, load its driver, else RDMA in software serves to try the fabric (its times say nothing of a card's)",
             "modprobe rdma_rxe && rdma link add rxe0 type rxe netdev DEVICE",
         ));
         return;
@@ -154,12 +154,9 @@ fn memory(machine: &Machine, all: &mut Vec<Advice>) {
 fn ring(machine: &Machine, all: &mut Vec<Advice>) {
     let ring = &machine.io_uring;
     if let Some(denied) = &ring.denied {
+        let logs = if ring.writes_and_flushes { "" } else { ", logs are written by plain calls" };
         let remedy = ring.remedy.clone().unwrap_or_else(|| "see the reason".to_owned());
-        all.push(advice(
-            "io_uring",
-            format!("denied ({denied}): TCP runs on epoll, logs are written by plain calls"),
-            remedy,
-        ));
+        all.push(advice("io_uring", format!("denied ({denied}): TCP runs on epoll{logs}"), remedy));
     }
 }
 
@@ -180,8 +177,10 @@ fn cpus(machine: &Machine, all: &mut Vec<Advice>) {
             format!("cpupower idle-set -D {IDLE_EXIT}   # or the kernel parameter: intel_idle.max_cstate=1"),
         ));
     }
-    if cpus.isolated.is_none() && cpus.count() >= CPUS_TO_SHARE {
-        let last = cpus.count() - 1;
+    if cpus.isolated.is_none()
+        && cpus.count() >= CPUS_TO_SHARE
+        && let Some(last) = cpus.last()
+    {
         all.push(advice(
             "isolated CPUs",
             "none: anything may run on the CPU of a node that polls",
@@ -252,7 +251,8 @@ mod tests {
                 ..Memory::default()
             },
             cpus: Cpus {
-                online: Some("0-7".to_owned()),
+                online: Some("0-15".to_owned()),
+                allowed: Some("4-11".to_owned()),
                 governors: vec![Governor { name: "powersave".to_owned(), cpus: 8 }],
                 idle_exit_us: Some(170),
                 ..Cpus::default()
@@ -260,6 +260,8 @@ mod tests {
             io_uring: Ring { denied: Some("not permitted".to_owned()), ..Ring::default() },
             ..Machine::default()
         };
+        let isolated = commands(&machine).pop().unwrap();
+        assert!(isolated.contains("taskset -c 11 "), "one that it may run on: {isolated}");
         let about: Vec<_> = advise(&machine).iter().map(|it| it.about).collect();
         let expected =
             ["RDMA", "huge pages", "huge pages", "io_uring", "governor", "idle states", "isolated CPUs"];

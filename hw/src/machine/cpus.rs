@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::files::{Files, count};
+use super::files::{Files, count, last};
 
 /// CPUs. Lists are as the kernel writes them: `0-3,8`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -49,15 +49,22 @@ pub struct NumaNode {
 impl Cpus {
     /// How many this process may run on.
     pub fn count(&self) -> usize {
-        self.allowed.as_deref().or(self.online.as_deref()).map_or(0, count)
+        self.usable().map_or(0, count)
+    }
+
+    /// The last that this process may run on.
+    pub fn last(&self) -> Option<usize> {
+        self.usable().and_then(last)
+    }
+
+    fn usable(&self) -> Option<&str> {
+        self.allowed.as_deref().or(self.online.as_deref())
     }
 }
 
 pub(super) fn read(files: &Files<'_>) -> Cpus {
     const AT: &str = "sys/devices/system/cpu";
     let list = |name: &str| files.read(&format!("{AT}/{name}")).filter(|list| list != "(null)");
-    let status = files.read("proc/self/status").unwrap_or_default();
-    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
     let is_cpu =
         |name: &&String| name.strip_prefix("cpu").is_some_and(|number| number.parse::<u32>().is_ok());
     let mut governors: Vec<Governor> = Vec::new();
@@ -78,7 +85,7 @@ pub(super) fn read(files: &Files<'_>) -> Cpus {
     }
     Cpus {
         online: list("online"),
-        allowed: allowed.map(|list| list.trim().to_owned()),
+        allowed: files.field("proc/self/status", "Cpus_allowed_list:"),
         isolated: list("isolated"),
         tickless: list("nohz_full"),
         share_cores: files.number(&format!("{AT}/smt/active")).map(|active| active != 0),
@@ -91,9 +98,8 @@ pub(super) fn numa(files: &Files<'_>) -> Vec<NumaNode> {
     const AT: &str = "sys/devices/system/node";
     let node = |name: &String| {
         let number = name.strip_prefix("node")?.parse().ok()?;
-        let memory = files.read(&format!("{AT}/{name}/meminfo")).unwrap_or_default();
-        let total = memory.lines().find_map(|line| line.split_once("MemTotal:"));
-        let kilobytes = total.and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<u64>().ok());
+        let total = files.field(&format!("{AT}/{name}/meminfo"), "MemTotal:");
+        let kilobytes = total.and_then(|total| total.split_whitespace().next()?.parse::<u64>().ok());
         Some(NumaNode {
             node: number,
             cpus: files.read(&format!("{AT}/{name}/cpulist")).unwrap_or_default(),

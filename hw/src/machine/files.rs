@@ -23,6 +23,11 @@ impl<'a> Files<'a> {
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
+    /// What follows `key` in its line of a file.
+    pub(super) fn field(&self, path: &str, key: &str) -> Option<String> {
+        self.read(path)?.lines().find_map(|line| Some(line.split_once(key)?.1.trim().to_owned()))
+    }
+
     pub(super) fn number(&self, path: &str) -> Option<u64> {
         self.read(path)?.parse().ok()
     }
@@ -53,6 +58,11 @@ impl<'a> Files<'a> {
     }
 }
 
+/// The last number of a list like `0-3,8`.
+pub(super) fn last(list: &str) -> Option<usize> {
+    list.rsplit([',', '-']).next()?.trim().parse().ok()
+}
+
 /// How many numbers a list like `0-3,8` has.
 pub(super) fn count(list: &str) -> usize {
     let parts = list.split(',').filter_map(|part| {
@@ -72,6 +82,8 @@ mod tests {
     fn lists_are_counted() {
         let counted = ["0", "0-3", "0-3,8", "1,3,5", "", "junk"].map(count);
         assert_eq!(counted, [1, 4, 5, 3, 0, 0]);
+        let last = ["0", "0-3", "0-3,8", "8-15", "", "junk"].map(last);
+        assert_eq!(last, [Some(0), Some(3), Some(8), Some(15), None, None]);
     }
 
     #[test]

@@ -69,13 +69,11 @@ pub(super) fn read(files: &Files<'_>) -> Memory {
 }
 
 fn lockable(files: &Files<'_>) -> (Option<Lockable>, Option<u64>) {
-    let limits = files.read("proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"));
-    let mut words = line.unwrap_or_default().split_whitespace();
+    let limits = files.field("proc/self/limits", "Max locked memory").unwrap_or_default();
+    let mut words = limits.split_whitespace();
     let (soft, hard) = (words.next(), words.next());
-    let status = files.read("proc/self/status").unwrap_or_default();
-    let rights = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let rights = rights.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    let rights = files.field("proc/self/status", "CapEff:");
+    let rights = rights.and_then(|hex| u64::from_str_radix(&hex, 16).ok()).unwrap_or(0);
     let lockable = match soft {
         Some("unlimited") => Some(Lockable::Unlimited),
         Some(_) if rights & IPC_LOCK != 0 => Some(Lockable::Privileged),

@@ -14,9 +14,6 @@ const DEVICES: &str = "sys/class/infiniband";
 /// Where distributions put libraries.
 const LIBRARIES: &[&str] = &["usr/lib", "usr/lib64", "lib", "lib64", "usr/local/lib"];
 
-/// GIDs looked at, at most.
-const GIDS_MAX: usize = 256;
-
 /// What a packet has of headers beside its payload, as the kernel reckons.
 const HEADERS: u64 = 96;
 
@@ -86,6 +83,8 @@ pub struct GidEntry {
     pub index: usize,
     /// What it stands for.
     pub address: IpAddr,
+    /// That is this node's own address, by which peers reach it.
+    pub own: bool,
     /// Its network device.
     pub network_device: Option<String>,
     /// A node would take it, if it took this port.
@@ -164,7 +163,7 @@ impl Rdma {
                 })
             })
         };
-        let own = |outlet: &Outlet<'_>| outlet.gid.is_some_and(|gid| gid.why == gid::OWN);
+        let own = |outlet: &Outlet<'_>| outlet.gid.is_some_and(|gid| gid.own);
         ports().find(own).or_else(|| ports().next()).ok_or_else(|| self.fault())
     }
 
@@ -259,6 +258,7 @@ fn port(files: &Files<'_>, device: &str, number: u8, own: Option<IpAddr>) -> Rdm
             .map(|gid| GidEntry {
                 index: gid.index,
                 address: gid.address(),
+                own: Some(gid.address()) == own,
                 network_device: gid.network_device.clone(),
                 taken: Some(gid.index) == index,
                 why: if ethernet { gid.merit(own).1 } else { "InfiniBand, where the LID addresses a peer" },
@@ -281,7 +281,7 @@ fn gids(files: &Files<'_>, port: &str, ethernet: bool) -> Vec<Gid> {
         let kind = GidKind::read(attribute("types").as_deref(), ethernet);
         (bytes != [0; 16]).then(|| Gid { index, bytes, kind, network_device: attribute("ndevs") })
     };
-    files.names(&format!("{port}/gids")).iter().take(GIDS_MAX).filter_map(read).collect()
+    files.names(&format!("{port}/gids")).iter().take(gid::MOST).filter_map(read).collect()
 }
 
 #[cfg(test)]

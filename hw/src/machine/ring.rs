@@ -1,7 +1,8 @@
-//! io_uring, tried: a ring is set up as the fabric `tcp` does it. Version numbers and switches don't tell what a container forbids.
+//! io_uring, tried: rings are set up as the fabric `tcp` and the writer of logs do it. Version numbers and switches don't tell what a container forbids.
 
 use serde::Serialize;
 
+use crate::disk::Writer;
 use crate::tcp::TcpError;
 use crate::tcp::uring;
 
@@ -24,17 +25,12 @@ pub struct Ring {
 }
 
 pub(super) fn probe() -> Ring {
+    let found = Ring { writes_and_flushes: Writer::has_ring(), ..Ring::default() };
     match uring::probe() {
-        Ok(can) => Ring {
-            usable: true,
-            deferred: can.deferred,
-            zero_copy: can.zero_copy,
-            writes_and_flushes: can.writes_and_flushes,
-            ..Ring::default()
-        },
+        Ok(can) => Ring { usable: true, deferred: can.deferred, zero_copy: can.zero_copy, ..found },
         Err(TcpError::IoUring { cause, remedy }) => {
-            Ring { denied: Some(cause.to_string()), remedy: Some(remedy), ..Ring::default() }
+            Ring { denied: Some(cause.to_string()), remedy: Some(remedy), ..found }
         }
-        Err(other) => Ring { denied: Some(other.to_string()), ..Ring::default() },
+        Err(other) => Ring { denied: Some(other.to_string()), ..found },
     }
 }

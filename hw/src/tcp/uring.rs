@@ -381,7 +381,7 @@ impl Uring {
     }
 }
 
-/// A ring with the best set of features that this kernel has, not yet enabled; and whether it sends without copying.
+/// A ring with the best set of features that this kernel has, not yet enabled; and what it can do.
 fn set_up() -> Result<SetUp, TcpError> {
     let best = || {
         let mut builder = IoUring::builder();
@@ -418,8 +418,7 @@ fn set_up() -> Result<SetUp, TcpError> {
         });
     }
     let zero_copy = has(opcode::SendMsgZc::CODE);
-    let writes_and_flushes = has(opcode::Writev::CODE) && has(opcode::Fsync::CODE);
-    Ok(SetUp { ring, can: Abilities { deferred, zero_copy, writes_and_flushes } })
+    Ok(SetUp { ring, can: Abilities { deferred, zero_copy } })
 }
 
 /// A ring, and what it can do.
@@ -435,8 +434,6 @@ pub(crate) struct Abilities {
     pub(crate) deferred: bool,
     /// Sends without a copy (`SENDMSG_ZC`).
     pub(crate) zero_copy: bool,
-    /// Writes and flushes of files, as logs want them.
-    pub(crate) writes_and_flushes: bool,
 }
 
 /// Sets up a ring as the engine does, and tells what it can do.

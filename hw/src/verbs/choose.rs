@@ -8,9 +8,6 @@ use crate::gid::{self, Gid, GidKind};
 use super::device::{self, Context, Limits, Port};
 use super::options::{VerbsError, VerbsOptions};
 
-/// GIDs looked at, at most.
-const GIDS_MAX: usize = 256;
-
 /// A device, opened, and the way out of it.
 #[derive(Debug)]
 pub(super) struct Outlet {
@@ -37,17 +34,13 @@ pub(super) fn outlet(options: &VerbsOptions) -> Result<Outlet, VerbsError> {
     let mut last_error = None;
     for name in &names {
         match open(name, options) {
-            Ok(outlet) if gid_address(&outlet.gid) == Some(own) => return Ok(outlet),
+            Ok(outlet) if gid::address(outlet.gid) == own => return Ok(outlet),
             Ok(outlet) => first = first.or(Some(outlet)),
             Err(error) => last_error = Some(error),
         }
     }
     let none = || VerbsError::NoDevice { wanted: "that carries traffic".to_owned(), found: found() };
     first.ok_or_else(|| last_error.unwrap_or_else(none))
-}
-
-fn gid_address(bytes: &[u8; 16]) -> Option<IpAddr> {
-    std::net::Ipv6Addr::from(*bytes).to_ipv4_mapped().map(IpAddr::V4)
 }
 
 fn open(name: &str, options: &VerbsOptions) -> Result<Outlet, VerbsError> {
@@ -110,5 +103,5 @@ pub(super) fn gids(context: &Context, number: u8, port: &Port) -> Vec<Gid> {
         let kind = GidKind::read(kind.as_deref(), port.ethernet);
         Some(Gid { index, bytes, kind, network_device })
     };
-    (0..port.gids.min(GIDS_MAX)).filter_map(read).collect()
+    (0..port.gids.min(gid::MOST)).filter_map(read).collect()
 }

@@ -335,7 +335,7 @@ impl VerbsFabric {
             retries: self.options.retries,
         };
         let device = self.outlet.context.name().to_owned();
-        let gid = std::net::IpAddr::from(ends.peer.gid).to_canonical();
+        let gid = crate::gid::address(ends.peer.gid);
         let Some(pair) = self.link_mut(slot).and_then(|link| link.pair.as_mut()) else { return Ok(()) };
         pair.connect(ends.peer, &path, RECEIVES).map_err(|cause| {
             format!(

@@ -291,8 +291,7 @@ fn bytes_per_flush(run: &GroupRun) -> Result<f64, Failure> {
 
 /// Bytes of a flush as the floor writes them.
 fn whole(bytes_per_flush: f64) -> usize {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // far below 2^53, and positive
-    let bytes = bytes_per_flush.round() as usize;
+    let bytes = bytes_per_flush.round() as usize; // far below 2^53, and positive
     bytes.max(1)
 }
 

@@ -80,7 +80,8 @@ pub(crate) fn run(task: &FailoverTask, parent: &mut Parent) -> Result<(), Failur
             Some(Told::Killed { node, at }) => killed = Some((node, at)),
             Some(Told::Gaps { windows }) => {
                 let gaps = beside.lock().unwrap_or_else(PoisonError::into_inner);
-                let longest = windows.iter().map(|(since, until)| gaps.longest(*since, *until)).collect();
+                let longest =
+                    windows.iter().map(|window| gaps.longest_touching(*window, clock::now())).collect();
                 parent.say(&Said::Gaps { longest, fabric: node.stats().fabric.to_owned() });
             }
             _ => {}

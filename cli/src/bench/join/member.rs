@@ -90,7 +90,7 @@ pub(crate) fn run(task: &JoinTask, parent: &mut Parent) -> Result<(), Failure> {
     let (mut due, mut sent) = (clock::now(), 0);
     while !parent.released() {
         if let Some(Told::Gaps { windows }) = parent.try_told() {
-            let longest = windows.iter().map(|(since, until)| gaps.longest(*since, *until)).collect();
+            let longest = windows.iter().map(|window| gaps.longest_touching(*window, clock::now())).collect();
             parent.say(&Said::Gaps { longest, fabric: node.stats().fabric.to_owned() });
         }
         let now = clock::now();

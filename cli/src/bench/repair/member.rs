@@ -117,7 +117,8 @@ fn lead(
             parent.say(&Said::Gaps { longest, fabric: node.stats().fabric.to_owned() });
         }
         for (shard, (_, watch)) in objects.iter().enumerate() {
-            for (at, view, members) in std::mem::take(&mut lock(watch).views) {
+            let views = std::mem::take(&mut lock(watch).views); // told without the lock, for which deliveries wait
+            for (at, view, members) in views {
                 parent.say(&Said::Shard { shard, view, members, at });
             }
         }
@@ -130,6 +131,7 @@ fn lead(
 /// Updates a shard steadily while this node has it.
 fn load(replica: &Replica<Watched>, task: &RepairTask, is_over: &AtomicBool) {
     let update = Bytes(vec![7; task.size]);
+    let mut due = clock::now();
     while !is_over.load(Ordering::Relaxed) {
         if replica.is_member() {
             match replica.submit(&update) {
@@ -138,6 +140,9 @@ fn load(replica: &Replica<Watched>, task: &RepairTask, is_over: &AtomicBool) {
                 Err(_) => return, // the node's own thread is told why
             }
         }
-        thread::sleep(Duration::from_nanos(task.interval));
+        // What was late is not made up for.
+        let now = clock::now();
+        due = (due + task.interval).max(now);
+        thread::sleep(Duration::from_nanos(due - now));
     }
 }

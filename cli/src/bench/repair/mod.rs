@@ -44,8 +44,6 @@ struct Kill {
     victim: u32,
     /// Shards that it had a replica of.
     hit: usize,
-    /// Replicas of each shard after the repair.
-    replicas: usize,
     repaired_ms: f64,
     /// Replicas that are on nodes where they were not before.
     moved: usize,
@@ -137,12 +135,12 @@ impl Layout {
         }
     }
 
-    /// When the last member was told of the newest view, if every shard has so many members there, none of the `dead` among them.
-    fn whole(&self, replicas: usize, dead: &[u32]) -> Option<u64> {
+    /// When the last member was told of the newest view, if every shard has so many members there, all of them alive.
+    fn whole(&self, replicas: usize, alive: &[u32]) -> Option<u64> {
         let of = |views: &BTreeMap<u64, Seen>| {
             let (_, newest) = views.last_key_value()?;
             let is_whole =
-                newest.members.len() == replicas && !newest.members.iter().any(|it| dead.contains(it));
+                newest.members.len() == replicas && newest.members.iter().all(|it| alive.contains(it));
             let told: Option<Vec<u64>> =
                 newest.members.iter().map(|node| newest.told.get(node).copied()).collect();
             told.filter(|_| is_whole)?.into_iter().max()
@@ -174,7 +172,6 @@ struct Cluster<'a> {
     _ports: Ports,
     /// By node, from 1: its place in the crew is one less.
     alive: Vec<u32>,
-    dead: Vec<u32>,
     layout: Layout,
     fabric: String,
 }
@@ -196,8 +193,7 @@ impl<'a> Cluster<'a> {
             crew.start(&format!("node {id}"), log, &Task::Repair(task))?;
         }
         let (alive, layout) = ((1..=args.nodes).collect(), Layout::new(args.shards));
-        let mut cluster =
-            Self { args, crew, _ports: ports, alive, dead: Vec::new(), layout, fabric: String::new() };
+        let mut cluster = Self { args, crew, _ports: ports, alive, layout, fabric: String::new() };
         cluster.repaired()?;
         Ok(cluster)
     }
@@ -211,7 +207,7 @@ impl<'a> Cluster<'a> {
     fn repaired(&mut self) -> Result<u64, Failure> {
         let until = clock::now() + nanoseconds(PATIENCE);
         loop {
-            if let Some(at) = self.layout.whole(self.replicas(), &self.dead) {
+            if let Some(at) = self.layout.whole(self.replicas(), &self.alive) {
                 return Ok(at);
             }
             if clock::now() >= until {
@@ -256,11 +252,9 @@ impl<'a> Cluster<'a> {
             return Err(Failure::lost("no node is left to be killed", "report this as a bug"));
         };
         self.alive.retain(|node| *node != victim);
-        self.dead.push(victim);
         let (place, at) = (victim as usize - 1, clock::now());
         self.crew.signal(place, Signal::KILL)?;
-        let repaired =
-            if before.iter().any(|(_, members)| members.contains(&victim)) { self.repaired()? } else { at };
+        let repaired = self.repaired()?; // long before the kill, if it had no shard
         self.pass_time(AFTERMATH)?;
         let until = clock::now();
         self.crew.end(place)?;
@@ -275,7 +269,6 @@ impl<'a> Cluster<'a> {
             run,
             victim,
             hit: before.iter().filter(|(_, members)| members.contains(&victim)).count(),
-            replicas: self.replicas(),
             repaired_ms: ms(repaired.saturating_sub(at)),
             moved,
             spared: spared.len(),
@@ -356,21 +349,21 @@ mod tests {
         for (node, at) in [(1, 10), (2, 11), (3, 12)] {
             layout.on_shard(node, 0, 1, (vec![1, 2, 3], at));
         }
-        assert_eq!(layout.whole(3, &[]), None, "nothing is known of the other");
+        assert_eq!(layout.whole(3, &[1, 2, 3, 4]), None, "nothing is known of the other");
         for (node, at) in [(1, 13), (2, 9), (4, 8)] {
             layout.on_shard(node, 1, 1, (vec![1, 2, 4], at));
         }
-        assert_eq!(layout.whole(3, &[]), Some(13));
-        assert_eq!(layout.whole(3, &[3]), None, "one of its members is dead");
+        assert_eq!(layout.whole(3, &[1, 2, 3, 4]), Some(13));
+        assert_eq!(layout.whole(3, &[1, 2, 4]), None, "one of its members is dead");
         layout.on_shard(1, 0, 2, (vec![1, 2], 20));
         layout.on_shard(2, 0, 2, (vec![1, 2], 21));
-        assert_eq!(layout.whole(3, &[3]), None, "it lacks one");
+        assert_eq!(layout.whole(3, &[1, 2, 4]), None, "it lacks one");
         for (node, at) in [(1, 30), (2, 31)] {
             layout.on_shard(node, 0, 3, (vec![1, 2, 4], at));
         }
-        assert_eq!(layout.whole(3, &[3]), None, "the new one is not there yet");
+        assert_eq!(layout.whole(3, &[1, 2, 4]), None, "the new one is not there yet");
         layout.on_shard(4, 0, 3, (vec![1, 2, 4], 32));
-        assert_eq!(layout.whole(3, &[3]), Some(32));
+        assert_eq!(layout.whole(3, &[1, 2, 4]), Some(32));
         assert_eq!(layout.newest(), [(3, vec![1, 2, 4]), (1, vec![1, 2, 4])]);
     }
 
