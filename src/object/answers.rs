@@ -136,7 +136,7 @@ fn send(sender: &Sender, mut answer: Answer) {
                 }
                 answer.bytes = excuse;
             }
-            Err(_) => return, // the node has stopped, or one of the two is no member any more
+            Err(_) => return, // the node has stopped or has ended its sends, or one of the two is no member any more
         }
     }
 }

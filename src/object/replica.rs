@@ -210,6 +210,8 @@ struct Common<S: StateMachine> {
     host: Host,
     state: RwLock<S>,
     watch: Gate,
+    /// Where threads wait for a call to be over, so that they may make theirs.
+    calls: Gate,
     desk: Mutex<Desk<S::Reply>>,
 }
 
@@ -218,7 +220,9 @@ struct Desk<R> {
     /// How often the node was evicted.
     life: u64,
     updates: BTreeMap<Ticket, Promise<Result<R, UpdateError>>>,
-    /// Calls that were sent and not delivered yet,
+    /// Calls that have a place, and are not sent yet,
+    calling: usize,
+    /// those that were sent and not delivered yet,
     sent: BTreeMap<Ticket, Promise<Answered<R>>>,
     /// and those that were.
     calls: Calls<R, UpdateError>,
@@ -287,6 +291,7 @@ impl<S: StateMachine> Replica<S> {
         let desk = Desk {
             life: 0,
             updates: BTreeMap::new(),
+            calling: 0,
             sent: BTreeMap::new(),
             calls: Calls::default(),
             points: BTreeMap::new(),
@@ -300,6 +305,7 @@ impl<S: StateMachine> Replica<S> {
             host,
             state: RwLock::new(object),
             watch: Gate::default(),
+            calls: Gate::default(),
             desk: Mutex::new(desk),
         });
         let applier = Applier {
@@ -310,6 +316,7 @@ impl<S: StateMachine> Replica<S> {
             applied: 0,
             view: None,
             digests: Digests::new(me, options.digest_every),
+            own: None,
             answers,
         };
         let thread = std::thread::Builder::new()
@@ -345,7 +352,7 @@ impl<S: StateMachine> Replica<S> {
     /// Does an update, and returns what it answered at every member of the shard: once each member of the view in which it was delivered has
     /// answered, or is gone from the view or the shard. Blocks until then, also over changes of the view, and as long as a member
     /// that is in the view keeps still: [`Replica::submit_all`] and [`Pending::wait_timeout`] wait for some time only. A node that is a member and
-    /// has dropped its replica, or never had one, answers nothing until it is gone.
+    /// has dropped its replica, never had one, or has ended its sends, answers nothing until it is gone.
     ///
     /// A reply is a message to this member alone (to all, in groups whose guarantee or [topology](crate::Topology) knows no messages for some),
     /// so it costs room in the ring of who answers. One that doesn't fit in a ring is [not said](Lost::Unsaid).
@@ -357,34 +364,35 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// As [`Replica::update_all`], without waiting for the answers. 64 may be under way at once: further ones block until one is over, which
-    /// bounds the replies that wait at the others.
+    /// bounds the replies that wait at the others. One that isn't waited for any more is under way all the same.
     ///
     /// # Errors
     /// It was not sent.
     pub fn submit_all(&self, update: &S::Update) -> Result<Pending<Answered<S::Reply>>, UpdateError> {
         let bytes = self.message(CALL, update)?;
-        loop {
-            // Waited for without room in the ring, which others would have to wait for.
-            let free = self.common.watch.wait(None, || {
-                let desk = self.common.desk();
-                match desk.open() {
-                    Err(why) => Some(Err(why)),
-                    Ok(_) => desk.may_call().then_some(Ok(())),
-                }
-            });
-            free.unwrap_or(Ok(())).map_err(UpdateError::Stopped)?;
-            let pending = self.send(&bytes, |desk, room| {
-                if !desk.may_call() {
-                    return None; // another thread was faster
-                }
-                let (promise, pending) = Promise::new();
-                desk.sent.insert(room.send(), promise);
-                Some(pending)
-            })?;
-            if let Some(pending) = pending {
-                return Ok(pending);
+        // A place before room in the ring, for which others would have to wait.
+        let place = self.common.calls.wait(None, || {
+            let mut desk = self.common.desk();
+            match desk.open() {
+                Err(why) => Some(Err(why)),
+                Ok(_) => desk.may_call().then(|| {
+                    desk.calling += 1;
+                    Ok(())
+                }),
             }
+        });
+        place.unwrap_or(Ok(())).map_err(UpdateError::Stopped)?; // a wait without a bound has a value
+        let sent = self.send(&bytes, |desk, room| {
+            let (promise, pending) = Promise::new();
+            desk.calling -= 1;
+            desk.sent.insert(room.send(), promise);
+            pending
+        });
+        if sent.is_err() {
+            self.common.desk().calling -= 1;
+            self.common.calls.open();
         }
+        sent
     }
 
     fn message(&self, kind: u8, update: &S::Update) -> Result<Vec<u8>, UpdateError> {
@@ -574,7 +582,7 @@ impl<R> Desk<R> {
 
     /// Whether one more call may be under way.
     fn may_call(&self) -> bool {
-        self.sent.len() + self.calls.len() < CALLS
+        self.calling + self.sent.len() + self.calls.len() < CALLS
     }
 
     /// Whoever waits, for whom it is over.
@@ -624,6 +632,8 @@ struct Applier<S: StateMachine> {
     applied: u64,
     view: Option<View>,
     digests: Digests,
+    /// In which of its lives this node answers calls.
+    own: Option<Incarnation>,
     answers: Answers,
 }
 
@@ -645,6 +655,7 @@ impl<S: StateMachine> Applier<S> {
         drop(desk);
         waited.tell(&UpdateError::Unknown(why.clone()), &QueryError::Stopped(why.clone()));
         common.watch.open();
+        common.calls.open();
         if matches!(why, Halted::Diverged(_)) {
             self.show();
         }
@@ -705,7 +716,7 @@ impl<S: StateMachine> Applier<S> {
                     let waited = desk.give_up();
                     drop(desk);
                     waited.tell(&UpdateError::Evicted(reason.clone()), &QueryError::Evicted(reason));
-                    self.common.watch.open(); // calls may be sent again
+                    self.common.calls.open();
                     Ok(())
                 }
                 _ => Ok(()),
@@ -757,7 +768,7 @@ impl<S: StateMachine> Applier<S> {
                     Ok(over) => self.finish(over),
                     Err((told, why)) => {
                         told.keep(Err(UpdateError::Refused(why)));
-                        self.common.watch.open();
+                        self.common.calls.open();
                     }
                 }
             }
@@ -771,6 +782,13 @@ impl<S: StateMachine> Applier<S> {
         self.view.as_ref().and_then(|view| view.member(node)).map(|it| it.incarnation)
     }
 
+    /// Whether a life of this node that is in a view is the one that it has now. What a log tells again was answered by a former one (P3).
+    fn lives(&self, life: Incarnation) -> bool {
+        let now = || self.common.host.status().view;
+        let is_it = |view: View| view.member(self.me).is_some_and(|member| member.incarnation == life);
+        !self.common.host.is_durable() || now().is_some_and(is_it)
+    }
+
     /// Answers to another member's call.
     fn answer(
         &self,
@@ -778,9 +796,15 @@ impl<S: StateMachine> Applier<S> {
         (to, life): (NodeId, Incarnation),
         reply: Result<&S::Reply, &Undecodable>,
     ) {
-        let Some(own) = self.life_of(self.me) else { return }; // it comes to be a member, and nobody waits for it yet
+        let Some(own) = self.own else { return }; // it comes to be a member, and nobody waits for it yet; or a former life has answered
         let head = Head::new(place, own);
-        self.answers.push(Answer { to, life, own, head, bytes: head.say(vec![ANSWER], reply) });
+        let mut bytes = head.say(vec![ANSWER], reply);
+        let most = self.common.host.ring_bytes();
+        if bytes.len() > most {
+            let why = format!("a reply of {} bytes is too long for rings of {most}", bytes.len());
+            bytes = head.excuse(vec![ANSWER], &why); // so much less waits to be sent
+        }
+        self.answers.push(Answer { to, life, own, head, bytes });
     }
 
     /// Another member answers.
@@ -802,7 +826,7 @@ impl<S: StateMachine> Applier<S> {
             any = true;
         }
         if any {
-            self.common.watch.open();
+            self.common.calls.open();
         }
     }
 
@@ -853,6 +877,7 @@ impl<S: StateMachine> Applier<S> {
         let members = lives(&view, shard);
         self.digests.set_members(members.keys().copied());
         self.answers.on_view(&members);
+        self.own = view.member(self.me).map(|it| it.incarnation).filter(|own| self.lives(*own));
         let mut desk = self.common.desk();
         desk.view = Some(view.clone());
         // What this node has sent and not been told of may have been delivered before; nothing of the shard comes here any more.
@@ -867,6 +892,7 @@ impl<S: StateMachine> Applier<S> {
             waited.tell(&UpdateError::Moved, &QueryError::NotMember);
         }
         self.common.watch.open(); // whoever waits may have to learn that it waits in vain
+        self.common.calls.open();
         self.view = Some(view);
         Ok(())
     }
@@ -897,6 +923,7 @@ impl<S: StateMachine> Applier<S> {
         let header = restored.map_err(|why| Halted::Restore(why.to_string()))?;
         restore.finish();
         self.view = header.view;
+        self.own = None;
         self.is_stale = false;
         self.begin(header.applied);
         Ok(())

@@ -420,3 +420,35 @@ fn first(place: &Path, id: u32) -> u64 {
     let snapshots = names.filter_map(|name| u64::from_str_radix(name.strip_suffix(".snap")?, 16).ok());
     snapshots.max().map_or(1, |index| index + 1)
 }
+
+// P3: what a log tells again was answered by a former life.
+#[test]
+fn calls_that_are_told_again_are_answered_by_nobody() {
+    const CALLS: u64 = 3000;
+    let place = tempfile::tempdir().unwrap();
+    let start = || -> Vec<Replica<Register>> {
+        let replica = |builder: NodeBuilder| Replica::start(builder, Register::default());
+        builders(place.path(), 3).map(|builder| replica(builder).unwrap()).collect()
+    };
+    let replicas = start();
+    // So many that those who are told them again come to send meanwhile.
+    let asked: Vec<_> =
+        (1..=CALLS).map(|number| replicas[0].submit_all(&(number % 7, vec![1])).unwrap()).collect();
+    for (number, asked) in (1..).zip(asked) {
+        let answered = asked.wait().unwrap();
+        assert!(answered.lost.is_empty());
+        assert!(answered.replies.iter().map(|(_, updates)| *updates).eq([number; 3]), "{answered:?}");
+    }
+    drop(replicas);
+    let messages = || (1..=3).map(|id| scan_log(place.path(), id).messages.0).max().unwrap();
+    let before = messages();
+    let replicas = start();
+    assert_eq!(replicas[0].query(|it| it.updates).unwrap(), CALLS);
+    for replica in &replicas {
+        replica.update(&(7, vec![2])).unwrap();
+    }
+    // Whoever would answer to what was told again has done so before this.
+    assert_eq!(replicas[1].update_all(&(8, vec![3])).unwrap().replies.len(), 3);
+    drop(replicas);
+    assert_eq!(messages(), before + 3 + 1 + 2, "three updates, a call, and two answers to that");
+}

@@ -130,11 +130,16 @@ impl Detection {
         }
     }
 
-    /// Who stands still in which shard, although its process lives, for longer than that shard's bound, if there is one.
-    pub(super) fn blocked(&self, bound: impl Fn(ShardId) -> Option<Duration>) -> Vec<(ShardId, NodeId)> {
-        let is_blocked = |shard, beats: &Beats| bound(shard).is_some_and(|bound| beats.still >= bound);
-        let blocked = self.takes.iter().filter(|((shard, _), beats)| is_blocked(*shard, beats));
-        blocked.map(|(of, _)| *of).collect()
+    /// Who stands still in which shard, although its process lives, for longer than that shard's bound, if there is one; and that.
+    pub(super) fn blocked(
+        &self,
+        bound: impl Fn(ShardId) -> Option<Duration>,
+    ) -> Vec<(ShardId, NodeId, Duration)> {
+        let blocked = self.takes.iter().filter_map(|(&(shard, node), beats)| {
+            let bound = bound(shard).filter(|bound| beats.still >= *bound)?;
+            Some((shard, node, bound))
+        });
+        blocked.collect()
     }
 
     /// For how long a node's engine has stood still.
@@ -222,7 +227,7 @@ mod tests {
             let (engines, applications) = ([(2, 7), (3, tick)], [(0, 2, 7), (0, 3, tick)]);
             detection.on_pulse(at(tick * 100), &pulse(&engines, &applications));
         }
-        assert_eq!(detection.blocked(|_| Some(BOUND)), [(ShardId::MAIN, NodeId(2))]);
+        assert_eq!(detection.blocked(|_| Some(BOUND)), [(ShardId::MAIN, NodeId(2), BOUND)]);
         assert!(detection.engine_still(NodeId(2)) >= BOUND && detection.engine_still(NodeId(3)) < BOUND);
         assert!(detection.silent().is_empty());
     }
@@ -237,10 +242,14 @@ mod tests {
             let applications = [(0, 2, tick), (1, 2, 7), (2, 2, 7), (0, 3, 7), (2, 3, tick)];
             detection.on_pulse(at(tick * 100), &pulse(&[(2, tick), (3, tick)], &applications));
         }
-        assert_eq!(detection.blocked(bounds), [(ShardId(2), NodeId(2))]);
+        assert_eq!(detection.blocked(bounds), [(ShardId(2), NodeId(2), BOUND)]);
         assert_eq!(detection.engine_still(NodeId(2)), Duration::ZERO);
         detection.on_pulse(at(1600), &pulse(&[], &[(2, 2, 8), (0, 3, 7)]));
-        assert_eq!(detection.blocked(bounds), [(ShardId::MAIN, NodeId(3))], "2 has taken something");
+        assert_eq!(
+            detection.blocked(bounds),
+            [(ShardId::MAIN, NodeId(3), BOUND * 2)],
+            "2 has taken something"
+        );
         detection.forget(NodeId(3));
         assert!(detection.blocked(bounds).is_empty());
     }

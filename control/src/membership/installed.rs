@@ -355,10 +355,7 @@ impl Membership {
             SlowPolicy::Wait => None,
             SlowPolicy::Evict(after) => Some(*after),
         };
-        let blocked = self.detection.blocked(bound).into_iter();
-        let blocked: Vec<_> =
-            blocked.filter_map(|(shard, node)| Some((shard, node, bound(shard)?))).collect();
-        for (shard, node, after) in blocked {
+        for (shard, node, after) in self.detection.blocked(bound) {
             let Some(incarnation) = self.incarnation_of(node) else { continue };
             let why = if self.detection.engine_still(node) >= after {
                 format!("its engine has stood still for {after:?}: a callback that doesn't return")

@@ -80,17 +80,17 @@ pub(crate) struct Driver {
     now: Time,
     turns: u32,
     beat_at: Time,
-    /// Whether something waits for the application of a shard, and how much it has taken so far. Not asked for where it is called from here: then
-    /// it takes what it is told, or the engine stands still with it.
-    waits: Option<Waits>,
+    /// Whether the application of a shard has taken nothing of what waits for it since this was asked last. Not known where it is called from here: there
+    /// it takes what it is told, stands still together with the engine, or polls groups when it likes.
+    stands: Option<Stands>,
     /// Another thread drives from now on; see [`BRIEF`].
     moved: bool,
     closing: Option<Closing>,
     stopped: Option<Stopped>,
 }
 
-/// How much a shard's application has taken, if more waits for it.
-pub(super) type Waits = Box<dyn Fn(ShardId) -> Option<u64> + Send>;
+/// Whether a shard's application has stood still since this was asked last.
+pub(super) type Stands = Box<dyn Fn(ShardId) -> bool + Send>;
 
 struct Closing {
     within: Duration,
@@ -139,16 +139,16 @@ impl Driver {
             now: clock::now(),
             turns: 0,
             beat_at: Time(0),
-            waits: None,
+            stands: None,
             moved: false,
             closing: None,
             stopped: None,
         }
     }
 
-    /// From now on `waits` tells how far the applications are, which take what they are told from elsewhere.
-    pub(super) fn set_waits(&mut self, waits: Waits) {
-        self.waits = Some(waits);
+    /// From now on `stands` tells of the applications, which take what they are told from elsewhere.
+    pub(super) fn set_stands(&mut self, stands: Stands) {
+        self.stands = Some(stands);
     }
 
     /// Breaks a rule from now on.
@@ -228,8 +228,11 @@ impl Driver {
                 self.reports.tell(Report::Whole(self.streams[at].id));
             }
             let written = home.written();
-            let persisted =
-                self.streams[at].persist(&mut *self.fabric, written, (&self.reports, &self.shared.bell));
+            let persisted = self.streams[at].persist(
+                &mut *self.fabric,
+                written,
+                (self.config.id, &self.reports, &self.shared.bell),
+            );
             busy |= persisted.unwrap_or_else(|trouble| self.on_trouble(at, trouble));
         }
         let stream = &mut self.streams[at];
@@ -320,7 +323,7 @@ impl Driver {
     fn beat(&mut self) {
         self.beat_at = self.now.plus(BEAT);
         for stream in &mut self.streams {
-            let takes = stream.takes(self.waits.as_ref().and_then(|waits| waits(stream.id)));
+            let takes = !(self.stands.as_ref().is_some_and(|stands| stands(stream.id)) && stream.lends());
             for running in &mut stream.sessions {
                 running.session.beat(&mut *self.fabric, takes);
             }

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use consort_dataplane::fabric::Doorbell;
@@ -162,8 +162,8 @@ pub(crate) struct Inbox {
     gate: Gate,
     /// Called where the gate is opened, for an application that waits elsewhere.
     waker: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    /// How many events the application has taken.
-    taken: AtomicU64,
+    /// Set at a heartbeat that finds events waiting; the next one that is taken takes it back.
+    unmoved: AtomicBool,
     /// The engine found the queue full, and is to be told when it no longer is.
     full: AtomicBool,
     /// Rouses the engine.
@@ -181,7 +181,7 @@ impl Inbox {
             stopped: OnceLock::new(),
             gate: Gate::default(),
             waker: OnceLock::new(),
-            taken: AtomicU64::new(0),
+            unmoved: AtomicBool::new(false),
             full: AtomicBool::new(false),
             bell,
             discards: AtomicBool::new(false),
@@ -272,9 +272,9 @@ impl Inbox {
         self.queue.is_full()
     }
 
-    /// How many events the application has taken, if others wait for it.
-    pub(crate) fn waits(&self) -> Option<u64> {
-        (!self.queue.is_empty()).then(|| self.taken.load(Ordering::Relaxed))
+    /// Whether events wait of which the application has taken none since this was asked last.
+    pub(crate) fn stands(&self) -> bool {
+        !self.queue.is_empty() && self.unmoved.swap(true, Ordering::Relaxed)
     }
 
     /// Nothing more will come.
@@ -305,7 +305,9 @@ impl Inbox {
     }
 
     fn event(&self, entry: Entry) -> Event {
-        self.taken.fetch_add(1, Ordering::Relaxed);
+        if self.unmoved.load(Ordering::Relaxed) {
+            self.unmoved.store(false, Ordering::Relaxed);
+        }
         fence(Ordering::SeqCst); // the room before the look at `full`; the engine fences in `Doorbell::announce`
         if self.full.load(Ordering::Relaxed) && self.full.swap(false, Ordering::Relaxed) {
             self.bell.ring();

@@ -504,7 +504,9 @@ fn prepare(start: Start) -> Result<(Driver, Asking, JoinHandle<()>), StartError>
 pub(super) fn run(mut driver: Driver, inboxes: &[Arc<Inbox>]) {
     let ran = catch_unwind(AssertUnwindSafe(move || {
         let watched = inboxes.to_vec();
-        driver.set_waits(Box::new(move |ShardId(shard)| watched.get(shard as usize)?.waits()));
+        driver.set_stands(Box::new(move |ShardId(shard)| {
+            watched.get(shard as usize).is_some_and(|inbox| inbox.stands())
+        }));
         let full = Cell::new(false);
         // Bit by bit: into which inboxes something was put, and which were full.
         let (told, stuck) = (Cell::new(0_u64), Cell::new(0_u64));

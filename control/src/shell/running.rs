@@ -213,12 +213,6 @@ impl Running {
         self.session.plan().view
     }
 
-    /// This node.
-    pub(crate) fn me(&self) -> NodeId {
-        let plan = self.session.plan();
-        plan.members.get(usize::from(plan.me.0)).map_or(NodeId(0), |member| member.node)
-    }
-
     /// It runs: neither stopped nor over.
     pub(crate) fn is_live(&self) -> bool {
         self.frozen.is_none()

@@ -69,8 +69,6 @@ pub(super) struct Stream {
     pub(super) untold: VecDeque<Untold>,
     /// The application refused something in the last turn.
     pub(super) refused: bool,
-    /// How much it had taken at the last heartbeat, if more waited for it.
-    waited: Option<u64>,
     /// Where it is written down, if it is durable.
     pub(super) log: Option<ShardLog>,
     /// The last turn looked for room for a sender on this thread: until a peer releases more, there is none to be found.
@@ -124,7 +122,6 @@ impl Stream {
             ended: Vec::new(),
             untold: VecDeque::new(),
             refused: false,
-            waited: None,
             log: None,
             looked: false,
             #[cfg(test)]
@@ -326,7 +323,7 @@ impl Stream {
         &mut self,
         fabric: &mut dyn Fabric,
         home: ViewId,
-        (reports, bell): (&Reports, &Doorbell),
+        (me, reports, bell): (NodeId, &Reports, &Doorbell),
     ) -> Result<bool, Trouble> {
         let mut busy = self.fetch(reports)?;
         let is_alone =
@@ -361,7 +358,7 @@ impl Stream {
             let is_begun = is_begun || self.mutant == Some(Mutant::HastySnapshot);
             if is_alone
                 && is_begun
-                && let Some(request) = log.ask_for_snapshot(newest.me(), bell)
+                && let Some(request) = log.ask_for_snapshot(me, bell)
             {
                 self.untold.push_back(Untold::Snapshot(request));
                 busy = true;
@@ -525,13 +522,9 @@ impl Stream {
         self.channel.outbox.stop(reason);
     }
 
-    /// Whether the application takes what it is told. `waits` is how much it has taken so far, if more waits for it. Messages in ring memory do, or it
-    /// holds up nobody (D11).
-    pub(super) fn takes(&mut self, waits: Option<u64>) -> bool {
-        let lent = || self.sessions.iter().chain(&self.past).any(|running| running.session.lends());
-        let stands = waits.is_some() && waits == self.waited && lent();
-        self.waited = waits;
-        !stands
+    /// Whether messages in ring memory wait for the application, or are kept by it: else it holds up nobody (D11).
+    pub(super) fn lends(&self) -> bool {
+        self.sessions.iter().chain(&self.past).any(|running| running.session.lends())
     }
 
     fn fail_unsent(&mut self, reason: &OutcomeError) {
