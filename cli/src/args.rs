@@ -999,6 +999,12 @@ impl RepairArgs {
                 "give no more --replicas than --nodes",
             ));
         }
+        if self.domains > self.nodes {
+            return Err(Failure::usage(
+                format!("{} nodes can't be in {} domains", self.nodes, self.domains),
+                "give no more --domains than --nodes",
+            ));
+        }
         if !(self.rate >= 1.0 && self.rate <= 100_000.0) {
             return Err(Failure::usage(
                 format!("a rate of {} updates a second can't be kept", self.rate),

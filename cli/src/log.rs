@@ -525,6 +525,9 @@ fn mend(args: &LogArgs) -> Result<(), Failure> {
                     "what was damaged is removed; the log lacks something now, and its node gets that from the others"
                 }
                 "torn" => "what was never flushed is removed; nothing that was durable is missing",
+                _ if shard.snapshots.iter().any(|snapshot| !snapshot.sound) => {
+                    "the damaged snapshot is removed; the log holds all that it told"
+                }
                 _ => "nothing to repair",
             };
             let _ = write!(text, "\n{}: {what}", shard.directory);

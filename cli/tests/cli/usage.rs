@@ -65,6 +65,7 @@ fn arguments_that_make_no_sense_are_refused_with_code_2() {
     refused(&["bench", "failover", "--spared"], 2, &["3 members", "--members 4"]);
     refused(&["bench", "repair", "--nodes", "4", "--kills", "3"], 2, &["4 nodes", "--kills 2"]);
     refused(&["bench", "repair", "--replicas", "6"], 2, &["5 nodes", "--replicas"]);
+    refused(&["bench", "repair", "--domains", "6"], 2, &["5 nodes", "--domains"]);
     refused(&["bench", "repair", "--rate", "0"], 2, &["--rate"]);
     refused(&["bench", "join", "--state", "0"], 2, &["--state", "64GiB"]);
     refused(&["bench", "join", "--state", "65GiB"], 2, &["--state", "64GiB"]);

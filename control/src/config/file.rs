@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use consort_dataplane::names::NodeId;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use toml::Spanned;
 
 use super::{ConfigError, GroupConfig, GroupMembers, NodeConfig, Place, SharedKey, SlowPolicy};
@@ -64,6 +65,8 @@ struct RawGroup {
 enum Size {
     Bytes(u64),
     Text(String),
+    /// Neither, which is said where it stands.
+    Other(IgnoredAny),
 }
 
 impl NodeConfig {
@@ -286,6 +289,7 @@ impl Source<'_> {
 fn size(value: &Size) -> Result<usize, String> {
     let bytes = match value {
         Size::Bytes(bytes) => Some(*bytes),
+        Size::Other(_) => None,
         Size::Text(text) => split(text).and_then(|(number, unit)| {
             let shift = match unit {
                 "" | "B" => 0,
@@ -380,6 +384,7 @@ start_within = "1500 ms"
             (change("block", "sleep"), ":7: `wait`: ", "take spin, adaptive or block"),
             (change("64 KiB", "65 KiB"), ":8: `ring`: ", "power of two"),
             (change("64 KiB", "64 kb"), ":8: `ring`: ", "\"4 MiB\""),
+            (change("\"64 KiB\"", "-5"), ":8: `ring`: ", "\"4 MiB\""),
             (change("\"64 KiB\"", "99999999999999999999"), ":8: ", ""),
             (change("1500 ms", "soon"), ":9: `start_within`: ", "\"30s\""),
             (change("1500 ms", "0s"), ":9: `start_within`: ", "\"30s\""),
