@@ -59,8 +59,8 @@ pub(crate) struct Running {
 /// A message of this node that no view has delivered, on its way from one to another.
 pub(crate) struct Unsent {
     kind: Kind,
-    /// Whom it is for, if not for all (D12).
-    to: Option<Vec<NodeId>>,
+    /// Whom it is for, if not for all (D12): members, not whoever comes in their place.
+    to: Option<Vec<(NodeId, Incarnation)>>,
     payload: Box<[u8]>,
     tracked: Option<Moved>,
 }
@@ -70,6 +70,12 @@ impl Unsent {
     #[cfg(test)]
     pub(super) fn copy(&self) -> Self {
         Self { kind: self.kind, to: self.to.clone(), payload: self.payload.clone(), tracked: None }
+    }
+
+    /// The same, for all.
+    #[cfg(test)]
+    pub(super) fn without_address(self) -> Self {
+        Self { to: None, ..self }
     }
 
     /// It is not sent again.
@@ -251,14 +257,15 @@ impl Running {
     /// Takes out what this node sent here beyond the trim, to be sent again in a later view (D13). Returns whether that is all;
     /// if not, some reservation is neither committed nor dropped.
     pub(crate) fn take_unsent(&mut self, unsent: &mut BTreeMap<Ticket, Unsent>) -> bool {
-        let Self { session, open, pending, again, trim, is_resent, .. } = self;
+        let Self { session, view, open, pending, again, trim, is_resent, .. } = self;
         let Some(trim) = trim else { return false };
+        let life = |node| Some((node, view.member(node)?.incarnation));
         *is_resent = *is_resent
             || session.resend(trim, |beyond| {
                 let &Beyond { ticket: Ticket(end), kind, to, payload } = beyond;
                 let ticket = again.remove(&end).unwrap_or_else(|| open.ticket(end));
                 let tracked = pending.take(&open.registry, payload.as_ptr());
-                let to = to.map(|ranks| open.nodes(ranks));
+                let to = to.map(|ranks| open.nodes(ranks).into_iter().filter_map(life).collect());
                 unsent.insert(ticket, Unsent { kind, to, payload: payload.into(), tracked });
             });
         *is_resent
@@ -273,6 +280,10 @@ impl Running {
             return;
         }
         let ring = self.open.ring();
+        let remains = |&(node, life): &(NodeId, Incarnation)| {
+            self.view.member(node).is_some_and(|member| member.incarnation == life).then_some(node)
+        };
+        let to: Option<Vec<_>> = to.map(|members| members.iter().filter_map(remains).collect());
         let reserved = match to.map(|nodes| self.open.ranks(&nodes)) {
             None => ring.try_reserve(payload.len()),
             Some(ranks) if ranks.is_empty() => {

@@ -181,7 +181,7 @@ impl Sender {
     /// unread. This node gets it only if it is in the list. The longest message is 8 bytes shorter than others.
     ///
     /// Its outcome tells that all of these who are members have it. Should the view change first, it goes to those that remain, in the next
-    /// one; if there are none, the outcome is [`OutcomeError::NoDestination`].
+    /// one; if there are none, the outcome is [`OutcomeError::NoDestination`]. Who goes and comes again is another member, whom it isn't for.
     ///
     /// # Errors
     /// As there; and [`SendError::NoSuchMember`], [`SendError::NoDestination`] or [`SendError::NotAddressable`].

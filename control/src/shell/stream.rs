@@ -85,6 +85,8 @@ pub(super) enum Mutant {
     NoResend,
     /// D13: it is, twice.
     ResendTwice,
+    /// D12: it is, to all, whomever it was for.
+    ResendToAll,
     /// Read points are told as soon as they are asked for.
     HastyPoint,
     /// P2: what is in the log counts as flushed.
@@ -457,11 +459,15 @@ impl Stream {
         // Tickets are in the order of the sends, whatever ring they were in last.
         while let Some((ticket, unsent)) = self.unsent.pop_first() {
             #[cfg(test)]
-            match self.mutant {
+            let unsent = match self.mutant {
                 Some(Mutant::NoResend) => continue,
-                Some(Mutant::ResendTwice) => newest.send_again(ticket, unsent.copy()),
-                _ => {}
-            }
+                Some(Mutant::ResendTwice) => {
+                    newest.send_again(ticket, unsent.copy());
+                    unsent
+                }
+                Some(Mutant::ResendToAll) => unsent.without_address(),
+                _ => unsent,
+            };
             newest.send_again(ticket, unsent);
         }
         let outbox = &self.channel.outbox;

@@ -357,7 +357,21 @@ impl Host {
 
     /// Sends the next message, tracked or not, if there is room.
     pub(super) fn send(&mut self, id: u32, len: usize, tracked: bool) -> Result<(), SendError> {
-        let mut room = self.sender.try_reserve(8 + len)?;
+        self.send_to(None, id, len, tracked)
+    }
+
+    /// As [`Host::send`], to all or to these (D12).
+    pub(super) fn send_to(
+        &mut self,
+        to: Option<&[NodeId]>,
+        id: u32,
+        len: usize,
+        tracked: bool,
+    ) -> Result<(), SendError> {
+        let mut room = match to {
+            Some(to) => self.sender.try_reserve_to(to, 8 + len)?,
+            None => self.sender.try_reserve(8 + len)?,
+        };
         room[..8].copy_from_slice(&self.sent.to_le_bytes());
         room[8..].fill(id as u8);
         if tracked {

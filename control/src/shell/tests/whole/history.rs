@@ -16,6 +16,48 @@ pub(super) struct Sent {
     pub(super) number: u64,
     pub(super) life: Incarnation,
     pub(super) view: u64,
+    pub(super) to: Nodes,
+}
+
+/// Nodes, as bits by their number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Nodes(pub(super) u32);
+
+impl Nodes {
+    pub(super) const ALL: Self = Self(u32::MAX);
+
+    pub(super) const fn has(self, node: u32) -> bool {
+        self.0 >> node & 1 == 1
+    }
+
+    pub(super) fn list(self) -> Vec<NodeId> {
+        (0..u32::BITS).filter(|node| self.has(*node)).map(NodeId).collect()
+    }
+}
+
+/// All that was sent.
+#[derive(Default)]
+struct AllSent {
+    by_number: HashMap<u64, Sent>,
+    /// Of each life of a sender and each view that it sent in, who was a member there, if anybody was told of that view.
+    members: HashMap<(Incarnation, u64), Vec<(u32, Incarnation)>>,
+}
+
+impl AllSent {
+    fn get(&self, number: u64) -> Option<&Sent> {
+        self.by_number.get(&number)
+    }
+
+    /// Whether a message is for this life of a node (D12): one that was a member when it was sent. None if that can't be known.
+    fn is_for(&self, number: u64, node: u32, life: Incarnation) -> Option<bool> {
+        match self.get(number) {
+            Some(sent) if sent.to != Nodes::ALL => {
+                let members = self.members.get(&(sent.life, sent.view));
+                if sent.to.has(node) { Some(members?.contains(&(node, life))) } else { Some(false) }
+            }
+            _ => Some(true),
+        }
+    }
 }
 
 /// One process from its start to its end.
@@ -60,6 +102,8 @@ pub(super) struct Counts {
     pub(super) restored: u64,
     /// Of a view, by one that was told no other.
     pub(super) last_words: u64,
+    /// For some of the members only.
+    pub(super) addressed: u64,
 }
 
 impl Counts {
@@ -69,6 +113,7 @@ impl Counts {
         self.resent += other.resent;
         self.last_words += other.last_words;
         self.restored += other.restored;
+        self.addressed += other.addressed;
     }
 }
 
@@ -160,10 +205,10 @@ pub(super) fn check_durable(pasts: &[Past]) -> Result<Counts, String> {
 
 /// Checks everything.
 pub(super) fn check(pasts: &[Past], guarantee: Guarantee) -> Result<Counts, String> {
-    let mut senders = HashMap::new();
+    let mut senders = AllSent::default();
     let mut first = HashMap::new();
     for sent in pasts.iter().flat_map(|past| &past.sent) {
-        senders.insert(sent.number, *sent);
+        senders.by_number.insert(sent.number, *sent);
         first.entry(sent.life).or_insert(sent.number);
     }
     let mut stays = Vec::new();
@@ -171,14 +216,26 @@ pub(super) fn check(pasts: &[Past], guarantee: Guarantee) -> Result<Counts, Stri
         let others = pasts.iter().enumerate().filter(|(other, _)| *other != at);
         let others = others.flat_map(|(_, other)| &other.sent).map(|sent| sent.life).collect();
         stays.extend(of_one(past, &others)?);
-        truthful(past, &others)?;
+        truthful(past, &others, &senders)?;
+    }
+    for stay in &stays {
+        let members: Vec<_> =
+            stay.view.members.iter().map(|member| (member.node.0, member.incarnation)).collect();
+        let of = members.iter().map(|(_, life)| ((*life, stay.view.id.0), members.clone()));
+        senders.members.extend(of);
     }
     for stay in &stays {
         for got in &stay.got {
             let life = stay.view.member(NodeId(got.sender)).map(|member| member.incarnation);
-            if life.is_none() || senders.get(&got.number).map(|sent| sent.life) != life {
+            if life.is_none() || senders.get(got.number).map(|sent| sent.life) != life {
                 return Err(format!(
                     "created: node {} delivered {got:?} in {}, which nobody sent as that",
+                    stay.node, stay.view
+                ));
+            }
+            if senders.is_for(got.number, stay.node, stay.life) == Some(false) {
+                return Err(format!(
+                    "not addressed: node {} delivered {got:?} in {}, which is for others (D12)",
                     stay.node, stay.view
                 ));
             }
@@ -186,18 +243,32 @@ pub(super) fn check(pasts: &[Past], guarantee: Guarantee) -> Result<Counts, Stri
     }
     let groups = agreed(&stays)?;
     let mut counts = Counts::default();
+    let mut addressed = Addressed::default();
     for group in groups {
         let mut next: HashMap<Incarnation, Option<u64>> = HashMap::new();
         let mut whole = true;
         for (_, stays) in group {
             counts.views += 1;
-            let canon = one_view(&stays, guarantee)?;
+            let canon = one_view(&stays, guarantee, &senders)?;
             whole &= canon.ended;
-            for got in &canon.got {
-                let Some(sent) = senders.get(&got.number) else { continue };
+            let ended: Vec<_> =
+                stays.iter().filter(|stay| stay.ended).map(|stay| (stay.node, stay.life)).collect();
+            let all = merged(&stays, canon, guarantee)?;
+            addressed.note(canon, &ended, &all, &senders);
+            for got in &all {
+                let Some(sent) = senders.get(got.number) else { continue };
                 counts.resent += u64::from(sent.view != canon.view.id.0);
+                counts.addressed += u64::from(sent.to != Nodes::ALL);
                 let due =
                     next.entry(sent.life).or_insert_with(|| first.get(&sent.life).copied().filter(|_| whole));
+                // What is for none of those who know how this view ended, nobody need have.
+                while due.is_some_and(|due| {
+                    let is_for = |(node, life): &(u32, _)| senders.is_for(due, *node, *life) == Some(true);
+                    let is_addressed = senders.get(due).is_some_and(|sent| sent.to != Nodes::ALL);
+                    due != got.number && is_addressed && !ended.iter().any(is_for)
+                }) {
+                    *due = due.map(|due| due + 1);
+                }
                 if due.is_some_and(|due| due != got.number) {
                     return Err(format!(
                         "sender order: in {} comes {:x} of node {}, and {:x} was next",
@@ -218,7 +289,59 @@ pub(super) fn check(pasts: &[Past], guarantee: Guarantee) -> Result<Counts, Stri
             }
         }
     }
+    addressed.check(pasts, &senders)?;
     Ok(counts)
+}
+
+/// D12: what senders are told of messages that are not for them.
+#[derive(Default)]
+struct Addressed {
+    /// Where messages were delivered, by number.
+    places: HashMap<u64, (u64, u64)>,
+    /// Of those who were members together with a life, who was told how a view ended.
+    ended: HashMap<(Incarnation, u64), Vec<(u32, Incarnation)>>,
+}
+
+impl Addressed {
+    fn note(&mut self, canon: &Stay, ended: &[(u32, Incarnation)], all: &[Got], senders: &AllSent) {
+        let view = canon.view.id.0;
+        let is_addressed = |got: &&Got| senders.get(got.number).is_some_and(|sent| sent.to != Nodes::ALL);
+        self.places.extend(all.iter().filter(is_addressed).map(|got| (got.number, (view, got.seq))));
+        self.ended
+            .extend(canon.view.members.iter().map(|member| ((member.incarnation, view), ended.to_vec())));
+    }
+
+    fn check(&self, pasts: &[Past], senders: &AllSent) -> Result<(), String> {
+        for past in pasts {
+            for (number, outcome) in &past.outcomes {
+                let Some(sent) = senders.get(*number).filter(|sent| !sent.to.has(past.node)) else {
+                    continue;
+                };
+                let place = self.places.get(number).copied();
+                let is_true = match outcome {
+                    Some(Ok(at)) => match place {
+                        Some(place) => place == (at.view.0, at.seq.0),
+                        // Whom it is for may be gone without a word.
+                        None => {
+                            let is_for =
+                                |(node, life): &(u32, _)| senders.is_for(*number, *node, *life) == Some(true);
+                            let ended = self.ended.get(&(sent.life, at.view.0));
+                            !ended.is_some_and(|ended| ended.iter().any(is_for))
+                        }
+                    },
+                    Some(Err(OutcomeError::NoDestination)) => place.is_none(),
+                    _ => true,
+                };
+                if !is_true {
+                    return Err(format!(
+                        "untrue: node {} was told {outcome:?} of {number:x}, delivered at {place:?} (D12)",
+                        past.node
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What one process was told, as the stays of its lives.
@@ -320,7 +443,7 @@ fn admissions(past: &Past, others: &HashSet<Incarnation>) -> HashMap<usize, Opti
 }
 
 /// D12: an outcome says that a message was delivered if and only if it was, here, and where it was.
-fn truthful(past: &Past, others: &HashSet<Incarnation>) -> Result<(), String> {
+fn truthful(past: &Past, others: &HashSet<Incarnation>, senders: &AllSent) -> Result<(), String> {
     let admissions = admissions(past, others);
     let mut own = BTreeMap::new();
     let mut learns = None;
@@ -347,7 +470,8 @@ fn truthful(past: &Past, others: &HashSet<Incarnation>) -> Result<(), String> {
             Some(Ok(at)) => Some((at.view.0, at.seq.0)),
             _ => None,
         };
-        if says != own.get(number).copied() {
+        let is_own = senders.get(*number).is_none_or(|sent| sent.to.has(past.node));
+        if is_own && says != own.get(number).copied() {
             return Err(format!(
                 "untrue: node {} was told {outcome:?} of {number:x}, which it delivered at {:?} (D12)",
                 past.node,
@@ -396,7 +520,7 @@ fn agreed(stays: &[Stay]) -> Result<Vec<BTreeMap<u64, Vec<&Stay>>>, String> {
 }
 
 /// What must hold of one view. Returns who knows how it ended; or, if nobody does, who has come furthest.
-fn one_view<'a>(stays: &[&'a Stay], guarantee: Guarantee) -> Result<&'a Stay, String> {
+fn one_view<'a>(stays: &[&'a Stay], guarantee: Guarantee, senders: &AllSent) -> Result<&'a Stay, String> {
     let holds_data = |stay: &&&Stay| stay.view.rank_of(NodeId(stay.node)).is_some();
     let canon = stays.iter().filter(holds_data).max_by_key(|stay| (stay.ended, stay.got.len()));
     let Some(canon) = canon.copied() else { return Ok(stays[0]) };
@@ -408,38 +532,71 @@ fn one_view<'a>(stays: &[&'a Stay], guarantee: Guarantee) -> Result<&'a Stay, St
                 stay.view.id, stay.node, canon.node
             ));
         }
-        let same = if stay.ended {
-            let (one, other) = (sorted(&stay.got, guarantee), sorted(&canon.got, guarantee));
-            one == other
-        } else {
-            match guarantee {
-                Guarantee::Fifo => is_part(&by_sender(&stay.got), &by_sender(&canon.got)),
-                Guarantee::Agreed => {
-                    // Beyond what the others have it may have delivered what is lost, or sent again.
-                    let known: HashSet<_> = canon.got.iter().map(|got| got.number).collect();
-                    let got = stay.got.iter().filter(|got| known.contains(&got.number));
-                    // So may the other, if nobody is left who knows how the view ended.
-                    let here: HashSet<_> = stay.got.iter().map(|got| got.number).collect();
-                    let other = canon.got.iter().filter(|got| canon.ended || here.contains(&got.number));
-                    got.zip(other).all(|(one, other)| one.number == other.number)
-                }
-                _ => canon.got.starts_with(&stay.got),
+        // Whom a message is for makes a difference under this one alone (D12), and then not all others are like the furthest.
+        let others = stays.iter().filter(holds_data).filter(|other| {
+            if guarantee == Guarantee::Atomic { other.node != stay.node } else { other.node == canon.node }
+        });
+        for other in others {
+            let (got, others) = for_both(stay, other, senders);
+            if !is_same((stay, &got), (other, &others), guarantee) {
+                return Err(format!(
+                    "{} ({guarantee:?}) differs: node {} (told the next view: {}) and node {} (told the next view: {}) delivered\n{}\n{} (V4)",
+                    canon.view,
+                    stay.node,
+                    stay.ended,
+                    other.node,
+                    other.ended,
+                    difference(&got, &others),
+                    difference(&others, &got),
+                ));
             }
-        };
-        if !same {
-            return Err(format!(
-                "{} ({guarantee:?}) differs: node {} (told the next view: {}) and node {} (told the next view: {}) delivered\n{}\n{} (V4)",
-                canon.view,
-                stay.node,
-                stay.ended,
-                canon.node,
-                canon.ended,
-                difference(&stay.got, &canon.got),
-                difference(&canon.got, &stay.got),
-            ));
         }
     }
     Ok(canon)
+}
+
+/// What two were told that is for both.
+fn for_both(one: &Stay, other: &Stay, senders: &AllSent) -> (Vec<Got>, Vec<Got>) {
+    let is_for = |number, stay: &Stay| senders.is_for(number, stay.node, stay.life) == Some(true);
+    let of = |stay: &Stay| -> Vec<Got> {
+        let got = stay.got.iter().filter(|got| is_for(got.number, one) && is_for(got.number, other));
+        got.copied().collect()
+    };
+    (of(one), of(other))
+}
+
+/// Whether one has been told what the other has, as far as it has come.
+fn is_same((stay, one): (&Stay, &[Got]), (other, two): (&Stay, &[Got]), guarantee: Guarantee) -> bool {
+    match guarantee {
+        _ if stay.ended && other.ended => sorted(one, guarantee) == sorted(two, guarantee),
+        Guarantee::Fifo => is_part(&by_sender(one), &by_sender(two)),
+        Guarantee::Agreed => {
+            // Beyond what the others have it may have delivered what is lost, or sent again.
+            let known: HashSet<_> = two.iter().map(|got| got.number).collect();
+            // So may the other, if nobody is left who knows how the view ended.
+            let here: HashSet<_> = one.iter().map(|got| got.number).collect();
+            let got = one.iter().filter(|got| known.contains(&got.number));
+            let others = two.iter().filter(|got| other.ended || here.contains(&got.number));
+            got.zip(others).all(|(one, other)| one.number == other.number)
+        }
+        _ if stay.ended => one.starts_with(two),
+        _ if other.ended => two.starts_with(one),
+        _ => one.iter().zip(two).all(|(one, two)| one == two),
+    }
+}
+
+/// What was delivered in a view, whomever it was for.
+fn merged(stays: &[&Stay], canon: &Stay, guarantee: Guarantee) -> Result<Vec<Got>, String> {
+    if guarantee != Guarantee::Atomic {
+        return Ok(canon.got.clone());
+    }
+    let mut all = BTreeMap::new();
+    for got in stays.iter().flat_map(|stay| &stay.got) {
+        if let Some(other) = all.insert(got.seq, *got).filter(|other| other != got) {
+            return Err(format!("differs: {got:x?} and {other:x?} have one place in {} (D12)", canon.view));
+        }
+    }
+    Ok(all.into_values().collect())
 }
 
 fn sorted(got: &[Got], guarantee: Guarantee) -> Vec<Got> {
@@ -502,12 +659,14 @@ mod tests {
             number: u64::from(node) << 32 | number,
             life: Incarnation(u64::from(node)),
             view: 1,
+            to: Nodes::ALL,
         });
         Past { node, told, sent: sent.collect(), outcomes: Vec::new(), stopped: true }
     }
 
+    #[track_caller]
     fn found(pasts: &[Past], guarantee: Guarantee, what: &str) {
-        let error = check(pasts, guarantee).map(|_| ()).unwrap_err();
+        let Err(error) = check(pasts, guarantee) else { panic!("{what} goes unnoticed") };
         assert!(error.contains(what), "{error}");
     }
 
@@ -565,6 +724,42 @@ mod tests {
             it[0].outcomes.push((1 << 32 | 3, None));
             found(&it, guarantee, "says nothing");
         }
+    }
+
+    /// Nodes 1 and 2, and of the first messages of 1 one is for 2 alone.
+    fn addressed() -> [Past; 2] {
+        let mut it = good();
+        it[0].sent[0].to = Nodes(1 << 2);
+        it[0].told.remove(1);
+        it[0].outcomes = vec![(1 << 32, Some(Ok(Delivered { view: ViewId(1), seq: Seq(0) })))];
+        it
+    }
+
+    // D12
+    #[test]
+    fn what_is_for_some_is_at_these_alone_and_told_truly() {
+        let all = Guarantee::Atomic;
+        assert_eq!(check(&addressed(), all).unwrap().addressed, 1);
+        let mut it = addressed();
+        it[0].told.insert(1, message(1, 0, 1, 0));
+        found(&it, all, "not addressed");
+        let mut it = addressed();
+        it[1].told.remove(1);
+        found(&it, all, "untrue");
+        it[0].outcomes.clear();
+        it.iter_mut().for_each(|it| it.told.push(view(3, &[1, 2])));
+        found(&it, all, "sender order");
+        let mut it = addressed();
+        it[1].told[1] = message(1, 1, 1, 0);
+        it[1].told[2] = message(1, 2, 2, 0);
+        found(&it, all, "differs");
+        let mut it = addressed();
+        it[0].outcomes[0].1 = Some(Err(OutcomeError::NoDestination));
+        found(&it, all, "untrue");
+        // Whom it was for is gone without it.
+        let mut it = addressed();
+        it[1].told.truncate(1);
+        check(&it, all).unwrap();
     }
 
     #[test]

@@ -100,6 +100,7 @@ fn whole_nodes_agree_whatever_befalls_them() {
                 && sum.supplied > 30
                 && sum.evicted > 30
                 && sum.read > 300
+                && sum.told.addressed > 300
                 && sum.chains > 30,
             "something hardly happened: {sum}"
         );
@@ -201,6 +202,12 @@ fn what_is_not_sent_again_is_missed() {
 #[test]
 fn what_is_sent_again_twice_is_caught() {
     caught(Broken::Driver(stream::Mutant::ResendTwice), 50, "duplicate");
+}
+
+// D12, D13
+#[test]
+fn what_is_sent_again_to_others_than_it_was_for_is_caught() {
+    caught(Broken::Driver(stream::Mutant::ResendToAll), 100, "not addressed");
 }
 
 #[test]

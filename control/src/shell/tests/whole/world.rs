@@ -13,7 +13,7 @@ use consort_dataplane::plan::{Guarantee, Topology};
 use consort_dataplane::sim::disk::{DiskFaults, SimDisk};
 use consort_dataplane::sim::{Choices, SimNetwork, SimOptions};
 
-use super::history::{self, Past, Sent};
+use super::history::{self, Nodes, Past, Sent};
 use super::node::{Clock, Disobedience, Node, OnMachine};
 use crate::change::Mutant;
 use crate::config::{GroupConfig, NodeConfig, SlowPolicy, WaitStrategy};
@@ -22,6 +22,7 @@ use crate::orders::{Order, Report};
 use crate::plane::Plane;
 use crate::shell::data::{DataError, MakeDisk};
 use crate::shell::durable::Data;
+use crate::shell::sender::SendError;
 use crate::shell::start::{MadeFabric, Stage};
 use crate::shell::tests::host::{App, Host, Told, views};
 use crate::shell::{clock, stream};
@@ -175,11 +176,11 @@ impl Counts {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let history::Counts { views, delivered, resent, last_words, restored } = self.told;
+        let history::Counts { views, delivered, resent, last_words, restored, addressed } = self.told;
         writeln!(
             f,
             "{} runs, {} groups, {} with a witness; {} views; {} messages sent, {} deliveries, of these {} in last \
-             views; {} messages sent again, {} parts of rings supplied; {} evictions; {} read points",
+             views; {addressed} messages for some only; {} messages sent again, {} parts of rings supplied; {} evictions; {} read points",
             self.runs,
             self.foundings,
             self.witnesses,
@@ -240,6 +241,10 @@ pub(super) struct World {
     guarantee: Guarantee,
     /// Applications have a state, which joiners get (V7).
     stateful: bool,
+    /// In some worlds, some messages are for some nodes only (D12), chosen here. Applications have no state there: each would have another.
+    addressing: Option<Choices>,
+    /// The messages that are.
+    for_some: BTreeSet<u64>,
     ring_bytes: usize,
     /// Beside the main one; the same at all nodes.
     groups: Vec<GroupConfig>,
@@ -381,6 +386,8 @@ impl World {
             false => Clock { began: 1, rate: 1_000_000 },
         });
         let clocks = clocks.collect();
+        let mut addressing = Choices::new(seed ^ 0xd12);
+        let addresses = guarantee == Guarantee::Atomic && addressing.chance(50);
         let mut world = Self {
             now: Time(0),
             agenda: Agenda::new(),
@@ -388,7 +395,9 @@ impl World {
             network: SimNetwork::empty(choices.any(), options),
             members,
             guarantee,
-            stateful: Choices::new(!seed).chance(50),
+            stateful: !addresses && Choices::new(!seed).chance(50),
+            addressing: addresses.then_some(addressing),
+            for_some: BTreeSet::new(),
             ring_bytes,
             groups: config.groups,
             clocks,
@@ -910,7 +919,7 @@ impl World {
         {
             // V8: nothing that it sent is lost, and it knows.
             let own: BTreeSet<_> = host.messages().into_iter().filter(|(of, _)| *of == node.id).collect();
-            let mine = node.sent.iter().filter(|sent| sent.life == belongs.life);
+            let mine = node.sent.iter().filter(|sent| sent.life == belongs.life && sent.to.has(node.id));
             if let Some(lost) = mine.clone().find(|sent| !own.contains(&(node.id, sent.number))) {
                 self.failure = Some(format!("node {} left in order, and {lost:x?} is lost (V8)", node.id));
             }
@@ -1055,7 +1064,9 @@ impl World {
         let (told, read) = (host.told.len(), host.read);
         let busy = host.take_turn();
         for told in &host.told[told..] {
-            if let Told::Message { view, number, .. } = *told {
+            if let Told::Message { view, number, .. } = *told
+                && !self.for_some.contains(&number)
+            {
                 let last = self.completed.entry(number >> 32).or_insert((number, view));
                 *last = if number > last.0 { (number, view) } else { *last };
             }
@@ -1121,19 +1132,27 @@ impl World {
             let most = if self.choices.chance(5) { self.ring_bytes as u64 / 5 } else { 100 };
             let (len, tracked) = (self.choices.below(most) as usize, self.choices.chance(40));
             let number = host.sent;
-            if host.send(node.id, len, tracked).is_err() {
-                return;
+            // In the end to all, so that all know when they have everything.
+            let to = self.addressing.as_mut().filter(|_| !quiet);
+            let to = to.and_then(|choices| choices.chance(40).then(|| choices.below(1 << self.members) << 1));
+            let to = to.map_or(Nodes::ALL, |to| Nodes(to as u32));
+            let list = (to != Nodes::ALL).then(|| to.list());
+            match host.send_to(list.as_deref(), node.id, len, tracked) {
+                Err(SendError::NoSuchMember(_) | SendError::NoDestination) => continue,
+                Err(_) => return,
+                Ok(()) => {}
             }
+            self.for_some.extend(list.map(|_| number));
             let Some(belongs) = node.belongs else {
                 self.failure = Some(format!("node {} could send, and is in no view", node.id));
                 return;
             };
-            node.sent.push(Sent { number, life: belongs.life, view: belongs.view });
+            node.sent.push(Sent { number, life: belongs.life, view: belongs.view, to });
             node.probed = quiet;
             for (app, sent) in host.shards.iter_mut().zip(&mut node.sent_to) {
                 // In a shard that it is no member of it can't.
                 if let Ok(number) = app.send(tracked) {
-                    sent.push(Sent { number, life: belongs.life, view: belongs.view });
+                    sent.push(Sent { number, life: belongs.life, view: belongs.view, to: Nodes::ALL });
                 }
             }
         }
@@ -1167,9 +1186,7 @@ impl World {
             if !node.probed || node.belongs.map(|it| it.life) != Some(*life) {
                 return;
             }
-            sent.extend(
-                node.sent.iter().rev().take_while(|sent| sent.life == *life).map(|it| (*id, it.number)),
-            );
+            sent.extend(node.sent.iter().rev().take_while(|sent| sent.life == *life).map(|it| (*id, it)));
         }
         let view = view.shards[0].since.0;
         for (id, life) in &data {
@@ -1178,11 +1195,11 @@ impl World {
             let told: BTreeSet<_> = host.messages().into_iter().collect();
             // Who came later has heard of none before.
             let last =
-                |of: u32| sent.iter().filter(|(sender, _)| *sender == of).map(|(_, number)| *number).max();
+                |of: u32| sent.iter().filter(|(sender, _)| *sender == of).map(|(_, it)| it.number).max();
             let has_last =
                 data.iter().all(|(of, _)| last(*of).is_some_and(|number| told.contains(&(*of, number))));
-            let own = sent.iter().filter(|(sender, _)| sender == id);
-            let all_own = own.clone().all(|own| told.contains(own));
+            let mut own = sent.iter().filter(|(sender, it)| sender == id && it.to.has(*id));
+            let all_own = own.all(|(_, own)| told.contains(&(*id, own.number)));
             let known = host.outcomes.iter().all(|(_, outcome)| outcome.try_get().is_some());
             if !has_last || !all_own || !known || !host.asked.is_empty() || host.views().last() != Some(&view)
             {
