@@ -526,6 +526,9 @@ fn parse_peer(text: &str) -> Result<(u32, SocketAddr), String> {
 /// `consort bench`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
+    /// All in one page: latency, throughput by size and members, overload and failover
+    #[command(after_long_help = format!("{REPORT_HELP}\n\n{EXIT_CODES}"))]
+    Report(Box<ReportArgs>),
     /// Microseconds from send to delivery: one message outstanding, or a fixed rate
     #[command(after_long_help = format!("{BENCH_HELP}\n\n{LATENCY_HELP}\n\n{EXIT_CODES}"))]
     Latency(Box<LatencyArgs>),
@@ -560,6 +563,19 @@ pub(crate) enum BenchCommand {
     #[command(after_long_help = format!("{RESTART_HELP}\n\n{EXIT_CODES}"))]
     Restart(Box<RestartArgs>),
 }
+
+const REPORT_HELP: &str = "\
+What it measures:
+  For each fabric and each number of members: latency of one message at a time (of the first two sizes), and what goes through
+  when one member sends and when all do, of each size. For each fabric, of the first size: what goes through, and how late, when ever
+  more is offered, up to twice of what can go through; and how long a group stands still when a member is killed. All as the single
+  benchmarks measure it (`consort bench latency --help` and so on), each beside the machine's floor.
+
+  Groups over shm and tcp of 2 and 3 members take about 8 minutes. Nothing else should run meanwhile.
+
+What it writes:
+  A page that needs nothing else to be looked at, and a file beside it, named .json, with all figures. The tables go to standard output, or with --json
+  the figures.";
 
 const BENCH_HELP: &str = "\
 How it measures:
@@ -814,6 +830,67 @@ pub(crate) struct LatencyArgs {
 pub(crate) struct ThroughputArgs {
     #[command(flatten)]
     pub(crate) load: LoadArgs,
+}
+
+/// `consort bench report`.
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// Over which fabrics
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "shm,tcp")]
+    pub(crate) fabric: Vec<FabricArg>,
+    /// How many member processes
+    #[arg(long, value_delimiter = ',', default_value = "2,3", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MEMBERS)))]
+    pub(crate) members: Vec<u32>,
+    /// Payloads of messages
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_value = "64,10KiB,1KiB,100KiB,1MiB", value_parser = parse_bytes)]
+    pub(crate) sizes: Vec<usize>,
+    /// How many members die, one after the other; 0: none
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub(crate) kills: u32,
+    /// How long each run measures
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+    pub(crate) duration: Duration,
+    /// How many runs; the median counts
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub(crate) runs: u32,
+    /// Run so long before anything counts
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
+    pub(crate) warmup: Duration,
+    /// Where the page goes; the figures go beside it
+    #[arg(long, value_name = "FILE.html", default_value = "consort-report.html")]
+    pub(crate) out: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl ReportArgs {
+    /// What the parser of single values can't see.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        if self.out.extension().is_none_or(|of| of != "html") {
+            return Err(Failure::usage(
+                format!("{} is no name of a page", self.out.display()),
+                "give --out a name that ends in .html; the figures go to one that ends in .json",
+            ));
+        }
+        self.sizes.iter().try_for_each(|&size| check_payload(size, "--sizes"))?;
+        self.load(FabricArg::Auto, 1, 1, 1).check()
+    }
+
+    /// One of the loads that are measured.
+    pub(crate) fn load(&self, fabric: FabricArg, members: u32, size: usize, senders: u32) -> LoadArgs {
+        let group = GroupArgs {
+            members,
+            fabric,
+            guarantee: GuaranteeArg::Atomic,
+            wait: WaitArg::Adaptive,
+            duration: self.duration,
+            runs: self.runs,
+            json: false,
+        };
+        let (topology, warmup) = (TopologyArg::Direct, self.warmup);
+        LoadArgs { group, senders, size, topology, ring: None, warmup, plot: None }
+    }
 }
 
 /// `consort bench replicas`.

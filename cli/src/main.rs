@@ -72,6 +72,7 @@ fn wants_json(command: &BenchCommand) -> bool {
         BenchCommand::Join(args) => args.json,
         BenchCommand::Durable(args) => args.json,
         BenchCommand::Restart(args) => args.json,
+        BenchCommand::Report(args) => args.json,
     }
 }
 

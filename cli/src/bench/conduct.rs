@@ -63,20 +63,29 @@ pub(crate) fn stderr_line() -> ShowLine {
 /// One line that says what is being measured, on a terminal.
 pub(crate) struct Status {
     visible: bool,
+    /// What the lines begin with: the part of a longer measurement.
+    part: String,
 }
 
 impl Status {
     pub(crate) fn new() -> Self {
-        Self { visible: std::io::stderr().is_terminal() }
+        Self { visible: std::io::stderr().is_terminal(), part: String::new() }
+    }
+
+    /// That of a part of the measurement.
+    pub(crate) fn within(&self, part: &str) -> Self {
+        Self { visible: self.visible, part: format!("{part}: ") }
     }
 
     pub(crate) fn show(&self, text: &str) {
         if self.visible {
-            let _ = write!(std::io::stderr(), "\r\x1b[K{text}");
+            let _ = write!(std::io::stderr(), "\r\x1b[K{}{text}", self.part);
         }
     }
 
     pub(crate) fn clear(&self) {
-        self.show("");
+        if self.visible {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! `consort bench`: latency, throughput, what the fabric does for a message, replicated objects, durable groups, idle cost, failover, repairs,
+//! `consort bench`: a report of it all; latency, throughput, what the fabric does for a message, replicated objects, durable groups, idle cost, failover, repairs,
 //! joins and restarts of real member processes, beside the machine's floor.
 //!
 //! Runs alternate: group, floor, group, floor, so that what the machine does meanwhile falls on both. Every run of the group
@@ -23,6 +23,7 @@ mod bare;
 mod load;
 mod durable;
 mod report;
+mod survey;
 mod counts;
 pub(crate) mod replicas;
 pub(crate) mod repair;
@@ -40,6 +41,7 @@ use crate::orders::Pace;
 /// The arguments make no sense, or the group doesn't start or is stopped.
 pub(crate) fn run(command: &BenchCommand, log: &str) -> Result<(), Failure> {
     match command {
+        BenchCommand::Report(args) => survey::run(args, log),
         BenchCommand::Counts(args) => counts::run(args, log),
         BenchCommand::Idle(args) => idle::run(args, log),
         BenchCommand::Failover(args) => failover::run(args, log),

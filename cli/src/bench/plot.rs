@@ -15,36 +15,36 @@ use crate::failure::Failure;
 use crate::text::{self, as_f64};
 
 const SIZE: (u32, u32) = (960, 480);
-const OWN: RGBColor = RGBColor(0x1f, 0x6f, 0xb4);
-const LAST: RGBColor = RGBColor(0xd8, 0x5f, 0x02);
-const FLOOR: RGBColor = RGBColor(0x66, 0x66, 0x66);
+pub(super) const OWN: RGBColor = RGBColor(0x1f, 0x6f, 0xb4);
+pub(super) const LAST: RGBColor = RGBColor(0xd8, 0x5f, 0x02);
+pub(super) const FLOOR: RGBColor = RGBColor(0x66, 0x66, 0x66);
 
 /// Draws the page.
 ///
 /// # Errors
 /// The drawing library's.
 pub(crate) fn page(report: &Report, curves: &Curves) -> Result<String, Failure> {
-    let broken = |e: String| {
-        Failure::lost(format!("can't draw the plot: {e}"), "leave out --plot, and report this as a bug")
-    };
-    let distribution = svg(|area| draw_distribution(area, curves)).map_err(broken)?;
-    let bars = svg(|area| draw_runs(area, report)).map_err(broken)?;
-    let title = escape(&format!("consort bench {}", report.bench));
-    let mut page = format!(
+    let distribution = svg(|area| draw_distribution(area, curves))?;
+    let bars = svg(|area| draw_runs(area, report))?;
+    let body = format!(
+        "{}{}<h2>Latency by percentile, all runs</h2>\n{distribution}\n<p>{}.</p>\n<h2>The runs</h2>\n{bars}\n",
+        paragraph(report),
+        table(report),
+        escape(report.correction)
+    );
+    Ok(whole(&format!("consort bench {}", report.bench), &body))
+}
+
+/// A page that needs no other.
+pub(super) fn whole(title: &str, body: &str) -> String {
+    let title = escape(title);
+    format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\n<style>\
          body{{font:16px/1.5 sans-serif;max-width:980px;margin:2em auto;padding:0 1em;color:#222}}\
          table{{border-collapse:collapse}}td,th{{padding:.2em 1em;text-align:right;border-bottom:1px solid #ddd}}\
          td:first-child,th:first-child{{text-align:left}}svg{{max-width:100%;height:auto}}</style></head><body>\n\
-         <h1>{title}</h1>\n"
-    );
-    page.push_str(&paragraph(report));
-    page.push_str(&table(report));
-    let _ = write!(
-        page,
-        "<h2>Latency by percentile, all runs</h2>\n{distribution}\n<p>{}.</p>\n<h2>The runs</h2>\n{bars}\n</body></html>\n",
-        escape(report.correction)
-    );
-    Ok(page)
+         <h1>{title}</h1>\n{body}</body></html>\n"
+    )
 }
 
 fn paragraph(report: &Report) -> String {
@@ -89,18 +89,24 @@ fn table(report: &Report) -> String {
     rows
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawn = Result<(), Box<dyn std::error::Error>>;
+pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(super) type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-fn svg(draw: impl FnOnce(&Area<'_>) -> Drawn) -> Result<String, String> {
+/// Draws a picture to be put into a page.
+///
+/// # Errors
+/// The drawing library's.
+pub(super) fn svg(draw: impl FnOnce(&Area<'_>) -> Drawn) -> Result<String, Failure> {
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        draw(&area).and_then(|()| Ok(area.present()?)).map_err(|e| e.to_string())?;
+        draw(&area).and_then(|()| Ok(area.present()?)).map_err(|e| {
+            Failure::lost(format!("can't draw the plot: {e}"), "report this as a bug; --json has the figures")
+        })?;
     }
     Ok(svg)
 }
@@ -119,7 +125,7 @@ fn points(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
         .collect()
 }
 
-fn draw_distribution(area: &Area<'_>, curves: &Curves) -> Drawn {
+pub(super) fn draw_distribution(area: &Area<'_>, curves: &Curves) -> Drawn {
     area.fill(&WHITE)?;
     let series = [
         ("send to own delivery", OWN, points(&curves.own)),

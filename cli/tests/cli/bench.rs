@@ -159,6 +159,33 @@ fn failovers_are_survived_and_counted() {
     }
 }
 
+/// One page, which needs nothing else, and the same figures beside it as on standard output.
+#[test]
+fn a_report_is_one_page_and_its_figures() {
+    let place = tempfile::tempdir().unwrap();
+    let page = place.path().join("all.html");
+    let out = page.to_str().unwrap();
+    let brief = ["--duration", "200ms", "--warmup", "10ms", "--runs", "1", "--kills", "1", "--json"];
+    let what = ["--fabric", "shm", "--members", "2", "--sizes", "64,1KiB", "--out", out];
+    let ended = run(&[&["bench", "report"][..], &brief, &what].concat());
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let object = ended.json();
+    let beside = std::fs::read_to_string(page.with_extension("json")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&beside).unwrap(), object);
+    let count = |part: &str| object[part].as_array().map(Vec::len);
+    assert_eq!(["latency", "throughput", "overload", "failover"].map(count), [2, 4, 1, 1].map(Some));
+    positive(&object, "/overload/0/peak_msgs_per_s");
+    (0..9).for_each(|point| positive(&object, &format!("/overload/0/points/{point}/msgs_per_s")));
+    positive(&object, "/failover/0/outage_ms/p50");
+    let page = std::fs::read_to_string(page).unwrap();
+    assert_eq!(page.matches("<svg").count(), 2 + 1 + 2, "distributions, throughput, overload");
+    let elsewhere = page.replace("http://www.w3.org/2000/svg", "");
+    assert!(!elsewhere.contains("http") && !elsewhere.contains("src="), "it needs nothing else");
+    for text in ["shm, 2 members, 1.00 KiB", "2 sending", "of the peak", "outage"] {
+        assert!(page.contains(text), "{text}");
+    }
+}
+
 /// Every shard has its replicas again after each kill, and there are figures of those that were not touched.
 #[test]
 fn repairs_are_waited_for_and_counted() {

@@ -28,6 +28,7 @@ fn help_teaches() {
         (&["kv", "put", "--help"], &["--if-version", "--server", "Examples", "Exit codes:"]),
         (&["log", "verify", "--help"], &["torn", "damaged", "Examples:", "Exit codes:"]),
         (&["hw", "--help"], &["--address", "locked memory", "Examples:", "Exit codes:"]),
+        (&["bench", "report", "--help"], &["What it writes:", "--out", "Exit codes:"]),
         (&["bench", "counts", "--help"], &["doorbells", "signalled", "Exit codes:"]),
         (&["bench", "failover", "--help"], &["outage", "--silent", "Exit codes:"]),
         (&["bench", "repair", "--help"], &["moved", "longest gap", "--domains", "Exit codes:"]),
@@ -65,6 +66,9 @@ fn arguments_that_make_no_sense_are_refused_with_code_2() {
     refused(&["bench", "failover", "--spared"], 2, &["3 members", "--members 4"]);
     refused(&["bench", "repair", "--nodes", "4", "--kills", "3"], 2, &["4 nodes", "--kills 2"]);
     refused(&["bench", "repair", "--replicas", "6"], 2, &["5 nodes", "--replicas"]);
+    refused(&["bench", "report", "--out", "report.json"], 2, &["report.json", ".html"]);
+    refused(&["bench", "report", "--out", "no/such/place/report.html"], 3, &["no/such/place/report.html"]);
+    refused(&["bench", "report", "--sizes", "0"], 2, &["--sizes"]);
     refused(&["bench", "repair", "--domains", "6"], 2, &["5 nodes", "--domains"]);
     refused(&["bench", "repair", "--rate", "0"], 2, &["--rate"]);
     refused(&["bench", "join", "--state", "0"], 2, &["--state", "64GiB"]);

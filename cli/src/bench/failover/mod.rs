@@ -61,26 +61,26 @@ struct Spared {
 
 /// A distribution in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-struct Milliseconds {
-    p50: f64,
-    p99: f64,
-    max: f64,
+pub(super) struct Milliseconds {
+    pub(super) p50: f64,
+    pub(super) p99: f64,
+    pub(super) max: f64,
 }
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
-struct Report {
+pub(super) struct Report {
     bench: &'static str,
-    fabric: String,
-    members: u32,
-    kills: usize,
+    pub(super) fabric: String,
+    pub(super) members: u32,
+    pub(super) kills: usize,
     /// Whether victims were stopped, so that only their silence told, and the bound on that.
     silent: bool,
     silence_ms: f64,
-    detection_ms: Milliseconds,
-    outage_ms: Milliseconds,
+    pub(super) detection_ms: Milliseconds,
+    pub(super) outage_ms: Milliseconds,
     /// From the kill of a bare process to the end of its connection.
-    machine_ms: Milliseconds,
+    pub(super) machine_ms: Milliseconds,
     /// The longest time without a delivery in a group without the victim.
     #[serde(skip_serializing_if = "Option::is_none")]
     spared_ms: Option<Milliseconds>,
@@ -108,15 +108,23 @@ struct Group<'a> {
 pub(crate) fn run(args: &FailoverArgs, log: &str) -> Result<(), Failure> {
     args.check()?;
     let status = Status::new();
-    let measured = measure(args, log, &status);
+    let measured = report(args, log, &status);
     status.clear();
-    let (fabric, runs) = measured?;
+    text::print(&measured?, args.json, describe)
+}
+
+/// Measures, for whoever prints it.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn report(args: &FailoverArgs, log: &str, status: &Status) -> Result<Report, Failure> {
+    let (fabric, runs) = measure(args, log, status)?;
     let of = |what: fn(&Kill) -> f64| milliseconds(runs.iter().map(what).collect());
     let beside = |what: fn(&Spared) -> f64| {
         let values: Vec<f64> = runs.iter().filter_map(|kill| kill.spared.as_ref()).map(what).collect();
         (!values.is_empty()).then(|| milliseconds(values))
     };
-    let report = Report {
+    Ok(Report {
         bench: "failover",
         fabric,
         members: args.members,
@@ -129,8 +137,7 @@ pub(crate) fn run(args: &FailoverArgs, log: &str) -> Result<(), Failure> {
         spared_ms: beside(|spared| spared.spared_ms),
         no_failure_ms: beside(|spared| spared.no_failure_ms),
         runs,
-    };
-    text::print(&report, args.json, describe)
+    })
 }
 
 /// All kills; and over what.
@@ -329,7 +336,7 @@ fn milliseconds(mut values: Vec<f64>) -> Milliseconds {
     Milliseconds { p50: at(50), p99: at(99), max: at(100) }
 }
 
-fn describe(report: &Report) -> String {
+pub(super) fn describe(report: &Report) -> String {
     let Report { fabric, members, kills, .. } = report;
     let how = if report.silent {
         format!("stopped (taken for gone after {} ms of silence)", report.silence_ms)
