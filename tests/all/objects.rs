@@ -390,6 +390,17 @@ fn all_members_answer_where_no_message_is_for_some() {
     all_members_answer(|builder| builder.guarantee(Guarantee::Agreed));
 }
 
+#[test]
+fn all_members_answer_over_tcp() {
+    all_members_answer(|builder| builder.fabric(FabricChoice::Tcp));
+}
+
+// Where an update takes effect at the last member, it answers like the others.
+#[test]
+fn all_members_of_a_chain_answer() {
+    all_members_answer(|builder| builder.topology(Topology::Chain));
+}
+
 // More than fits is under way at all members at once: who applies must not wait for room to answer.
 #[test]
 fn answers_wait_for_room_without_holding_up_updates() {
@@ -656,8 +667,17 @@ fn objects_live_on_shards() {
                 let object = &objects[shard];
                 if members.contains(id) {
                     assert!(object.update(&1).unwrap() >= 1);
+                    // All of the shard, and nobody else.
+                    let answered = object.update_all(&0).unwrap();
+                    let mut who: Vec<_> = answered.replies.iter().map(|(node, _)| node.0).collect();
+                    who.sort_unstable();
+                    let mut all = members.clone();
+                    all.sort_unstable();
+                    assert_eq!((who, answered.lost), (all, vec![]));
                 } else {
                     let refused = object.update(&1);
+                    assert_eq!(refused, Err(UpdateError::NotSent(SendError::NotMember)), "node {id}");
+                    let refused = object.update_all(&1).map(|answered| answered.replies.len());
                     assert_eq!(refused, Err(UpdateError::NotSent(SendError::NotMember)), "node {id}");
                     let refused = object.query(|it| it.sum);
                     assert_eq!(refused, Err(QueryError::NoPoints(ReadPointError::NotMember)));
