@@ -47,8 +47,9 @@ pub(super) struct Outgoing {
     freed: u64,
     staged_posted: u64,
     queue: VecDeque<Item>,
-    /// How many of these wait for room on the stage.
+    /// How many of these wait for room on the stage, and how many ring.
     late: usize,
+    rings: usize,
     /// Writes posted and arrived, modulo 2³².
     posted: u32,
     arrived: u32,
@@ -91,6 +92,7 @@ impl Outgoing {
             staged_posted: 0,
             queue: VecDeque::new(),
             late: 0,
+            rings: 0,
             posted: 0,
             arrived: 0,
             unsignalled: 0,
@@ -130,7 +132,7 @@ impl Outgoing {
 
     /// Whether the peer may be rung. It has receives for only so many rings.
     pub(super) fn can_ring(&self) -> bool {
-        self.ringing.len() + self.queue.iter().filter(|item| item.rings).count() < RINGS
+        self.ringing.len() + self.rings < RINGS
     }
 
     fn words(&mut self, segment: &Segment, range: Range<usize>, rings: bool) {
@@ -172,6 +174,7 @@ impl Outgoing {
                 What::Late(bytes)
             }
         };
+        self.rings += usize::from(rings);
         self.queue.push_back(Item { what, to, len, rings });
     }
 
@@ -260,6 +263,7 @@ impl Outgoing {
             self.unsignalled += 1;
             self.unsignalled_bytes += item.len as u64;
             if item.rings {
+                self.rings -= 1;
                 self.ringing.push_back(self.posted);
             }
             let full = room == 0 || self.unsignalled_bytes >= STAGE as u64 / 4;
@@ -303,7 +307,7 @@ impl Outgoing {
     /// Drops all that is queued.
     pub(super) fn clear(&mut self) {
         self.queue.clear();
-        self.late = 0;
+        (self.late, self.rings) = (0, 0);
     }
 }
 
