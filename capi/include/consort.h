@@ -179,6 +179,8 @@ typedef struct consort_group_options {
     uint32_t state;        /* not 0: who joins gets the application's state first, see CONSORT_SNAPSHOT */
     uint32_t topology;     /* CONSORT_DIRECT or CONSORT_CHAIN */
     uint32_t reserved;
+    int64_t slow_evict_ms; /* a member that stands still in it for so long is left out; -1: the group waits for it; 0: as the node's options
+                              say. Nodes may have it differently: of a group's members the shortest time counts. See SLOW MEMBERS */
 } consort_group_options;
 
 /* What a node is. Set up by consort_node_options_init, which puts in what holds if nothing is said: then set `id` and what else you need. */
@@ -203,7 +205,8 @@ typedef struct consort_node_options {
     uint64_t silence_ms;     /* how long a member may say nothing before it is taken for gone; 0: 1000 */
     uint64_t quorum_within_ms; /* how long this node tries to reach a majority before it gives up; 0: 10000 */
     uint64_t start_within_ms;  /* gives up if the group hasn't started by then; 0: never */
-    uint64_t slow_evict_ms;  /* not 0: a member whose engine stands still for so long is left out; 0: the group waits */
+    uint64_t slow_evict_ms;  /* not 0: a member that stands still for so long is left out, in the main group and in those that don't say
+                                otherwise; 0: the group waits. See SLOW MEMBERS */
     uint64_t digest_every;   /* for consort_replica_new: states are compared after every so many updates; 0: never; 4096 after init */
     int32_t listen_fd;       /* a TCP socket that listens already, instead of `listen`; -1: none. The library makes a descriptor of its own of
                                 it (dup): the program's stays the program's, to be closed once the node has started; while any is open
@@ -324,6 +327,18 @@ typedef struct consort_bytes {
  *
  * A node whose disk fails to write stops: CONSORT_STOPPED, and consort_last_error() says why. The others go on without it. A log that is
  * damaged is refused at the start, CONSORT_MACHINE: `consort log verify` and `consort log repair` see to it.
+ */
+
+/* SLOW MEMBERS
+ *
+ * A group waits for a member that doesn't keep up: what it hasn't taken fills the rings, and senders wait. `slow_evict_ms` of the node or of a
+ * group sets a bound: whoever stands still for so long is left out of the next view, CONSORT_EVICTED, and the others go on. A member stands still
+ * - in a group, where its program takes no event although some wait. So does one whose callback (consort_listen) or machine (`apply`,
+ *   `restore`) takes longer than the bound for one event while others wait;
+ * - in all groups of its node, where the engine does nothing at all. That of a driven node runs within consort_poll and consort_wait alone: a
+ *   callback of consort_poll, and whatever is done between two calls, that takes longer than the shortest bound of any of the node's groups has
+ *   the node left out, also where the program works at a state that it restores. Hand work that may take so long to another thread, and go on
+ *   polling: consort_keep keeps a message for that, and a CONSORT_RESTORE. Or take a bound that is longer than any of this.
  */
 
 /* ----------------------------------------------------------------------------------------------------------- nodes */

@@ -381,6 +381,14 @@ print(replica.update(b"done"))
                         pass
             self.assertEqual(seen, [b"driven"])
 
+    def test_what_becomes_of_slow_members(self):
+        groups = [dict(name="strict", slow_evict=1.5), dict(name="patient", slow_evict=None), dict(name="other")]
+        with consort.Node(1, groups=groups, slow_evict=5) as node, node.group("patient") as patient:
+            patient.multicast(b"x")
+            until(patient, consort.MESSAGE).release()
+        with self.assertRaisesRegex(consort.Error, "slow_evict_ms. is -2000: take a time"):
+            consort.Node(1, groups=[dict(name="strict", slow_evict=-2)])
+
     def test_options_that_cant_be(self):
         with self.assertRaises(consort.Error) as caught:
             consort.Node(0)

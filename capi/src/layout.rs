@@ -152,6 +152,7 @@ pub struct GroupOptions {
     pub state: u32,
     pub topology: u32,
     pub reserved: u32,
+    pub slow_evict_ms: i64,
 }
 
 impl GroupOptions {
@@ -167,6 +168,7 @@ impl GroupOptions {
         state: 0,
         topology: DIRECT,
         reserved: 0,
+        slow_evict_ms: 0,
     };
 }
 

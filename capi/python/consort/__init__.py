@@ -151,7 +151,8 @@ def _options(id=0, *, listen=None, peers=None, join=None, groups=None, config_fi
              fabric=AUTO, guarantee=ATOMIC, wait=ADAPTIVE, state=False, rejoin=False, witness=False, data=None, topology=DIRECT,
              snapshot_every=0):
     """A node's options; what they mean, consort.h says. ``peers`` is {id: address}, ``join`` a list of addresses, ``groups`` a list
-    of dicts with ``name`` and any of ``nodes``, ``shards``, ``replicas``, ``ring_bytes``, ``guarantee``, ``state``, ``topology``. A
+    of dicts with ``name`` and any of ``nodes``, ``shards``, ``replicas``, ``ring_bytes``, ``guarantee``, ``state``, ``topology``,
+    ``slow_evict`` (seconds; None waits for slow members, and 0, or nothing, is what the node's ``slow_evict`` says). A
     ``listen_fd`` stays the program's: close it when the node has started. ``data`` is the directory of the node's DURABLE groups, a str or a
     path: they are told everything once more when their members start again."""
     options = _abi.NodeOptions()
@@ -168,6 +169,8 @@ def _options(id=0, *, listen=None, peers=None, join=None, groups=None, config_fi
         to.nodes = (ctypes.c_uint32 * len(nodes))(*nodes)
         for name in ("shards", "replicas", "ring_bytes", "guarantee", "state", "topology"):
             setattr(to, name, int(group.get(name, 0)))
+        slow = group.get("slow_evict", 0)
+        to.slow_evict_ms = -1 if slow is None else int(slow * 1000)
     options.groups = array
     options.id, options.role, options.config_file, options.cluster = id, int(witness), _text(config_file), _text(cluster)
     options.listen, options.advertise, options.domain = _text(listen), _text(advertise), _text(domain)

@@ -15,7 +15,7 @@ class Peer(Structure):
 class GroupOptions(Structure):
     _fields_ = [("struct_size", c_size_t), ("name", c_char_p), ("nodes", POINTER(c_uint32)), ("nodes_len", c_size_t),
                 ("ring_bytes", c_uint64), ("shards", c_uint32), ("replicas", c_uint32), ("guarantee", c_uint32),
-                ("state", c_uint32), ("topology", c_uint32), ("reserved", c_uint32)]
+                ("state", c_uint32), ("topology", c_uint32), ("reserved", c_uint32), ("slow_evict_ms", c_int64)]
 
 
 class NodeOptions(Structure):

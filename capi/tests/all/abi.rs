@@ -29,7 +29,8 @@ pub(crate) fn implemented() -> BTreeMap<String, usize> {
             listen_fd, fabric, guarantee, wait, state, rejoin, data, topology, reserved, snapshot_every
         }
         "consort_group_options": GroupOptions {
-            struct_size, name, nodes, nodes_len, ring_bytes, shards, replicas, guarantee, state, topology, reserved
+            struct_size, name, nodes, nodes_len, ring_bytes, shards, replicas, guarantee, state, topology, reserved,
+            slow_evict_ms
         }
         "consort_group_info": GroupInfo { struct_size, ring_bytes, shard, index, shards, guarantee, state, reserved }
         "consort_stats": Stats {

@@ -28,6 +28,11 @@ fn groups_shards_states_and_questions() {
 }
 
 #[test]
+fn who_stands_still_is_left_out_of_a_group_with_a_bound() {
+    runs("slow.c", "who stood still is out");
+}
+
+#[test]
 fn durable_groups_begin_again_with_what_they_had() {
     runs("durable.c", "all came again");
 }
