@@ -30,8 +30,8 @@
  *
  * Errors. After a failure consort_last_error() gives a sentence for people, which says what to do; each thread has its own.
  *
- * Handles. consort_node, consort_group, consort_outcome, consort_replica and consort_pending are handles: made by a _new or
- *   another function that gives one, freed by its _free. They aren't addresses. A NULL, a freed handle or one of another
+ * Handles. consort_node, consort_group, consort_outcome, consort_replica, consort_pending and consort_replies are handles: made by a
+ *   _new or another function that gives one, freed by its _free. They aren't addresses. A NULL, a freed handle or one of another
  *   type is refused (CONSORT_INVALID, CONSORT_BAD_HANDLE), also while another thread frees it: whoever is in a call goes on
  *   to its end. Handles may be used by any threads at once, unless their functions say otherwise.
  *
@@ -118,7 +118,8 @@ typedef struct consort_node consort_node;       /* this process's place in the c
 typedef struct consort_group consort_group;     /* a group at a node, or one of its shards. Any threads */
 typedef struct consort_outcome consort_outcome; /* what becomes of one message. One thread at a time */
 typedef struct consort_replica consort_replica; /* a state machine at a member. Any threads */
-typedef struct consort_pending consort_pending; /* the reply to an update. One thread at a time */
+typedef struct consort_pending consort_pending; /* the reply to an update, or those of all members. One thread at a time */
+typedef struct consort_replies consort_replies; /* what all members replied to an update. Any threads */
 typedef struct consort_writer consort_writer;   /* where a machine's functions write. During their call */
 typedef struct consort_reader consort_reader;   /* where a machine's restore reads. During its call, on its thread */
 
@@ -660,6 +661,52 @@ typedef void (*consort_on_reply)(void *context, consort_status status, const voi
  * before this returns. If this fails it isn't called. */
 consort_status consort_replica_submit_then(consort_replica *replica, const void *update, size_t len, consort_on_reply on_reply,
                                            void *context);
+
+/* What a member replied to an update, or why it didn't. */
+typedef struct consort_reply {
+    uint32_t node;
+    int32_t status;      /* CONSORT_OK: here is its reply. CONSORT_UNKNOWN: it was gone, from the view or from the shard, before its reply was
+                            here; whether it applied the update before, nobody knows. CONSORT_REFUSED: it applied it, and its reply can't be
+                            sent, being too long for a ring, or can't be read */
+    const uint8_t *data; /* the reply, and a zero behind it; NULL without one */
+    size_t len;
+    const char *text;    /* why there is none, for people; NULL with one */
+} consort_reply;
+
+/* Does an update, and gives what every member of the shard replied: each that was one in the view in which the update was delivered, this
+ * one too. Blocks until each has replied or is gone, also over changes of the view, and as long as a member that is in the view keeps still: use
+ * consort_replica_submit_all to wait for some time only. A node that is a member and has freed its replica, never had one, or called consort_end,
+ * replies nothing until it is gone.
+ * Replies are messages: they take room in the ring of who replies. Free them with consort_replies_free.
+ * Failures are those of consort_replica_update; what others had replied before is not told then. */
+consort_status consort_replica_update_all(consort_replica *replica, const void *update, size_t len, consort_replies **replies);
+
+/* The same, without waiting for the replies: take them by consort_pending_wait_all. Blocks as consort_replica_submit does, and while 64
+ * such updates of this replica are under way, also those that nobody waits for any more. Free it with consort_pending_free. */
+consort_status consort_replica_submit_all(consort_replica *replica, const void *update, size_t len, consort_pending **pending);
+
+/* What all members replied, by node, len of them; or the status that says why that isn't known (consort_last_error has the sentence).
+ * `replies` and all that they point to die with the call. */
+typedef void (*consort_on_replies)(void *context, consort_status status, const consort_reply *replies, size_t len);
+
+/* As consort_replica_submit_all; has on_replies called once: on the replica's thread, which applies nothing meanwhile, so be quick; or on
+ * this one before this returns. If this fails it isn't called. */
+consort_status consort_replica_submit_all_then(consort_replica *replica, const void *update, size_t len, consort_on_replies on_replies,
+                                               void *context);
+
+/* Waits for what consort_replica_submit_all is to give; otherwise as consort_pending_wait. CONSORT_INVALID: it is of consort_replica_submit;
+ * so is consort_pending_wait the other way round. */
+consort_status consort_pending_wait_all(consort_pending *pending, int64_t timeout_ms, consort_replies **replies);
+
+/* How many members there are in it. Never blocks. */
+consort_status consort_replies_count(consort_replies *replies, size_t *count);
+
+/* One member's reply: at counts from 0, by node. What it points to is the handle's, and dies with consort_replies_free. Never blocks.
+ * CONSORT_INVALID: there are not so many. */
+consort_status consort_replies_at(consort_replies *replies, size_t at, consort_reply *reply);
+
+/* Frees them, and all that they point to. */
+consort_status consort_replies_free(consort_replies *replies);
 
 /* Waits for a reply. It is given once. Otherwise as consort_replica_update; CONSORT_TIMED_OUT: not there yet. CONSORT_BUSY: too many
  * consort_bytes are lent for one more; free some, and wait again. */

@@ -352,6 +352,37 @@ print(replica.update(b"done"))
             second.leave()
             first.leave()
 
+    def test_all_members_reply_and_who_is_lost_is_named(self):
+        begun, go_on = threading.Event(), threading.Event()
+
+        class Named(Words):
+            def __init__(self, name):
+                super().__init__()
+                self.name = name
+
+            def apply(self, update):
+                super().apply(update)
+                if update.data == b"stay" and self.name == b"3":
+                    begun.set()
+                    go_on.wait(60)
+                return self.name * len(self.words)
+
+        all = [started(consort.Replica, Named(b"%d" % options["id"]), **options) for options in sockets(3)]
+        self.assertEqual(all[0].update_all(b"one"), consort.Replies({1: b"1", 2: b"2", 3: b"3"}, {}))
+        self.assertEqual(all[1].submit_all(b"two").wait(60), consort.Replies({1: b"11", 2: b"22", 3: b"33"}, {}))
+        with all[0].submit_all(b"stay") as pending:
+            self.assertTrue(begun.wait(60))
+            with self.assertRaises(consort.TimedOut):
+                pending.wait(0)
+            all[2].stop()
+            replies, lost = pending.wait(60)
+        self.assertEqual((replies, list(lost)), ({1: b"111", 2: b"222"}, [3]))
+        self.assertIn("gone", lost[3])
+        go_on.set()
+        for it in all:
+            it.stop()
+            it.close()
+
     def test_a_machine_that_fails_stops_its_replica(self):
         import contextlib
         import io

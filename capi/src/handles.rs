@@ -35,10 +35,11 @@ pub(crate) enum Kind {
     Writer = 6,
     Reader = 7,
     Bytes = 8,
+    Replies = 9,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Node,
         Self::Group,
         Self::Outcome,
@@ -47,6 +48,7 @@ impl Kind {
         Self::Writer,
         Self::Reader,
         Self::Bytes,
+        Self::Replies,
     ];
 
     fn name(self) -> &'static str {
@@ -59,6 +61,7 @@ impl Kind {
             Self::Writer => "consort_writer",
             Self::Reader => "consort_reader",
             Self::Bytes => "consort_bytes",
+            Self::Replies => "consort_replies",
         }
     }
 }

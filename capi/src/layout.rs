@@ -302,6 +302,17 @@ pub struct Bytes {
     pub lent: u64,
 }
 
+/// `consort_reply`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Reply {
+    pub node: u32,
+    pub status: i32,
+    pub data: *const u8,
+    pub len: usize,
+    pub text: *const c_char,
+}
+
 /// `consort_update`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -322,6 +333,8 @@ pub type OnEvent = Option<extern "C" fn(Context, *const Event)>;
 pub type OnOutcome = Option<extern "C" fn(Context, i32, *const Delivered)>;
 /// `consort_on_reply`.
 pub type OnReply = Option<extern "C" fn(Context, i32, *const c_void, usize)>;
+/// `consort_on_replies`.
+pub type OnReplies = Option<extern "C" fn(Context, i32, *const Reply, usize)>;
 /// `consort_on_fresh`.
 pub type OnFresh = Option<extern "C" fn(Context, i32)>;
 /// `consort_look`.

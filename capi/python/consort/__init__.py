@@ -30,7 +30,7 @@ from . import _abi
 from ._abi import library as _library
 
 __all__ = ["AGREED", "ATOMIC", "ADAPTIVE", "BLOCK", "CHAIN", "DIRECT", "DURABLE", "DrivenNode", "Error", "Event", "FIFO", "Full", "Group", "Node",
-           "Outcome", "Pending", "Replica", "Room", "SHM", "SPIN", "Stopped", "TCP", "TimedOut", "Unknown", "View", "Member", "Update", "WAITING", "EVICTED", "VIEW", "MESSAGE",
+           "Outcome", "Pending", "PendingReplies", "Replica", "Replies", "Room", "SHM", "SPIN", "Stopped", "TCP", "TimedOut", "Unknown", "View", "Member", "Update", "WAITING", "EVICTED", "VIEW", "MESSAGE",
            "SNAPSHOT", "RESTORE", "ENDED", "READ_POINT", "DIGEST", "STOPPED", "version"]
 
 ATOMIC, AGREED, FIFO, DURABLE = 0, 1, 2, 3
@@ -43,6 +43,7 @@ Member = namedtuple("Member", "node is_witness incarnation address domain")
 View = namedtuple("View", "id members")
 Update = namedtuple("Update", "data node view seq index incarnation")
 Delivered = namedtuple("Delivered", "view seq")
+Replies = namedtuple("Replies", "replies lost")
 
 
 class Error(Exception):
@@ -526,6 +527,32 @@ class Pending(_Handle):
         return _take(reply)
 
 
+def _replies(handle):
+    """A copy of all replies, which are freed."""
+    replies, lost, count, reply = {}, {}, ctypes.c_size_t(), _abi.Reply()
+    try:
+        _check(_library.consort_replies_count(handle, ctypes.byref(count)))
+        for at in range(count.value):
+            _check(_library.consort_replies_at(handle, at, ctypes.byref(reply)))
+            if reply.status == 0:
+                replies[reply.node] = ctypes.string_at(reply.data, reply.len)
+            else:
+                lost[reply.node] = reply.text.decode()
+    finally:
+        _check(_library.consort_replies_free(handle))
+    return Replies(replies, lost)
+
+
+class PendingReplies(_Handle):
+    """The replies of all members to an update."""
+
+    _free = _library.consort_pending_free
+
+    def wait(self, timeout=None):
+        """The `Replies`, once."""
+        return _replies(_made(_library.consort_pending_wait_all, self._handle, _ms(timeout)))
+
+
 class Replica(_Handle):
     """A state that all members keep the same. ``machine`` has ``apply(update) -> bytes or None`` (``update.data`` is bytes), ``snapshot() -> bytes``,
     ``restore(bytes)`` and, if it likes, ``view_changed(view)``; what they do must follow from the state and their arguments alone. They are
@@ -586,6 +613,15 @@ class Replica(_Handle):
     def submit(self, data):
         """The same without waiting: gives a `Pending`."""
         return Pending(_made(_library.consort_replica_submit, self._handle, bytes(data), len(data)))
+
+    def update_all(self, data):
+        """Does an update, and gives what every member answered: `Replies`, with ``replies``, bytes by node, and ``lost``, by node why there is
+        no reply. Waits for each until it has answered or is gone."""
+        return _replies(_made(_library.consort_replica_update_all, self._handle, bytes(data), len(data)))
+
+    def submit_all(self, data):
+        """The same without waiting: gives `PendingReplies`."""
+        return PendingReplies(_made(_library.consort_replica_submit_all, self._handle, bytes(data), len(data)))
 
     def query(self, look, linearizable=True):
         """``look(machine)``, on a state with every update that had completed anywhere; or, not linearizable, as it is here."""

@@ -73,6 +73,10 @@ class Bytes(Structure):
     _fields_ = [("data", c_void_p), ("len", c_size_t), ("lent", c_uint64)]
 
 
+class Reply(Structure):
+    _fields_ = [("node", c_uint32), ("status", c_int32), ("data", c_void_p), ("len", c_size_t), ("text", c_char_p)]
+
+
 class Update(Structure):
     _fields_ = [("data", c_void_p), ("len", c_size_t), ("view", c_uint64), ("seq", c_uint64), ("index", c_uint64),
                 ("incarnation", c_uint64), ("node", c_uint32), ("reserved", c_uint32)]
@@ -81,6 +85,7 @@ class Update(Structure):
 ON_EVENT = CFUNCTYPE(None, c_void_p, POINTER(Event))
 ON_OUTCOME = CFUNCTYPE(None, c_void_p, c_int, POINTER(Delivered))
 ON_REPLY = CFUNCTYPE(None, c_void_p, c_int, c_void_p, c_size_t)
+ON_REPLIES = CFUNCTYPE(None, c_void_p, c_int, POINTER(Reply), c_size_t)
 ON_FRESH = CFUNCTYPE(None, c_void_p, c_int)
 LOOK = CFUNCTYPE(None, c_void_p, c_void_p)
 READ_FN = CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t, POINTER(c_size_t))
@@ -99,7 +104,7 @@ class Machine(Structure):
 STRUCTS = {"consort_peer": Peer, "consort_node_options": NodeOptions, "consort_group_options": GroupOptions,
            "consort_group_info": GroupInfo, "consort_stats": Stats, "consort_room": Room, "consort_delivered": Delivered,
            "consort_member": Member, "consort_shard": Shard, "consort_view": View, "consort_event": Event,
-           "consort_bytes": Bytes, "consort_update": Update, "consort_machine": Machine}
+           "consort_bytes": Bytes, "consort_reply": Reply, "consort_update": Update, "consort_machine": Machine}
 
 _HANDLE = c_void_p
 _OUT = POINTER(c_void_p)
@@ -159,6 +164,13 @@ FUNCTIONS = {
     "consort_replica_update": [_HANDLE, c_char_p, c_size_t, POINTER(Bytes)],
     "consort_replica_submit": [_HANDLE, c_char_p, c_size_t, _OUT],
     "consort_replica_submit_then": [_HANDLE, c_char_p, c_size_t, ON_REPLY, c_void_p],
+    "consort_replica_update_all": [_HANDLE, c_char_p, c_size_t, _OUT],
+    "consort_replica_submit_all": [_HANDLE, c_char_p, c_size_t, _OUT],
+    "consort_replica_submit_all_then": [_HANDLE, c_char_p, c_size_t, ON_REPLIES, c_void_p],
+    "consort_pending_wait_all": [_HANDLE, c_int64, _OUT],
+    "consort_replies_count": [_HANDLE, POINTER(c_size_t)],
+    "consort_replies_at": [_HANDLE, c_size_t, POINTER(Reply)],
+    "consort_replies_free": [_HANDLE],
     "consort_pending_wait": [_HANDLE, c_int64, POINTER(Bytes)],
     "consort_pending_free": [_HANDLE],
     "consort_replica_query": [_HANDLE, c_uint32, LOOK, c_void_p],

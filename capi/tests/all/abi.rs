@@ -45,6 +45,7 @@ pub(crate) fn implemented() -> BTreeMap<String, usize> {
             kind, shard, node, status, view, seq, ticket, number, data, len, members, text, lent, stamp
         }
         "consort_bytes": Bytes { data, len, lent }
+        "consort_reply": Reply { node, status, data, len, text }
         "consort_update": Update { data, len, view, seq, index, incarnation, node, reserved }
         "consort_machine": Machine { struct_size, context, apply, snapshot, restore, view_changed, free }
     }
@@ -184,7 +185,8 @@ fn in_c(rust: &str) -> String {
 
 #[test]
 fn every_function_takes_what_the_header_says() {
-    const HANDLES: [&str; 7] = ["node", "group", "outcome", "replica", "pending", "writer", "reader"];
+    const HANDLES: [&str; 8] =
+        ["node", "group", "outcome", "replica", "pending", "replies", "writer", "reader"];
     let of_header = header::functions().into_iter().map(|(name, (result, parameters))| {
         let types = parameters.iter().map(|parameter| {
             let parameter = parameter.as_str();

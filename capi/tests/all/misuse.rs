@@ -33,6 +33,11 @@ fn who_stands_still_is_left_out_of_a_group_with_a_bound() {
 }
 
 #[test]
+fn what_all_members_reply_and_who_was_lost() {
+    runs("replies.c", "all have replied");
+}
+
+#[test]
 fn durable_groups_begin_again_with_what_they_had() {
     runs("durable.c", "all came again");
 }
@@ -72,7 +77,7 @@ fn valgrind_finds_nothing_in_calls_with_null_and_freed_handles() {
 }
 
 /// The handles' types, as parameters.
-const HANDLES: [&str; 7] = ["node", "group", "outcome", "replica", "pending", "writer", "reader"];
+const HANDLES: [&str; 8] = ["node", "group", "outcome", "replica", "pending", "replies", "writer", "reader"];
 
 /// Parameters that may be NULL, as the header says.
 const MAY_BE_NULL: [&str; 13] = [
@@ -111,6 +116,7 @@ fn argument(parameter: &str) -> String {
         ("consort_on_outcome", _) => "on_outcome".into(),
         ("consort_on_reply", _) => "on_reply".into(),
         ("consort_on_fresh", _) => "on_fresh".into(),
+        ("consort_on_replies", _) => "on_replies".into(),
         ("consort_look", _) => "look".into(),
         ("consort_read_fn", _) => "read_piece".into(),
         ("consort_done_fn", _) => "NULL".into(),
@@ -129,6 +135,7 @@ fn source() -> (String, BTreeSet<String>) {
          static void on_event(void *c, const consort_event *e) { (void)c, (void)e; }\n\
          static void on_outcome(void *c, consort_status s, const consort_delivered *d) { (void)c, (void)s, (void)d; }\n\
          static void on_reply(void *c, consort_status s, const void *r, size_t l) { (void)c, (void)s, (void)r, (void)l; }\n\
+         static void on_replies(void *c, consort_status s, const consort_reply *r, size_t l) { (void)c, (void)s, (void)r, (void)l; }\n\
          static void on_fresh(void *c, consort_status s) { (void)c, (void)s; }\n\
          static void look(void *c, void *m) { (void)c, (void)m; }\n\
          static int read_piece(void *c, uint8_t *b, size_t l, size_t *g) { (void)c, (void)b, (void)l; *g = 0; return 0; }\n\
@@ -139,11 +146,12 @@ fn source() -> (String, BTreeSet<String>) {
          int main(void)\n{\n    \
          consort_node_options options = alone(1);\n    consort_event none;\n    sloppy state, other;\n    \
          consort_node *nodes;\n    consort_group *groups;\n    consort_outcome *outcomes;\n    consort_replica *replicas;\n    \
-         consort_pending *pendings;\n    consort_writer *writers;\n    consort_reader *readers = NULL;\n    consort_machine machine;\n    \
+         consort_pending *pendings;\n    consort_replies *repliess;\n    consort_writer *writers;\n    consort_reader *readers = NULL;\n    consort_machine machine;\n    \
          memset(&none, 0, sizeof none);\n    memset(&state, 0, sizeof state);\n    memset(&other, 0, sizeof other);\n    \
          machine = sloppy_machine(&state);\n    options.key = (const uint8_t *)\"sixteen bytes at least\";\n    options.key_len = 22;\n    \
          MUST(consort_node_new(&options, &nodes));\n    MUST(consort_node_group(nodes, NULL, 0, &groups));\n    \
          MUST(consort_multicast_tracked(groups, \"x\", 1, &outcomes));\n    MUST(consort_replica_new(&options, &machine, &replicas));\n    \
+         MUST(consort_replica_update_all(replicas, \"x\", 1, &repliess));\n    \
          MUST(consort_replica_submit(replicas, \"x\", 1, &pendings));\n    MUST(consort_pending_wait(pendings, -1, NULL));\n    \
          writers = state.writer;\n    machine = sloppy_machine(&other);\n",
     );
@@ -197,7 +205,7 @@ fn source() -> (String, BTreeSet<String>) {
             }
         }
     }
-    source += "    MUST(consort_outcome_free(outcomes));\n    MUST(consort_pending_free(pendings));\n    MUST(consort_replica_free(replicas));\n    \
+    source += "    MUST(consort_outcome_free(outcomes));\n    MUST(consort_pending_free(pendings));\n    MUST(consort_replies_free(repliess));\n    MUST(consort_replica_free(replicas));\n    \
                MUST(consort_node_free(nodes));\n    MUST(consort_group_free(groups));\n";
     for (name, (result, parameters)) in &functions {
         if result == "consort_status"
