@@ -30,8 +30,8 @@
  *
  * Errors. After a failure consort_last_error() gives a sentence for people, which says what to do; each thread has its own.
  *
- * Handles. consort_node, consort_group, consort_outcome, consort_replica, consort_pending and consort_replies are handles: made by a
- *   _new or another function that gives one, freed by its _free. They aren't addresses. A NULL, a freed handle or one of another
+ * Handles. consort_node, consort_group, consort_outcome, consort_replica, consort_pending, consort_replies and consort_log are handles:
+ *   made by a _new or another function that gives one, freed by its _free. They aren't addresses. A NULL, a freed handle or one of another
  *   type is refused (CONSORT_INVALID, CONSORT_BAD_HANDLE), also while another thread frees it: whoever is in a call goes on
  *   to its end. Handles may be used by any threads at once, unless their functions say otherwise.
  *
@@ -120,6 +120,7 @@ typedef struct consort_outcome consort_outcome; /* what becomes of one message. 
 typedef struct consort_replica consort_replica; /* a state machine at a member. Any threads */
 typedef struct consort_pending consort_pending; /* the reply to an update, or those of all members. One thread at a time */
 typedef struct consort_replies consort_replies; /* what all members replied to an update. Any threads */
+typedef struct consort_log consort_log;         /* a durable shard's log, to be read. One thread at a time */
 typedef struct consort_writer consort_writer;   /* where a machine's functions write. During their call */
 typedef struct consort_reader consort_reader;   /* where a machine's restore reads. During its call, on its thread */
 
@@ -327,7 +328,8 @@ typedef struct consort_bytes {
  * one by one, the last has to come again. Configure every node with `peers` for that: who came by `join` alone begins nothing.
  *
  * A node whose disk fails to write stops: CONSORT_STOPPED, and consort_last_error() says why. The others go on without it. A log that is
- * damaged is refused at the start, CONSORT_MACHINE: `consort log verify` and `consort log repair` see to it.
+ * damaged is refused at the start, CONSORT_MACHINE: `consort log verify` and `consort log repair` see to it. What is in a log can be read
+ * without a node: consort_log_open.
  */
 
 /* SLOW MEMBERS
@@ -749,6 +751,44 @@ consort_status consort_replica_stop(consort_replica *replica);
 /* Stops it if it hasn't left, waits for its thread, frees its machine and it.
  * CONSORT_BUSY: another thread is in a call on it, or ends it: stop it first, and let that thread come back. */
 consort_status consort_replica_free(consort_replica *replica);
+
+/* ------------------------------------------------------------------------------------------------------------ logs */
+
+/* Where to begin in a log. */
+enum {
+    CONSORT_FROM_INDEX = 0, /* with the record of that index; 0: with the first that there is */
+    CONSORT_FROM_STAMP = 1  /* with the first record that has this stamp or a later one: nanoseconds since 1970 */
+};
+
+/* A record of a log. What its pointers point to is the log's, until the next call of consort_log_next on it, or consort_log_free. */
+typedef struct consort_record {
+    uint32_t kind;   /* CONSORT_MESSAGE, or CONSORT_VIEW where a view began. A newer library may have more: pass over those that you don't know */
+    uint32_t node;   /* who sent it; 0 for a view */
+    uint64_t index;  /* its number in the log, from 1, through all views; the same at all members */
+    uint64_t view;   /* as events have it, */
+    uint64_t seq;    /* and this, */
+    uint64_t stamp;  /* and this; a view has one too */
+    const uint8_t *data; /* a message */
+    size_t len;
+    const consort_view *members; /* a view */
+} consort_record;
+
+/* Opens a shard's log for reading. `data` is a node's data directory, as in its options; shard the number that views and events have (0 is
+ * the main group). The node may run, in this process or another, and is not disturbed: what it writes meanwhile is read too. Needs no node. Reads
+ * files. Free it with consort_log_free.
+ * CONSORT_MACHINE: there is no such log, or it can't be read, or is damaged. CONSORT_REFUSED: the record was there, and a snapshot has taken its
+ * place: begin with index 0, or with what consort_last_error() names. */
+consort_status consort_log_open(const char *data, uint32_t shard, uint32_t how, uint64_t from, consort_log **log);
+
+/* The next record. Reads files, and waits for nobody.
+ * CONSORT_TIMED_OUT: there are no more yet; a node may write more, and then the next call gives it. What was being written when a machine failed, and
+ * was not told to anybody, is no more than the end.
+ * CONSORT_MACHINE: it can't be read on, or is damaged there: what had been flushed isn't as it was. That is looked for where a reader comes to
+ * the end of a log that no node writes to, and takes as long as reading all of it. `consort log verify` and `consort log repair` see to it. */
+consort_status consort_log_next(consort_log *log, consort_record *record);
+
+/* Closes it. Its last record's memory is gone. */
+consort_status consort_log_free(consort_log *log);
 
 #ifdef __cplusplus
 }

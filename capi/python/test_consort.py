@@ -111,6 +111,34 @@ class Test(unittest.TestCase):
                 for node in nodes:
                     node.close()
 
+    def test_a_log_is_read_beside_its_node_and_without_it(self):
+        with tempfile.TemporaryDirectory() as place:
+            with consort.Node(1, guarantee=consort.DURABLE, data=place) as node, node.group() as group:
+                group.multicast(b"one")
+                told = [self.told(group)]
+                log = consort.Log(pathlib.Path(place))
+                first = list(log)
+                self.assertEqual((first[0].kind, first[0].members.members[0].node), (consort.VIEW, 1))
+                group.multicast(b"two")
+                told.append(self.told(group))
+                messages = [it for it in first + list(log) if it.kind == consort.MESSAGE]
+                self.assertEqual([(it.view, it.seq, it.stamp, it.node, it.data) for it in messages], told)
+                log.close()
+            for start in (dict(index=messages[1].index), dict(stamp=messages[1].stamp), dict(stamp=messages[0].stamp + 1)):
+                with consort.Log(place, **start) as log:
+                    self.assertEqual(log.next(), messages[1])
+                    with self.assertRaises(consort.TimedOut):
+                        while True:
+                            log.next()
+            segment = next(pathlib.Path(place, "shard-0").glob("*.log"))
+            content = segment.read_bytes()
+            segment.write_bytes(content.replace(b"one", b"eno", 1))
+            with consort.Log(place) as log, self.assertRaisesRegex(consort.Error, "damaged") as caught:
+                list(log)
+            self.assertEqual(caught.exception.name, "CONSORT_MACHINE")
+            with self.assertRaisesRegex(consort.Error, "no log of shard 5"):
+                consort.Log(place, 5)
+
     def told(self, group):
         with until(group, consort.MESSAGE) as event:
             return event.view, event.seq, event.stamp, event.node, bytes(event.data)

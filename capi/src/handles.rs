@@ -36,10 +36,11 @@ pub(crate) enum Kind {
     Reader = 7,
     Bytes = 8,
     Replies = 9,
+    Log = 10,
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Node,
         Self::Group,
         Self::Outcome,
@@ -49,6 +50,7 @@ impl Kind {
         Self::Reader,
         Self::Bytes,
         Self::Replies,
+        Self::Log,
     ];
 
     fn name(self) -> &'static str {
@@ -62,6 +64,7 @@ impl Kind {
             Self::Reader => "consort_reader",
             Self::Bytes => "consort_bytes",
             Self::Replies => "consort_replies",
+            Self::Log => "consort_log",
         }
     }
 }

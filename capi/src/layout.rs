@@ -53,6 +53,10 @@ pub const ASK_EXPLAIN: u32 = 1;
 pub const LOCAL: u32 = 0;
 pub const LINEARIZABLE: u32 = 1;
 
+/// Where `consort_log_open` begins.
+pub const FROM_INDEX: u32 = 0;
+pub const FROM_STAMP: u32 = 1;
+
 /// `consort_peer`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -300,6 +304,26 @@ pub struct Bytes {
     pub data: *const u8,
     pub len: usize,
     pub lent: u64,
+}
+
+/// `consort_record`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Record {
+    pub kind: u32,
+    pub node: u32,
+    pub index: u64,
+    pub view: u64,
+    pub seq: u64,
+    pub stamp: u64,
+    pub data: *const u8,
+    pub len: usize,
+    pub members: *const View,
+}
+
+impl Record {
+    pub(crate) const NONE: Self =
+        Self { kind: 0, node: 0, index: 0, view: 0, seq: 0, stamp: 0, data: null(), len: 0, members: null() };
 }
 
 /// `consort_reply`.

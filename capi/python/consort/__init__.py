@@ -29,8 +29,8 @@ from collections import namedtuple
 from . import _abi
 from ._abi import library as _library
 
-__all__ = ["AGREED", "ATOMIC", "ADAPTIVE", "BLOCK", "CHAIN", "DIRECT", "DURABLE", "DrivenNode", "Error", "Event", "FIFO", "Full", "Group", "Node",
-           "Outcome", "Pending", "PendingReplies", "Replica", "Replies", "Room", "SHM", "SPIN", "Stopped", "TCP", "TimedOut", "Unknown", "View", "Member", "Update", "WAITING", "EVICTED", "VIEW", "MESSAGE",
+__all__ = ["AGREED", "ATOMIC", "ADAPTIVE", "BLOCK", "CHAIN", "DIRECT", "DURABLE", "DrivenNode", "Error", "Event", "FIFO", "Full", "Group", "Log", "Node",
+           "Outcome", "Pending", "PendingReplies", "Record", "Replica", "Replies", "Room", "SHM", "SPIN", "Stopped", "TCP", "TimedOut", "Unknown", "View", "Member", "Update", "WAITING", "EVICTED", "VIEW", "MESSAGE",
            "SNAPSHOT", "RESTORE", "ENDED", "READ_POINT", "DIGEST", "STOPPED", "version"]
 
 ATOMIC, AGREED, FIFO, DURABLE = 0, 1, 2, 3
@@ -44,6 +44,7 @@ View = namedtuple("View", "id members")
 Update = namedtuple("Update", "data node view seq index incarnation")
 Delivered = namedtuple("Delivered", "view seq")
 Replies = namedtuple("Replies", "replies lost")
+Record = namedtuple("Record", "kind node index view seq stamp data members")
 
 
 class Error(Exception):
@@ -651,3 +652,31 @@ class Replica(_Handle):
     def stop(self):
         """Stops at once. Close it then."""
         _check(_library.consort_replica_stop(self._handle))
+
+
+class Log(_Handle):
+    """A durable shard's log, from a data directory, which a node may be using: from the record of an ``index`` on, from a ``stamp`` on
+    (nanoseconds since 1970), or from the first that there is. Iterating gives what is there, and goes on with what has come since when it is done
+    again. Each is a `Record`: of a MESSAGE ``data`` are its bytes, of a VIEW ``members`` is that `View`. One thread at a time."""
+
+    _free = _library.consort_log_free
+
+    def __init__(self, data, shard=0, index=0, stamp=None):
+        how, start = (0, index) if stamp is None else (1, stamp)
+        super().__init__(_made(_library.consort_log_open, os.fsencode(data), shard, how, start))
+
+    def next(self):
+        """The next record. TimedOut: there is no more yet. Error: it is damaged there."""
+        record = _abi.Record()
+        _check(_library.consort_log_next(self._handle, ctypes.byref(record)))
+        data = ctypes.string_at(record.data, record.len) if record.len > 0 else b""
+        members = _members(record.members.contents) if record.members else None
+        return Record(record.kind, record.node, record.index, record.view, record.seq, record.stamp, data, members)
+
+    def __iter__(self):
+        while True:
+            try:
+                record = self.next()
+            except TimedOut:
+                return
+            yield record

@@ -77,6 +77,11 @@ class Reply(Structure):
     _fields_ = [("node", c_uint32), ("status", c_int32), ("data", c_void_p), ("len", c_size_t), ("text", c_char_p)]
 
 
+class Record(Structure):
+    _fields_ = [("kind", c_uint32), ("node", c_uint32), ("index", c_uint64), ("view", c_uint64), ("seq", c_uint64),
+                ("stamp", c_uint64), ("data", c_void_p), ("len", c_size_t), ("members", POINTER(View))]
+
+
 class Update(Structure):
     _fields_ = [("data", c_void_p), ("len", c_size_t), ("view", c_uint64), ("seq", c_uint64), ("index", c_uint64),
                 ("incarnation", c_uint64), ("node", c_uint32), ("reserved", c_uint32)]
@@ -104,7 +109,7 @@ class Machine(Structure):
 STRUCTS = {"consort_peer": Peer, "consort_node_options": NodeOptions, "consort_group_options": GroupOptions,
            "consort_group_info": GroupInfo, "consort_stats": Stats, "consort_room": Room, "consort_delivered": Delivered,
            "consort_member": Member, "consort_shard": Shard, "consort_view": View, "consort_event": Event,
-           "consort_bytes": Bytes, "consort_reply": Reply, "consort_update": Update, "consort_machine": Machine}
+           "consort_bytes": Bytes, "consort_reply": Reply, "consort_record": Record, "consort_update": Update, "consort_machine": Machine}
 
 _HANDLE = c_void_p
 _OUT = POINTER(c_void_p)
@@ -177,6 +182,9 @@ FUNCTIONS = {
     "consort_replica_fresh_then": [_HANDLE, ON_FRESH, c_void_p],
     "consort_replica_applied": [_HANDLE, POINTER(c_uint64)],
     "consort_replica_check": [_HANDLE],
+    "consort_log_open": [c_char_p, c_uint32, c_uint32, c_uint64, _OUT],
+    "consort_log_next": [_HANDLE, POINTER(Record)],
+    "consort_log_free": [_HANDLE],
     "consort_replica_leave": [_HANDLE, c_int64],
     "consort_replica_stop": [_HANDLE],
     "consort_replica_free": [_HANDLE],

@@ -46,6 +46,7 @@ pub(crate) fn implemented() -> BTreeMap<String, usize> {
         }
         "consort_bytes": Bytes { data, len, lent }
         "consort_reply": Reply { node, status, data, len, text }
+        "consort_record": Record { kind, node, index, view, seq, stamp, data, len, members }
         "consort_update": Update { data, len, view, seq, index, incarnation, node, reserved }
         "consort_machine": Machine { struct_size, context, apply, snapshot, restore, view_changed, free }
     }
@@ -64,6 +65,7 @@ pub(crate) fn implemented() -> BTreeMap<String, usize> {
         DATA = "CONSORT_DATA", WITNESS = "CONSORT_WITNESS",
         ASK_STATUS = "CONSORT_ASK_STATUS", ASK_EXPLAIN = "CONSORT_ASK_EXPLAIN",
         LOCAL = "CONSORT_LOCAL", LINEARIZABLE = "CONSORT_LINEARIZABLE",
+        FROM_INDEX = "CONSORT_FROM_INDEX", FROM_STAMP = "CONSORT_FROM_STAMP",
     }
     for status in Status::ALL {
         constant(status.name().to_str().unwrap(), status as u32);
@@ -185,8 +187,8 @@ fn in_c(rust: &str) -> String {
 
 #[test]
 fn every_function_takes_what_the_header_says() {
-    const HANDLES: [&str; 8] =
-        ["node", "group", "outcome", "replica", "pending", "replies", "writer", "reader"];
+    const HANDLES: [&str; 9] =
+        ["node", "group", "outcome", "replica", "pending", "replies", "log", "writer", "reader"];
     let of_header = header::functions().into_iter().map(|(name, (result, parameters))| {
         let types = parameters.iter().map(|parameter| {
             let parameter = parameter.as_str();
