@@ -3,7 +3,7 @@
 //! ```text
 //! PREFIX/include/consort.h
 //! PREFIX/lib/libconsort.so.0.1.0    libconsort.so.0 → it, for programs that run    libconsort.so → that, for the linker
-//! PREFIX/lib/libconsort.a
+//! PREFIX/lib/libconsort.a    has no other global symbols than the API's, see `archive`
 //! PREFIX/lib/pkgconfig/consort.pc
 //! PREFIX/lib/cmake/Consort/ConsortConfig.cmake, ConsortConfigVersion.cmake
 //! ```
@@ -15,6 +15,7 @@ use std::path::Path;
 
 use cargo_metadata::MetadataCommand;
 
+use crate::archive::narrow;
 use crate::shell::{Trouble, Workspace, quiet};
 
 /// The name that build.rs of the crate writes into the library.
@@ -54,7 +55,15 @@ pub(crate) fn install(workspace: &Workspace, prefix: &Path, profile: &str) -> Re
         replace(&lib.join(&full), |to| fs::copy(built.join("libconsort_c.so"), to).map(drop))?;
         replace(&lib.join(SONAME), |to| symlink(&full, to))?;
         replace(&lib.join("libconsort.so"), |to| symlink(SONAME, to))?;
-        replace(&lib.join("libconsort.a"), |to| fs::copy(built.join("libconsort_c.a"), to).map(drop))?;
+        replace(&lib.join("libconsort.a"), |to| {
+            let from = built.join("libconsort_c.a");
+            // Another process may do the same at the same time.
+            let beside = built.join(format!("libconsort-{}", std::process::id()));
+            narrow(&from, to, &beside).or_else(|why| {
+                println!("libconsort.a has the symbols of Rust's own libraries too, which others of a program may collide with: {why}");
+                fs::copy(&from, to).map(drop)
+            })
+        })?;
         fs::write(pkgconfig.join("consort.pc"), filled("consort.pc.in")?)?;
         fs::write(cmake.join("ConsortConfig.cmake"), filled("ConsortConfig.cmake")?)?;
         fs::write(cmake.join("ConsortConfigVersion.cmake"), filled("ConsortConfigVersion.cmake.in")?)

@@ -5,13 +5,14 @@
 //!
 //! Modules in reading order, each leaning only on those above it: [`shell`] runs commands and reads what tests say,
 //! [`tools`] finds or installs what a step needs, [`source`] reads the modules of a crate, [`layers`] judges who imports
-//! whom, [`install`] installs the C library, [`steps`] are the steps themselves, [`ci`] is their sequence.
+//! whom, [`archive`] makes the static C library and [`install`] installs it with the other, [`steps`] are the steps themselves, [`ci`] is their sequence.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to whoever sits at the terminal")]
 
 mod shell;
 mod tools;
 mod source;
 mod layers;
+mod archive;
 mod install;
 mod steps;
 mod ci;

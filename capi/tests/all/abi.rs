@@ -80,7 +80,7 @@ fn written(name: &str, text: &str) -> PathBuf {
 }
 
 /// Which of two sets lacks what of the other.
-fn same<T: Ord + std::fmt::Debug>(header: &BTreeSet<T>, library: &BTreeSet<T>) {
+pub(crate) fn same<T: Ord + std::fmt::Debug>(header: &BTreeSet<T>, library: &BTreeSet<T>) {
     let (more, less): (Vec<_>, Vec<_>) =
         (header.difference(library).collect(), library.difference(header).collect());
     assert!(
