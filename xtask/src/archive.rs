@@ -14,13 +14,14 @@ use std::process::{Command, Stdio};
 /// What all symbols of the API begin with.
 const PREFIX: &str = "consort_";
 
-/// Makes `to` of the static library `from`. `beside` is a name for files that are needed meanwhile.
+/// Makes `to` of the static library `from`, with what the shared one of the same build exports. `beside` is a name for files that are needed
+/// meanwhile.
 ///
 /// # Errors
 /// What the machine lacks, for people. `to` isn't there then.
-pub(crate) fn narrow(from: &Path, to: &Path, beside: &Path) -> Result<(), String> {
+pub(crate) fn narrow(shared: &Path, from: &Path, to: &Path, beside: &Path) -> Result<(), String> {
     let (whole, object) = (beside.with_extension("whole.o"), beside.with_extension("o"));
-    let made = make(from, to, &whole, &object);
+    let made = make(shared, from, to, &whole, &object);
     for file in [&whole, &object] {
         let _ = fs::remove_file(file); // it may not have come to be
     }
@@ -30,11 +31,12 @@ pub(crate) fn narrow(from: &Path, to: &Path, beside: &Path) -> Result<(), String
     made
 }
 
-fn make(from: &Path, to: &Path, whole: &Path, object: &Path) -> Result<(), String> {
-    let listed = run(Command::new("nm").args(["--extern-only", "--defined-only"]).arg(from))?;
+fn make(shared: &Path, from: &Path, to: &Path, whole: &Path, object: &Path) -> Result<(), String> {
+    // Of the static one an nm with a plugin for bitcode may see nothing.
+    let listed = run(Command::new("nm").args(["--dynamic", "--defined-only"]).arg(shared))?;
     let names: Vec<_> = api(&listed).collect();
     if names.is_empty() {
-        return Err(format!("nm finds no {PREFIX}* in {}", from.display()));
+        return Err(format!("nm finds no {PREFIX}* in {}", shared.display()));
     }
     let mut link = Command::new("ld");
     link.args(["--relocatable", "--force-group-allocation", "--output"]).arg(whole);
@@ -73,7 +75,7 @@ mod tests {
 
     #[test]
     fn the_functions_of_the_api_are_found() {
-        let listed = "libconsort_c.a:\n\none.o:\n0000000000000000 T consort_node_new\n0000000000000010 T _ZN4core3fmt\n\
+        let listed = "0000000000000000 T consort_node_new\n0000000000000010 T _ZN4core3fmt\n\
                       0000000000000000 D consort_table\n                 U memcpy\n";
         assert_eq!(api(listed).collect::<Vec<_>>(), ["consort_node_new", "consort_table"]);
     }
@@ -84,7 +86,7 @@ mod tests {
         let (from, to) = (place.path().join("from.a"), place.path().join("to.a"));
         fs::write(&from, "no archive").unwrap();
         fs::write(&to, "of before").unwrap();
-        assert!(narrow(&from, &to, &place.path().join("beside")).is_err());
+        assert!(narrow(&from, &from, &to, &place.path().join("beside")).is_err());
         let left: Vec<_> = fs::read_dir(place.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
         assert_eq!(left, ["from.a"]);
     }
