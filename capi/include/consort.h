@@ -783,6 +783,7 @@ consort_status consort_log_open(const char *data, uint32_t shard, uint32_t how, 
 /* The next record. Reads files, and waits for nobody.
  * CONSORT_TIMED_OUT: there are no more yet; a node may write more, and then the next call gives it. What was being written when a machine failed, and
  * was not told to anybody, is no more than the end.
+ * CONSORT_REFUSED: the next record was there, and a snapshot has taken its place meanwhile: open the log anew.
  * CONSORT_MACHINE: it can't be read on, or is damaged there: what had been flushed isn't as it was. That is looked for where a reader comes to
  * the end of a log that no node writes to, and takes as long as reading all of it. `consort log verify` and `consort log repair` see to it. */
 consort_status consort_log_next(consort_log *log, consort_record *record);
