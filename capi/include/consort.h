@@ -30,8 +30,8 @@
  *
  * Errors. After a failure consort_last_error() gives a sentence for people, which says what to do; each thread has its own.
  *
- * Handles. consort_node, consort_group, consort_outcome, consort_replica and consort_pending are handles: made by a _new or
- *   another function that gives one, freed by its _free. They aren't addresses. A NULL, a freed handle or one of another
+ * Handles. consort_node, consort_group, consort_outcome, consort_replica, consort_pending, consort_replies and consort_log are handles:
+ *   made by a _new or another function that gives one, freed by its _free. They aren't addresses. A NULL, a freed handle or one of another
  *   type is refused (CONSORT_INVALID, CONSORT_BAD_HANDLE), also while another thread frees it: whoever is in a call goes on
  *   to its end. Handles may be used by any threads at once, unless their functions say otherwise.
  *
@@ -118,7 +118,9 @@ typedef struct consort_node consort_node;       /* this process's place in the c
 typedef struct consort_group consort_group;     /* a group at a node, or one of its shards. Any threads */
 typedef struct consort_outcome consort_outcome; /* what becomes of one message. One thread at a time */
 typedef struct consort_replica consort_replica; /* a state machine at a member. Any threads */
-typedef struct consort_pending consort_pending; /* the reply to an update. One thread at a time */
+typedef struct consort_pending consort_pending; /* the reply to an update, or those of all members. One thread at a time */
+typedef struct consort_replies consort_replies; /* what all members replied to an update. Any threads */
+typedef struct consort_log consort_log;         /* a durable shard's log, to be read. One thread at a time */
 typedef struct consort_writer consort_writer;   /* where a machine's functions write. During their call */
 typedef struct consort_reader consort_reader;   /* where a machine's restore reads. During its call, on its thread */
 
@@ -179,6 +181,8 @@ typedef struct consort_group_options {
     uint32_t state;        /* not 0: who joins gets the application's state first, see CONSORT_SNAPSHOT */
     uint32_t topology;     /* CONSORT_DIRECT or CONSORT_CHAIN */
     uint32_t reserved;
+    int64_t slow_evict_ms; /* a member that stands still in it for so long is left out; -1: the group waits for it; 0: as the node's options
+                              say. Nodes may have it differently: of a group's members the shortest time counts. See SLOW MEMBERS */
 } consort_group_options;
 
 /* What a node is. Set up by consort_node_options_init, which puts in what holds if nothing is said: then set `id` and what else you need. */
@@ -203,7 +207,8 @@ typedef struct consort_node_options {
     uint64_t silence_ms;     /* how long a member may say nothing before it is taken for gone; 0: 1000 */
     uint64_t quorum_within_ms; /* how long this node tries to reach a majority before it gives up; 0: 10000 */
     uint64_t start_within_ms;  /* gives up if the group hasn't started by then; 0: never */
-    uint64_t slow_evict_ms;  /* not 0: a member whose engine stands still for so long is left out; 0: the group waits */
+    uint64_t slow_evict_ms;  /* not 0: a member that stands still for so long is left out, in the main group and in those that don't say
+                                otherwise; 0: the group waits. See SLOW MEMBERS */
     uint64_t digest_every;   /* for consort_replica_new: states are compared after every so many updates; 0: never; 4096 after init */
     int32_t listen_fd;       /* a TCP socket that listens already, instead of `listen`; -1: none. The library makes a descriptor of its own of
                                 it (dup): the program's stays the program's, to be closed once the node has started; while any is open
@@ -323,7 +328,20 @@ typedef struct consort_bytes {
  * one by one, the last has to come again. Configure every node with `peers` for that: who came by `join` alone begins nothing.
  *
  * A node whose disk fails to write stops: CONSORT_STOPPED, and consort_last_error() says why. The others go on without it. A log that is
- * damaged is refused at the start, CONSORT_MACHINE: `consort log verify` and `consort log repair` see to it.
+ * damaged is refused at the start, CONSORT_MACHINE: `consort log verify` and `consort log repair` see to it. What is in a log can be read
+ * without a node: consort_log_open.
+ */
+
+/* SLOW MEMBERS
+ *
+ * A group waits for a member that doesn't keep up: what it hasn't taken fills the rings, and senders wait. `slow_evict_ms` of the node or of a
+ * group sets a bound: whoever stands still for so long is left out of the next view, CONSORT_EVICTED, and the others go on. A member stands still
+ * - in a group, where its program takes no event although some wait. So does one whose callback (consort_listen) or machine (`apply`,
+ *   `restore`) takes longer than the bound for one event while others wait;
+ * - in all groups of its node, where the engine does nothing at all. That of a driven node runs within consort_poll and consort_wait alone: a
+ *   callback of consort_poll, and whatever is done between two calls, that takes longer than the shortest bound of any of the node's groups has
+ *   the node left out, also where the program works at a state that it restores. Hand work that may take so long to another thread, and go on
+ *   polling: consort_keep keeps a message for that, and a CONSORT_RESTORE. Or take a bound that is longer than any of this.
  */
 
 /* ----------------------------------------------------------------------------------------------------------- nodes */
@@ -566,9 +584,9 @@ consort_status consort_restore_finish(const consort_event *event);
  * there, are for any threads, to send; events come by consort_poll alone. */
 
 /* One turn of a driven node: takes in what has come, sends what was committed, and calls on_event on this thread for what is due, of all
- * groups (`shard` tells which). Never blocks once the group runs. worked (may be NULL) is not 0 if anything happened; if nothing did,
- * consort_wait may be called. One thread at a time. On this thread consort_reserve refuses to wait for itself: use
- * consort_try_reserve, and go on polling.
+ * groups (`shard` tells which). How long a callback may take, SLOW MEMBERS says. Never blocks once the group runs. worked (may be NULL)
+ * is not 0 if anything happened; if nothing did, consort_wait may be called. One thread at a time. On this thread consort_reserve refuses to
+ * wait for itself: use consort_try_reserve, and go on polling.
  * CONSORT_STOPPED, CONSORT_EVICTED: the node stopped. */
 consort_status consort_poll(consort_node *node, consort_on_event on_event, void *context, uint32_t *worked);
 
@@ -646,6 +664,52 @@ typedef void (*consort_on_reply)(void *context, consort_status status, const voi
 consort_status consort_replica_submit_then(consort_replica *replica, const void *update, size_t len, consort_on_reply on_reply,
                                            void *context);
 
+/* What a member replied to an update, or why it didn't. */
+typedef struct consort_reply {
+    uint32_t node;
+    int32_t status;      /* CONSORT_OK: here is its reply. CONSORT_UNKNOWN: it was gone, from the view or from the shard, before its reply was
+                            here; whether it applied the update before, nobody knows. CONSORT_REFUSED: it applied it, and its reply can't be
+                            sent, being too long for a ring, or can't be read */
+    const uint8_t *data; /* the reply, and a zero behind it; NULL without one */
+    size_t len;
+    const char *text;    /* why there is none, for people; NULL with one */
+} consort_reply;
+
+/* Does an update, and gives what every member of the shard replied: each that was one in the view in which the update was delivered, this
+ * one too. Blocks until each has replied or is gone, also over changes of the view, and as long as a member that is in the view keeps still: use
+ * consort_replica_submit_all to wait for some time only. A node that is a member and has freed its replica, never had one, or called consort_end,
+ * replies nothing until it is gone.
+ * Replies are messages: they take room in the ring of who replies. Free them with consort_replies_free.
+ * Failures are those of consort_replica_update; what others had replied before is not told then. */
+consort_status consort_replica_update_all(consort_replica *replica, const void *update, size_t len, consort_replies **replies);
+
+/* The same, without waiting for the replies: take them by consort_pending_wait_all. Blocks as consort_replica_submit does, and while 64
+ * such updates of this replica are under way, also those that nobody waits for any more. Free it with consort_pending_free. */
+consort_status consort_replica_submit_all(consort_replica *replica, const void *update, size_t len, consort_pending **pending);
+
+/* What all members replied, by node, len of them; or the status that says why that isn't known (consort_last_error has the sentence).
+ * `replies` and all that they point to die with the call. */
+typedef void (*consort_on_replies)(void *context, consort_status status, const consort_reply *replies, size_t len);
+
+/* As consort_replica_submit_all; has on_replies called once: on the replica's thread, which applies nothing meanwhile, so be quick; or on
+ * this one before this returns. If this fails it isn't called. */
+consort_status consort_replica_submit_all_then(consort_replica *replica, const void *update, size_t len, consort_on_replies on_replies,
+                                               void *context);
+
+/* Waits for what consort_replica_submit_all is to give; otherwise as consort_pending_wait. CONSORT_INVALID: it is of consort_replica_submit;
+ * so is consort_pending_wait the other way round. */
+consort_status consort_pending_wait_all(consort_pending *pending, int64_t timeout_ms, consort_replies **replies);
+
+/* How many members there are in it. Never blocks. */
+consort_status consort_replies_count(consort_replies *replies, size_t *count);
+
+/* One member's reply: at counts from 0, by node. What it points to is the handle's, and dies with consort_replies_free. Never blocks.
+ * CONSORT_INVALID: there are not so many. */
+consort_status consort_replies_at(consort_replies *replies, size_t at, consort_reply *reply);
+
+/* Frees them, and all that they point to. */
+consort_status consort_replies_free(consort_replies *replies);
+
 /* Waits for a reply. It is given once. Otherwise as consort_replica_update; CONSORT_TIMED_OUT: not there yet. CONSORT_BUSY: too many
  * consort_bytes are lent for one more; free some, and wait again. */
 consort_status consort_pending_wait(consort_pending *pending, int64_t timeout_ms, consort_bytes *reply);
@@ -687,6 +751,45 @@ consort_status consort_replica_stop(consort_replica *replica);
 /* Stops it if it hasn't left, waits for its thread, frees its machine and it.
  * CONSORT_BUSY: another thread is in a call on it, or ends it: stop it first, and let that thread come back. */
 consort_status consort_replica_free(consort_replica *replica);
+
+/* ------------------------------------------------------------------------------------------------------------ logs */
+
+/* Where to begin in a log. */
+enum {
+    CONSORT_FROM_INDEX = 0, /* with the record of that index; 0: with the first that there is */
+    CONSORT_FROM_STAMP = 1  /* with the first record that has this stamp or a later one: nanoseconds since 1970 */
+};
+
+/* A record of a log. What its pointers point to is the log's, until the next call of consort_log_next on it, or consort_log_free. */
+typedef struct consort_record {
+    uint32_t kind;   /* CONSORT_MESSAGE, or CONSORT_VIEW where a view began. A newer library may have more: pass over those that you don't know */
+    uint32_t node;   /* who sent it; 0 for a view */
+    uint64_t index;  /* its number in the log, from 1, through all views; the same at all members */
+    uint64_t view;   /* as events have it, */
+    uint64_t seq;    /* and this, */
+    uint64_t stamp;  /* and this; a view has one too */
+    const uint8_t *data; /* a message */
+    size_t len;
+    const consort_view *members; /* a view */
+} consort_record;
+
+/* Opens a shard's log for reading. `data` is a node's data directory, as in its options; shard the number that views and events have (0 is
+ * the main group). The node may run, in this process or another, and is not disturbed: what it writes meanwhile is read too. Needs no node. Reads
+ * files. Free it with consort_log_free.
+ * CONSORT_MACHINE: there is no such log, or it can't be read, or is damaged. CONSORT_REFUSED: the record was there, and a snapshot has taken its
+ * place: begin with index 0, or with what consort_last_error() names. */
+consort_status consort_log_open(const char *data, uint32_t shard, uint32_t how, uint64_t from, consort_log **log);
+
+/* The next record. Reads files, and waits for nobody.
+ * CONSORT_TIMED_OUT: there are no more yet; a node may write more, and then the next call gives it. What was being written when a machine failed, and
+ * was not told to anybody, is no more than the end.
+ * CONSORT_REFUSED: the next record was there, and a snapshot has taken its place meanwhile: open the log anew.
+ * CONSORT_MACHINE: it can't be read on, or is damaged there: what had been flushed isn't as it was. That is looked for where a reader comes to
+ * the end of a log that no node writes to, and takes as long as reading all of it. `consort log verify` and `consort log repair` see to it. */
+consort_status consort_log_next(consort_log *log, consort_record *record);
+
+/* Closes it. Its last record's memory is gone. */
+consort_status consort_log_free(consort_log *log);
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,7 @@
 # find_package(Consort) gives the targets Consort::consort and Consort::consort_static.
-get_filename_component(_consort_prefix "${CMAKE_CURRENT_LIST_DIR}/../../.." ABSOLUTE)
+# Where /lib is a link to /usr/lib, this may have been found there, and the header isn't beside the link.
+get_filename_component(_consort_prefix "${CMAKE_CURRENT_LIST_DIR}" REALPATH)
+get_filename_component(_consort_prefix "${_consort_prefix}/../../.." ABSOLUTE)
 
 if(NOT TARGET Consort::consort)
   add_library(Consort::consort SHARED IMPORTED)

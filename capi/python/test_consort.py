@@ -111,6 +111,34 @@ class Test(unittest.TestCase):
                 for node in nodes:
                     node.close()
 
+    def test_a_log_is_read_beside_its_node_and_without_it(self):
+        with tempfile.TemporaryDirectory() as place:
+            with consort.Node(1, guarantee=consort.DURABLE, data=place) as node, node.group() as group:
+                group.multicast(b"one")
+                told = [self.told(group)]
+                log = consort.Log(pathlib.Path(place))
+                first = list(log)
+                self.assertEqual((first[0].kind, first[0].members.members[0].node), (consort.VIEW, 1))
+                group.multicast(b"two")
+                told.append(self.told(group))
+                messages = [it for it in first + list(log) if it.kind == consort.MESSAGE]
+                self.assertEqual([(it.view, it.seq, it.stamp, it.node, it.data) for it in messages], told)
+                log.close()
+            for start in (dict(index=messages[1].index), dict(stamp=messages[1].stamp), dict(stamp=messages[0].stamp + 1)):
+                with consort.Log(place, **start) as log:
+                    self.assertEqual(log.next(), messages[1])
+                    with self.assertRaises(consort.TimedOut):
+                        while True:
+                            log.next()
+            segment = next(pathlib.Path(place, "shard-0").glob("*.log"))
+            content = segment.read_bytes()
+            segment.write_bytes(content.replace(b"one", b"eno", 1))
+            with consort.Log(place) as log, self.assertRaisesRegex(consort.Error, "damaged") as caught:
+                list(log)
+            self.assertEqual(caught.exception.name, "CONSORT_MACHINE")
+            with self.assertRaisesRegex(consort.Error, "no log of shard 5"):
+                consort.Log(place, 5)
+
     def told(self, group):
         with until(group, consort.MESSAGE) as event:
             return event.view, event.seq, event.stamp, event.node, bytes(event.data)
@@ -352,6 +380,37 @@ print(replica.update(b"done"))
             second.leave()
             first.leave()
 
+    def test_all_members_reply_and_who_is_lost_is_named(self):
+        begun, go_on = threading.Event(), threading.Event()
+
+        class Named(Words):
+            def __init__(self, name):
+                super().__init__()
+                self.name = name
+
+            def apply(self, update):
+                super().apply(update)
+                if update.data == b"stay" and self.name == b"3":
+                    begun.set()
+                    go_on.wait(60)
+                return self.name * len(self.words)
+
+        all = [started(consort.Replica, Named(b"%d" % options["id"]), **options) for options in sockets(3)]
+        self.assertEqual(all[0].update_all(b"one"), consort.Replies({1: b"1", 2: b"2", 3: b"3"}, {}))
+        self.assertEqual(all[1].submit_all(b"two").wait(60), consort.Replies({1: b"11", 2: b"22", 3: b"33"}, {}))
+        with all[0].submit_all(b"stay") as pending:
+            self.assertTrue(begun.wait(60))
+            with self.assertRaises(consort.TimedOut):
+                pending.wait(0)
+            all[2].stop()
+            replies, lost = pending.wait(60)
+        self.assertEqual((replies, list(lost)), ({1: b"111", 2: b"222"}, [3]))
+        self.assertIn("gone", lost[3])
+        go_on.set()
+        for it in all:
+            it.stop()
+            it.close()
+
     def test_a_machine_that_fails_stops_its_replica(self):
         import contextlib
         import io
@@ -380,6 +439,14 @@ print(replica.update(b"done"))
                     except consort.Full:
                         pass
             self.assertEqual(seen, [b"driven"])
+
+    def test_what_becomes_of_slow_members(self):
+        groups = [dict(name="strict", slow_evict=1.5), dict(name="patient", slow_evict=None), dict(name="other")]
+        with consort.Node(1, groups=groups, slow_evict=5) as node, node.group("patient") as patient:
+            patient.multicast(b"x")
+            until(patient, consort.MESSAGE).release()
+        with self.assertRaisesRegex(consort.Error, "slow_evict_ms. is -2000: take a time"):
+            consort.Node(1, groups=[dict(name="strict", slow_evict=-2)])
 
     def test_options_that_cant_be(self):
         with self.assertRaises(consort.Error) as caught:

@@ -267,6 +267,11 @@ pub struct Text(*const c_char);
 impl Text {
     pub(crate) const NONE: Self = Self(std::ptr::null());
 
+    #[cfg(test)]
+    pub(crate) fn of(text: &'static CStr) -> Self {
+        Self(text.as_ptr())
+    }
+
     pub(crate) fn required(&self, name: &str) -> Result<&str, Error> {
         self.optional(name)?.ok_or_else(|| missing(name))
     }

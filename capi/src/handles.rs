@@ -35,10 +35,12 @@ pub(crate) enum Kind {
     Writer = 6,
     Reader = 7,
     Bytes = 8,
+    Replies = 9,
+    Log = 10,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Node,
         Self::Group,
         Self::Outcome,
@@ -47,6 +49,8 @@ impl Kind {
         Self::Writer,
         Self::Reader,
         Self::Bytes,
+        Self::Replies,
+        Self::Log,
     ];
 
     fn name(self) -> &'static str {
@@ -59,6 +63,8 @@ impl Kind {
             Self::Writer => "consort_writer",
             Self::Reader => "consort_reader",
             Self::Bytes => "consort_bytes",
+            Self::Replies => "consort_replies",
+            Self::Log => "consort_log",
         }
     }
 }

@@ -53,6 +53,10 @@ pub const ASK_EXPLAIN: u32 = 1;
 pub const LOCAL: u32 = 0;
 pub const LINEARIZABLE: u32 = 1;
 
+/// Where `consort_log_open` begins.
+pub const FROM_INDEX: u32 = 0;
+pub const FROM_STAMP: u32 = 1;
+
 /// `consort_peer`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -152,6 +156,7 @@ pub struct GroupOptions {
     pub state: u32,
     pub topology: u32,
     pub reserved: u32,
+    pub slow_evict_ms: i64,
 }
 
 impl GroupOptions {
@@ -167,6 +172,7 @@ impl GroupOptions {
         state: 0,
         topology: DIRECT,
         reserved: 0,
+        slow_evict_ms: 0,
     };
 }
 
@@ -300,6 +306,37 @@ pub struct Bytes {
     pub lent: u64,
 }
 
+/// `consort_record`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Record {
+    pub kind: u32,
+    pub node: u32,
+    pub index: u64,
+    pub view: u64,
+    pub seq: u64,
+    pub stamp: u64,
+    pub data: *const u8,
+    pub len: usize,
+    pub members: *const View,
+}
+
+impl Record {
+    pub(crate) const NONE: Self =
+        Self { kind: 0, node: 0, index: 0, view: 0, seq: 0, stamp: 0, data: null(), len: 0, members: null() };
+}
+
+/// `consort_reply`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Reply {
+    pub node: u32,
+    pub status: i32,
+    pub data: *const u8,
+    pub len: usize,
+    pub text: *const c_char,
+}
+
 /// `consort_update`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -320,6 +357,8 @@ pub type OnEvent = Option<extern "C" fn(Context, *const Event)>;
 pub type OnOutcome = Option<extern "C" fn(Context, i32, *const Delivered)>;
 /// `consort_on_reply`.
 pub type OnReply = Option<extern "C" fn(Context, i32, *const c_void, usize)>;
+/// `consort_on_replies`.
+pub type OnReplies = Option<extern "C" fn(Context, i32, *const Reply, usize)>;
 /// `consort_on_fresh`.
 pub type OnFresh = Option<extern "C" fn(Context, i32)>;
 /// `consort_look`.

@@ -7,7 +7,7 @@
 //! # What lies where
 //! | | kept in | because |
 //! |---|---|---|
-//! | nodes, groups, replicas, outcomes | [`handles`] | they live long, many threads use one, and a freed one must be known as such |
+//! | nodes, groups, replicas, outcomes, replies of all, logs | [`handles`] | they live long, many threads use one, and a freed one must be known as such |
 //! | room to write in, messages, replies | [`lent`] | they live for microseconds, one at a time has them, and each message needs one |
 //!
 //! # Modules, in reading order
@@ -33,5 +33,7 @@ mod event;
 mod receive;
 mod driven;
 mod machine;
+mod replies;
 mod replica;
+mod log;
 mod about;

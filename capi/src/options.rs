@@ -181,9 +181,24 @@ fn groups(options: &NodeOptions) -> Result<Vec<GroupConfig>, Error> {
         if it.shards > 0 {
             group = group.sharded(it.shards as usize, it.replicas as usize);
         }
+        if let Some(policy) = slow(it.slow_evict_ms)? {
+            group = group.slow(policy);
+        }
         Ok(group.state(it.state != 0))
     };
     (0..options.groups_len).map(of).collect()
+}
+
+/// What a group says of slow members; `None`: what its node says.
+fn slow(evict_ms: i64) -> Result<Option<SlowPolicy>, Error> {
+    match (evict_ms, u64::try_from(evict_ms)) {
+        (0, _) => Ok(None),
+        (-1, _) => Ok(Some(SlowPolicy::Wait)),
+        (_, Ok(after)) => Ok(Some(SlowPolicy::Evict(Duration::from_millis(after)))),
+        (_, Err(_)) => Err(Error::invalid(format_args!(
+            "`groups.slow_evict_ms` is {evict_ms}: take a time in milliseconds, -1 to wait for slow members, or 0 for what the node says"
+        ))),
+    }
 }
 
 fn guarantee(number: u32) -> Result<Guarantee, Error> {
@@ -250,6 +265,22 @@ fn unknown(name: &str, number: u32, instead: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::border::Text;
+
+    #[test]
+    fn a_group_says_of_slow_members_what_its_node_says_or_something_of_its_own() {
+        let of = |slow_evict_ms| {
+            let name = Text::of(c"orders");
+            let group = GroupOptions { name, slow_evict_ms, ..GroupOptions::DEFAULT };
+            let options =
+                NodeOptions { groups: In::of(&raw const group), groups_len: 1, ..NodeOptions::DEFAULT };
+            groups(&options).map(|groups| groups[0].slow).map_err(|error| error.status())
+        };
+        assert_eq!(of(0), Ok(None));
+        assert_eq!(of(-1), Ok(Some(SlowPolicy::Wait)));
+        assert_eq!(of(1500), Ok(Some(SlowPolicy::Evict(Duration::from_millis(1500)))));
+        assert_eq!(of(-2), Err(Status::Invalid));
+    }
 
     #[test]
     fn groups_of_an_older_header_are_read_as_far_as_they_go() {

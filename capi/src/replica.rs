@@ -2,19 +2,21 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
-use consort::object::{Options, Pending, QueryError, Replica, UpdateError};
+use consort::object::{Answered, Options, Pending, QueryError, Replica, UpdateError};
 
 use crate::border::{Context, Handle, In, Out, export, watch_forks};
 use crate::bytes;
 use crate::callback::{holding_state, holds_state, inside};
 use crate::error::{Error, Status};
 use crate::handles::{Kind, Registry};
-use crate::layout::{Bytes, LINEARIZABLE, LOCAL, Look, Machine, NodeOptions, OnFresh, OnReply};
+use crate::layout::{Bytes, LINEARIZABLE, LOCAL, Look, Machine, NodeOptions, OnFresh, OnReplies, OnReply};
 use crate::machine::Foreign;
 use crate::node::{NODES, Replicas, bound, lock, over, timeout, would_deadlock};
 use crate::options::builder;
 use crate::outcome::{Then, lock_to_wait, not_yet, only_looks};
+use crate::replies;
 use crate::stream;
 
 static REPLICAS: Registry<RwLock<Stage>> = Registry::new(Kind::Replica);
@@ -36,9 +38,19 @@ struct Living {
 }
 
 type Reply = Pending<Result<Vec<u8>, UpdateError>>;
+type Replies = Pending<Answered<Vec<u8>>>;
 
-/// `None`: it was given out.
-static PENDINGS: Registry<Mutex<Option<Reply>>> = Registry::new(Kind::Pending);
+/// What is waited for.
+enum Awaited {
+    /// The reply that was computed here,
+    Own(Reply),
+    /// or those of all members.
+    All(Replies),
+    /// It was given out.
+    Nothing,
+}
+
+static PENDINGS: Registry<Mutex<Awaited>> = Registry::new(Kind::Pending);
 
 /// A call on a replica. It holds the replica by its own, so that what ends it waits for nobody's wait.
 fn with(handle: Handle, body: impl FnOnce(&Replica<Foreign>) -> Result<(), Error>) -> Result<(), Error> {
@@ -57,6 +69,50 @@ fn submit(replica: &Replica<Foreign>, update: &[u8]) -> Result<Reply, Error> {
         return Err(would_deadlock());
     }
     Ok(replica.submit(&consort::object::Bytes(update.to_vec()))?)
+}
+
+fn submit_all(replica: &Replica<Foreign>, update: &[u8]) -> Result<Replies, Error> {
+    if inside() {
+        // As there; or for one of those that are under way.
+        return Err(would_deadlock());
+    }
+    Ok(replica.submit_all(&consort::object::Bytes(update.to_vec()))?)
+}
+
+/// A handle for what `submit` makes.
+fn pending(out: Out<Handle>, submit: impl FnOnce() -> Result<Awaited, Error>) -> Result<(), Error> {
+    let handle = PENDINGS.put(Mutex::new(Awaited::Nothing))?;
+    match submit() {
+        Ok(awaited) => {
+            let slot = PENDINGS.find(handle)?;
+            *lock(&slot) = awaited;
+            out.set(handle);
+            Ok(())
+        }
+        Err(error) => {
+            PENDINGS.take(handle)?;
+            Err(error)
+        }
+    }
+}
+
+/// How long a call may wait that is here with such a timeout; `None` is for ever.
+fn limit(timeout_ms: i64) -> Result<Option<Duration>, Error> {
+    let limit = timeout(timeout_ms)?;
+    Ok(if only_looks(timeout_ms) { Some(Duration::ZERO) } else { limit })
+}
+
+/// The same again if it isn't there by then.
+fn wait<T>(it: Pending<T>, limit: Option<Duration>) -> Result<T, Pending<T>> {
+    match limit {
+        None => Ok(it.wait()),
+        Some(limit) => it.wait_timeout(limit),
+    }
+}
+
+#[cold]
+fn given_out() -> Error {
+    Error::fixed(&(Status::BadHandle, c"this reply was given out already: free what waited for it"))
 }
 
 /// Where a reply goes, if it is wanted: to be had before the update is sent, which can't be undone.
@@ -165,23 +221,9 @@ export! {
     }
 
     fn consort_replica_submit(replica: Handle, update: In<u8>, len: usize, pending: Out<Handle>) {
-        let pending = pending.check("pending")?;
+        let out = pending.check("pending")?;
         let update = update.slice(len, "update")?;
-        with(replica, |it| {
-            let handle = PENDINGS.put(Mutex::new(None))?;
-            match submit(it, update) {
-                Ok(reply) => {
-                    let slot = PENDINGS.find(handle)?;
-                    *lock(&slot) = Some(reply);
-                    pending.set(handle);
-                    Ok(())
-                }
-                Err(error) => {
-                    PENDINGS.take(handle)?;
-                    Err(error)
-                }
-            }
-        })
+        with(replica, |it| self::pending(out, || Ok(Awaited::Own(submit(it, update)?))))
     }
 
     fn consort_replica_submit_then(replica: Handle, update: In<u8>, len: usize, on_reply: OnReply, context: Context) {
@@ -196,26 +238,82 @@ export! {
         })
     }
 
+    fn consort_replica_update_all(replica: Handle, update: In<u8>, len: usize, replies: Out<Handle>) {
+        let out = replies.check("replies")?;
+        let update = update.slice(len, "update")?;
+        with(replica, |it| {
+            let place = replies::place()?;
+            out.set(place.fill(submit_all(it, update)?.wait()?));
+            Ok(())
+        })
+    }
+
+    fn consort_replica_submit_all(replica: Handle, update: In<u8>, len: usize, pending: Out<Handle>) {
+        let out = pending.check("pending")?;
+        let update = update.slice(len, "update")?;
+        with(replica, |it| self::pending(out, || Ok(Awaited::All(submit_all(it, update)?))))
+    }
+
+    fn consort_replica_submit_all_then(replica: Handle, update: In<u8>, len: usize, on_replies: OnReplies, context: Context) {
+        let call = on_replies.ok_or_else(|| Error::invalid("`on_replies` is NULL: pass the function to be called"))?;
+        let update = update.slice(len, "update")?;
+        with(replica, |it| {
+            Then::start(submit_all(it, update)?, move |result: Answered<Vec<u8>>| match result {
+                Ok(replies) => {
+                    let told = replies::Told::new(replies);
+                    call(context, Status::Ok as i32, told.all().as_ptr(), told.all().len());
+                }
+                Err(error) => call(context, Error::from(error).tell() as i32, std::ptr::null(), 0),
+            });
+            Ok(())
+        })
+    }
+
     fn consort_pending_wait(pending: Handle, timeout_ms: i64, reply: Out<Bytes>) {
-        let limit = timeout(timeout_ms)?;
+        let limit = limit(timeout_ms)?;
         PENDINGS.with(pending, |slot| {
             let mut slot = lock_to_wait(slot, timeout_ms)?;
             let place = place(&reply)?; // before the reply is taken, which there is once
-            let Some(it) = slot.take() else {
-                return Err(Error::fixed(&(Status::BadHandle, c"this reply was given out already: free what waited for it")));
+            let it = match std::mem::replace(&mut *slot, Awaited::Nothing) {
+                Awaited::Own(it) => it,
+                Awaited::All(it) => {
+                    *slot = Awaited::All(it);
+                    return Err(Error::invalid("this waits for the replies of all members: use consort_pending_wait_all"));
+                }
+                Awaited::Nothing => return Err(given_out()),
             };
-            let limit = if only_looks(timeout_ms) { Some(std::time::Duration::ZERO) } else { limit };
-            let result = match limit {
-                None => it.wait(),
-                Some(limit) => match it.wait_timeout(limit) {
-                    Ok(result) => result,
-                    Err(it) => {
-                        *slot = Some(it);
-                        return Err(not_yet(timeout_ms));
-                    }
-                },
+            match wait(it, limit) {
+                Ok(result) => give(place, result?, reply),
+                Err(it) => {
+                    *slot = Awaited::Own(it);
+                    return Err(not_yet(timeout_ms));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn consort_pending_wait_all(pending: Handle, timeout_ms: i64, replies: Out<Handle>) {
+        let limit = limit(timeout_ms)?;
+        let out = replies.check("replies")?;
+        PENDINGS.with(pending, |slot| {
+            let mut slot = lock_to_wait(slot, timeout_ms)?;
+            let place = replies::place()?; // before the replies are taken, which there are once
+            let it = match std::mem::replace(&mut *slot, Awaited::Nothing) {
+                Awaited::All(it) => it,
+                Awaited::Own(it) => {
+                    *slot = Awaited::Own(it);
+                    return Err(Error::invalid("this waits for the reply that is computed here: use consort_pending_wait"));
+                }
+                Awaited::Nothing => return Err(given_out()),
             };
-            give(place, result?, reply);
+            match wait(it, limit) {
+                Ok(result) => out.set(place.fill(result?)),
+                Err(it) => {
+                    *slot = Awaited::All(it);
+                    return Err(not_yet(timeout_ms));
+                }
+            }
             Ok(())
         })
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! PREFIX/include/consort.h
 //! PREFIX/lib/libconsort.so.0.1.0    libconsort.so.0 → it, for programs that run    libconsort.so → that, for the linker
-//! PREFIX/lib/libconsort.a
+//! PREFIX/lib/libconsort.a    has no other global symbols than the API's, see `archive`
 //! PREFIX/lib/pkgconfig/consort.pc
 //! PREFIX/lib/cmake/Consort/ConsortConfig.cmake, ConsortConfigVersion.cmake
 //! ```
@@ -15,13 +15,26 @@ use std::path::Path;
 
 use cargo_metadata::MetadataCommand;
 
+use crate::archive::narrow;
 use crate::shell::{Trouble, Workspace, quiet};
 
 /// The name that build.rs of the crate writes into the library.
-const SONAME: &str = "libconsort.so.0";
+pub(crate) const SONAME: &str = "libconsort.so.0";
 
-/// Builds the library in a cargo profile, and installs it.
-pub(crate) fn install(workspace: &Workspace, prefix: &Path, profile: &str) -> Result<(), Trouble> {
+/// What was installed.
+pub(crate) struct Installed {
+    pub(crate) version: String,
+    pub(crate) repository: String,
+}
+
+/// Builds the library in a cargo profile, and installs it: to the prefix, or to where that is below `destdir`. Nothing that is installed has the
+/// prefix in it.
+pub(crate) fn install(
+    workspace: &Workspace,
+    prefix: &Path,
+    destdir: Option<&Path>,
+    profile: &str,
+) -> Result<Installed, Trouble> {
     let package = MetadataCommand::new()
         .manifest_path(workspace.root.join("Cargo.toml"))
         .no_deps()
@@ -30,6 +43,7 @@ pub(crate) fn install(workspace: &Workspace, prefix: &Path, profile: &str) -> Re
         .and_then(|all| all.packages.into_iter().find(|it| it.name.as_str() == "consort-capi"))
         .ok_or_else(|| Trouble::Found("the workspace has no consort-capi".to_owned()))?;
     let version = package.version.to_string();
+    let repository = package.repository.unwrap_or_default();
     let mut build = workspace.cargo();
     build.args(["build", "--package", "consort-capi", "--profile", profile]);
     build.arg("--target-dir").arg(&workspace.target);
@@ -39,11 +53,14 @@ pub(crate) fn install(workspace: &Workspace, prefix: &Path, profile: &str) -> Re
     let source = workspace.root.join("capi");
     let filled = |file: &str| -> io::Result<String> {
         let text = fs::read_to_string(source.join("package").join(file))?;
-        let repository = package.repository.as_deref().unwrap_or_default();
-        Ok(text.replace("@VERSION@", &version).replace("@REPOSITORY@", repository))
+        Ok(text.replace("@VERSION@", &version).replace("@REPOSITORY@", &repository))
+    };
+    let to = match destdir {
+        Some(directory) => directory.join(prefix.strip_prefix("/").unwrap_or(prefix)),
+        None => prefix.to_owned(),
     };
     let put = || -> io::Result<()> {
-        let (lib, include) = (prefix.join("lib"), prefix.join("include"));
+        let (lib, include) = (to.join("lib"), to.join("include"));
         let (pkgconfig, cmake) = (lib.join("pkgconfig"), lib.join("cmake/Consort"));
         for directory in [&include, &pkgconfig, &cmake] {
             fs::create_dir_all(directory)?;
@@ -54,7 +71,15 @@ pub(crate) fn install(workspace: &Workspace, prefix: &Path, profile: &str) -> Re
         replace(&lib.join(&full), |to| fs::copy(built.join("libconsort_c.so"), to).map(drop))?;
         replace(&lib.join(SONAME), |to| symlink(&full, to))?;
         replace(&lib.join("libconsort.so"), |to| symlink(SONAME, to))?;
-        replace(&lib.join("libconsort.a"), |to| fs::copy(built.join("libconsort_c.a"), to).map(drop))?;
+        replace(&lib.join("libconsort.a"), |to| {
+            let from = built.join("libconsort_c.a");
+            // Another process may do the same at the same time.
+            let beside = built.join(format!("libconsort-{}", std::process::id()));
+            narrow(&built.join("libconsort_c.so"), &from, to, &beside).or_else(|why| {
+                println!("libconsort.a has the symbols of Rust's own libraries too, which others of a program may collide with: {why}");
+                fs::copy(&from, to).map(drop)
+            })
+        })?;
         fs::write(pkgconfig.join("consort.pc"), filled("consort.pc.in")?)?;
         fs::write(cmake.join("ConsortConfig.cmake"), filled("ConsortConfig.cmake")?)?;
         fs::write(cmake.join("ConsortConfigVersion.cmake"), filled("ConsortConfigVersion.cmake.in")?)
@@ -62,10 +87,14 @@ pub(crate) fn install(workspace: &Workspace, prefix: &Path, profile: &str) -> Re
     put().map_err(|cause| {
         Trouble::Found(format!(
             "can't install to {}: {cause}; take another --prefix, or ask its owner",
-            prefix.display()
+            to.display()
         ))
     })?;
-    println!("installed libconsort {version} to {}", prefix.display());
+    println!("installed libconsort {version} to {}", to.display());
+    let installed = Installed { version, repository };
+    if destdir.is_some() {
+        return Ok(installed);
+    }
     println!(
         "    PKG_CONFIG_PATH={} where pkg-config doesn't look there by itself;",
         prefix.join("lib/pkgconfig").display()
@@ -74,7 +103,7 @@ pub(crate) fn install(workspace: &Workspace, prefix: &Path, profile: &str) -> Re
         "    `ldconfig` as root, or LD_LIBRARY_PATH={}, for programs to find it",
         prefix.join("lib").display()
     );
-    Ok(())
+    Ok(installed)
 }
 
 /// Removes what is there, and makes it anew.

@@ -5,14 +5,17 @@
 //!
 //! Modules in reading order, each leaning only on those above it: [`shell`] runs commands and reads what tests say,
 //! [`tools`] finds or installs what a step needs, [`source`] reads the modules of a crate, [`layers`] judges who imports
-//! whom, [`install`] installs the C library, [`steps`] are the steps themselves, [`ci`] is their sequence.
+//! whom, [`archive`] makes the static C library and [`install`] installs it with the other, [`deb`] makes
+//! packages of that, [`steps`] are the steps themselves, [`ci`] is their sequence.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to whoever sits at the terminal")]
 
 mod shell;
 mod tools;
 mod source;
 mod layers;
+mod archive;
 mod install;
+mod deb;
 mod steps;
 mod ci;
 
@@ -116,6 +119,21 @@ enum Command {
         /// Where: to PREFIX/lib and PREFIX/include
         #[arg(long, default_value = "/usr/local")]
         prefix: PathBuf,
+        /// Put it all below this directory instead of `/`, for who makes packages
+        #[arg(long)]
+        destdir: Option<PathBuf>,
+        /// Cargo's profile
+        #[arg(long, default_value = "release")]
+        profile: String,
+    },
+    /// Builds Debian packages of libconsort: libconsort0, for programs that run, and libconsort-dev, to build them
+    Deb {
+        /// The directory to put them in
+        #[arg(long, default_value = ".")]
+        out: PathBuf,
+        /// Whom the packages name as their maintainer
+        #[arg(long, default_value = "Consort <consort@localhost>")]
+        maintainer: String,
         /// Cargo's profile
         #[arg(long, default_value = "release")]
         profile: String,
@@ -143,12 +161,19 @@ fn main() -> ExitCode {
         Command::BenchTest => one(Step::BenchTest),
         Command::Valgrind => one(Step::Valgrind),
         Command::Ci => ci::run(&workspace, &ci::ALL),
-        Command::Install { prefix, profile } => match install::install(&workspace, &prefix, &profile) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(trouble) => {
-                eprintln!("{trouble}");
-                ExitCode::FAILURE
-            }
-        },
+        Command::Install { prefix, destdir, profile } => {
+            done(install::install(&workspace, &prefix, destdir.as_deref(), &profile).map(drop))
+        }
+        Command::Deb { out, maintainer, profile } => done(deb::deb(&workspace, &out, &maintainer, &profile)),
+    }
+}
+
+fn done(result: Result<(), shell::Trouble>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(trouble) => {
+            eprintln!("{trouble}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -29,8 +29,8 @@ from collections import namedtuple
 from . import _abi
 from ._abi import library as _library
 
-__all__ = ["AGREED", "ATOMIC", "ADAPTIVE", "BLOCK", "CHAIN", "DIRECT", "DURABLE", "DrivenNode", "Error", "Event", "FIFO", "Full", "Group", "Node",
-           "Outcome", "Pending", "Replica", "Room", "SHM", "SPIN", "Stopped", "TCP", "TimedOut", "Unknown", "View", "Member", "Update", "WAITING", "EVICTED", "VIEW", "MESSAGE",
+__all__ = ["AGREED", "ATOMIC", "ADAPTIVE", "BLOCK", "CHAIN", "DIRECT", "DURABLE", "DrivenNode", "Error", "Event", "FIFO", "Full", "Group", "Log", "Node",
+           "Outcome", "Pending", "PendingReplies", "Record", "Replica", "Replies", "Room", "SHM", "SPIN", "Stopped", "TCP", "TimedOut", "Unknown", "View", "Member", "Update", "WAITING", "EVICTED", "VIEW", "MESSAGE",
            "SNAPSHOT", "RESTORE", "ENDED", "READ_POINT", "DIGEST", "STOPPED", "version"]
 
 ATOMIC, AGREED, FIFO, DURABLE = 0, 1, 2, 3
@@ -43,6 +43,8 @@ Member = namedtuple("Member", "node is_witness incarnation address domain")
 View = namedtuple("View", "id members")
 Update = namedtuple("Update", "data node view seq index incarnation")
 Delivered = namedtuple("Delivered", "view seq")
+Replies = namedtuple("Replies", "replies lost")
+Record = namedtuple("Record", "kind node index view seq stamp data members")
 
 
 class Error(Exception):
@@ -151,7 +153,8 @@ def _options(id=0, *, listen=None, peers=None, join=None, groups=None, config_fi
              fabric=AUTO, guarantee=ATOMIC, wait=ADAPTIVE, state=False, rejoin=False, witness=False, data=None, topology=DIRECT,
              snapshot_every=0):
     """A node's options; what they mean, consort.h says. ``peers`` is {id: address}, ``join`` a list of addresses, ``groups`` a list
-    of dicts with ``name`` and any of ``nodes``, ``shards``, ``replicas``, ``ring_bytes``, ``guarantee``, ``state``, ``topology``. A
+    of dicts with ``name`` and any of ``nodes``, ``shards``, ``replicas``, ``ring_bytes``, ``guarantee``, ``state``, ``topology``,
+    ``slow_evict`` (seconds; None waits for slow members, and 0, or nothing, is what the node's ``slow_evict`` says). A
     ``listen_fd`` stays the program's: close it when the node has started. ``data`` is the directory of the node's DURABLE groups, a str or a
     path: they are told everything once more when their members start again."""
     options = _abi.NodeOptions()
@@ -168,6 +171,8 @@ def _options(id=0, *, listen=None, peers=None, join=None, groups=None, config_fi
         to.nodes = (ctypes.c_uint32 * len(nodes))(*nodes)
         for name in ("shards", "replicas", "ring_bytes", "guarantee", "state", "topology"):
             setattr(to, name, int(group.get(name, 0)))
+        slow = group.get("slow_evict", 0)
+        to.slow_evict_ms = -1 if slow is None else int(slow * 1000)
     options.groups = array
     options.id, options.role, options.config_file, options.cluster = id, int(witness), _text(config_file), _text(cluster)
     options.listen, options.advertise, options.domain = _text(listen), _text(advertise), _text(domain)
@@ -523,6 +528,32 @@ class Pending(_Handle):
         return _take(reply)
 
 
+def _replies(handle):
+    """A copy of all replies, which are freed."""
+    replies, lost, count, reply = {}, {}, ctypes.c_size_t(), _abi.Reply()
+    try:
+        _check(_library.consort_replies_count(handle, ctypes.byref(count)))
+        for at in range(count.value):
+            _check(_library.consort_replies_at(handle, at, ctypes.byref(reply)))
+            if reply.status == 0:
+                replies[reply.node] = ctypes.string_at(reply.data, reply.len)
+            else:
+                lost[reply.node] = reply.text.decode()
+    finally:
+        _check(_library.consort_replies_free(handle))
+    return Replies(replies, lost)
+
+
+class PendingReplies(_Handle):
+    """The replies of all members to an update."""
+
+    _free = _library.consort_pending_free
+
+    def wait(self, timeout=None):
+        """The `Replies`, once."""
+        return _replies(_made(_library.consort_pending_wait_all, self._handle, _ms(timeout)))
+
+
 class Replica(_Handle):
     """A state that all members keep the same. ``machine`` has ``apply(update) -> bytes or None`` (``update.data`` is bytes), ``snapshot() -> bytes``,
     ``restore(bytes)`` and, if it likes, ``view_changed(view)``; what they do must follow from the state and their arguments alone. They are
@@ -584,6 +615,15 @@ class Replica(_Handle):
         """The same without waiting: gives a `Pending`."""
         return Pending(_made(_library.consort_replica_submit, self._handle, bytes(data), len(data)))
 
+    def update_all(self, data):
+        """Does an update, and gives what every member answered: `Replies`, with ``replies``, bytes by node, and ``lost``, by node why there is
+        no reply. Waits for each until it has answered or is gone."""
+        return _replies(_made(_library.consort_replica_update_all, self._handle, bytes(data), len(data)))
+
+    def submit_all(self, data):
+        """The same without waiting: gives `PendingReplies`."""
+        return PendingReplies(_made(_library.consort_replica_submit_all, self._handle, bytes(data), len(data)))
+
     def query(self, look, linearizable=True):
         """``look(machine)``, on a state with every update that had completed anywhere; or, not linearizable, as it is here."""
         found, raised = [], []
@@ -612,3 +652,31 @@ class Replica(_Handle):
     def stop(self):
         """Stops at once. Close it then."""
         _check(_library.consort_replica_stop(self._handle))
+
+
+class Log(_Handle):
+    """A durable shard's log, from a data directory, which a node may be using: from the record of an ``index`` on, from a ``stamp`` on
+    (nanoseconds since 1970), or from the first that there is. Iterating gives what is there, and goes on with what has come since when it is done
+    again. Each is a `Record`: of a MESSAGE ``data`` are its bytes, of a VIEW ``members`` is that `View`. One thread at a time."""
+
+    _free = _library.consort_log_free
+
+    def __init__(self, data, shard=0, index=0, stamp=None):
+        how, start = (0, index) if stamp is None else (1, stamp)
+        super().__init__(_made(_library.consort_log_open, os.fsencode(data), shard, how, start))
+
+    def next(self):
+        """The next record. TimedOut: there is no more yet. Error: it is damaged there."""
+        record = _abi.Record()
+        _check(_library.consort_log_next(self._handle, ctypes.byref(record)))
+        data = ctypes.string_at(record.data, record.len) if record.len > 0 else b""
+        members = _members(record.members.contents) if record.members else None
+        return Record(record.kind, record.node, record.index, record.view, record.seq, record.stamp, data, members)
+
+    def __iter__(self):
+        while True:
+            try:
+                record = self.next()
+            except TimedOut:
+                return
+            yield record

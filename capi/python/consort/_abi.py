@@ -15,7 +15,7 @@ class Peer(Structure):
 class GroupOptions(Structure):
     _fields_ = [("struct_size", c_size_t), ("name", c_char_p), ("nodes", POINTER(c_uint32)), ("nodes_len", c_size_t),
                 ("ring_bytes", c_uint64), ("shards", c_uint32), ("replicas", c_uint32), ("guarantee", c_uint32),
-                ("state", c_uint32), ("topology", c_uint32), ("reserved", c_uint32)]
+                ("state", c_uint32), ("topology", c_uint32), ("reserved", c_uint32), ("slow_evict_ms", c_int64)]
 
 
 class NodeOptions(Structure):
@@ -73,6 +73,15 @@ class Bytes(Structure):
     _fields_ = [("data", c_void_p), ("len", c_size_t), ("lent", c_uint64)]
 
 
+class Reply(Structure):
+    _fields_ = [("node", c_uint32), ("status", c_int32), ("data", c_void_p), ("len", c_size_t), ("text", c_char_p)]
+
+
+class Record(Structure):
+    _fields_ = [("kind", c_uint32), ("node", c_uint32), ("index", c_uint64), ("view", c_uint64), ("seq", c_uint64),
+                ("stamp", c_uint64), ("data", c_void_p), ("len", c_size_t), ("members", POINTER(View))]
+
+
 class Update(Structure):
     _fields_ = [("data", c_void_p), ("len", c_size_t), ("view", c_uint64), ("seq", c_uint64), ("index", c_uint64),
                 ("incarnation", c_uint64), ("node", c_uint32), ("reserved", c_uint32)]
@@ -81,6 +90,7 @@ class Update(Structure):
 ON_EVENT = CFUNCTYPE(None, c_void_p, POINTER(Event))
 ON_OUTCOME = CFUNCTYPE(None, c_void_p, c_int, POINTER(Delivered))
 ON_REPLY = CFUNCTYPE(None, c_void_p, c_int, c_void_p, c_size_t)
+ON_REPLIES = CFUNCTYPE(None, c_void_p, c_int, POINTER(Reply), c_size_t)
 ON_FRESH = CFUNCTYPE(None, c_void_p, c_int)
 LOOK = CFUNCTYPE(None, c_void_p, c_void_p)
 READ_FN = CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t, POINTER(c_size_t))
@@ -99,7 +109,7 @@ class Machine(Structure):
 STRUCTS = {"consort_peer": Peer, "consort_node_options": NodeOptions, "consort_group_options": GroupOptions,
            "consort_group_info": GroupInfo, "consort_stats": Stats, "consort_room": Room, "consort_delivered": Delivered,
            "consort_member": Member, "consort_shard": Shard, "consort_view": View, "consort_event": Event,
-           "consort_bytes": Bytes, "consort_update": Update, "consort_machine": Machine}
+           "consort_bytes": Bytes, "consort_reply": Reply, "consort_record": Record, "consort_update": Update, "consort_machine": Machine}
 
 _HANDLE = c_void_p
 _OUT = POINTER(c_void_p)
@@ -159,12 +169,22 @@ FUNCTIONS = {
     "consort_replica_update": [_HANDLE, c_char_p, c_size_t, POINTER(Bytes)],
     "consort_replica_submit": [_HANDLE, c_char_p, c_size_t, _OUT],
     "consort_replica_submit_then": [_HANDLE, c_char_p, c_size_t, ON_REPLY, c_void_p],
+    "consort_replica_update_all": [_HANDLE, c_char_p, c_size_t, _OUT],
+    "consort_replica_submit_all": [_HANDLE, c_char_p, c_size_t, _OUT],
+    "consort_replica_submit_all_then": [_HANDLE, c_char_p, c_size_t, ON_REPLIES, c_void_p],
+    "consort_pending_wait_all": [_HANDLE, c_int64, _OUT],
+    "consort_replies_count": [_HANDLE, POINTER(c_size_t)],
+    "consort_replies_at": [_HANDLE, c_size_t, POINTER(Reply)],
+    "consort_replies_free": [_HANDLE],
     "consort_pending_wait": [_HANDLE, c_int64, POINTER(Bytes)],
     "consort_pending_free": [_HANDLE],
     "consort_replica_query": [_HANDLE, c_uint32, LOOK, c_void_p],
     "consort_replica_fresh_then": [_HANDLE, ON_FRESH, c_void_p],
     "consort_replica_applied": [_HANDLE, POINTER(c_uint64)],
     "consort_replica_check": [_HANDLE],
+    "consort_log_open": [c_char_p, c_uint32, c_uint32, c_uint64, _OUT],
+    "consort_log_next": [_HANDLE, POINTER(Record)],
+    "consort_log_free": [_HANDLE],
     "consort_replica_leave": [_HANDLE, c_int64],
     "consort_replica_stop": [_HANDLE],
     "consort_replica_free": [_HANDLE],

@@ -29,7 +29,8 @@ pub(crate) fn implemented() -> BTreeMap<String, usize> {
             listen_fd, fabric, guarantee, wait, state, rejoin, data, topology, reserved, snapshot_every
         }
         "consort_group_options": GroupOptions {
-            struct_size, name, nodes, nodes_len, ring_bytes, shards, replicas, guarantee, state, topology, reserved
+            struct_size, name, nodes, nodes_len, ring_bytes, shards, replicas, guarantee, state, topology, reserved,
+            slow_evict_ms
         }
         "consort_group_info": GroupInfo { struct_size, ring_bytes, shard, index, shards, guarantee, state, reserved }
         "consort_stats": Stats {
@@ -44,6 +45,8 @@ pub(crate) fn implemented() -> BTreeMap<String, usize> {
             kind, shard, node, status, view, seq, ticket, number, data, len, members, text, lent, stamp
         }
         "consort_bytes": Bytes { data, len, lent }
+        "consort_reply": Reply { node, status, data, len, text }
+        "consort_record": Record { kind, node, index, view, seq, stamp, data, len, members }
         "consort_update": Update { data, len, view, seq, index, incarnation, node, reserved }
         "consort_machine": Machine { struct_size, context, apply, snapshot, restore, view_changed, free }
     }
@@ -62,6 +65,7 @@ pub(crate) fn implemented() -> BTreeMap<String, usize> {
         DATA = "CONSORT_DATA", WITNESS = "CONSORT_WITNESS",
         ASK_STATUS = "CONSORT_ASK_STATUS", ASK_EXPLAIN = "CONSORT_ASK_EXPLAIN",
         LOCAL = "CONSORT_LOCAL", LINEARIZABLE = "CONSORT_LINEARIZABLE",
+        FROM_INDEX = "CONSORT_FROM_INDEX", FROM_STAMP = "CONSORT_FROM_STAMP",
     }
     for status in Status::ALL {
         constant(status.name().to_str().unwrap(), status as u32);
@@ -76,7 +80,7 @@ fn written(name: &str, text: &str) -> PathBuf {
 }
 
 /// Which of two sets lacks what of the other.
-fn same<T: Ord + std::fmt::Debug>(header: &BTreeSet<T>, library: &BTreeSet<T>) {
+pub(crate) fn same<T: Ord + std::fmt::Debug>(header: &BTreeSet<T>, library: &BTreeSet<T>) {
     let (more, less): (Vec<_>, Vec<_>) =
         (header.difference(library).collect(), library.difference(header).collect());
     assert!(
@@ -183,7 +187,8 @@ fn in_c(rust: &str) -> String {
 
 #[test]
 fn every_function_takes_what_the_header_says() {
-    const HANDLES: [&str; 7] = ["node", "group", "outcome", "replica", "pending", "writer", "reader"];
+    const HANDLES: [&str; 9] =
+        ["node", "group", "outcome", "replica", "pending", "replies", "log", "writer", "reader"];
     let of_header = header::functions().into_iter().map(|(name, (result, parameters))| {
         let types = parameters.iter().map(|parameter| {
             let parameter = parameter.as_str();

@@ -1,9 +1,12 @@
 //! What a stranger does: installs the library to a prefix, and builds a program that lies elsewhere against what was installed.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use crate::abi::same;
+use crate::header;
 use crate::kit::{Process, goes_on, has, here, member, sockets};
 
 /// The prefix, installed to once.
@@ -21,6 +24,35 @@ fn prefix() -> &'static Path {
     })
 }
 
+/// The packages, in a directory of their own.
+fn packages() -> tempfile::TempDir {
+    let made = tempfile::tempdir().unwrap();
+    let mut deb = Command::new(env!("CARGO"));
+    deb.current_dir(here()).args(["run", "--quiet", "--locked", "--package", "xtask", "--"]);
+    builds(deb.args(["deb", "--profile", "dev", "--out"]).arg(made.path()));
+    made
+}
+
+/// What a package says of itself, by field.
+fn field(package: &Path, name: &str) -> String {
+    let output = Command::new("dpkg-deb").arg("--field").arg(package).arg(name).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// The names in a package, of what is no directory.
+fn contents(package: &Path) -> BTreeSet<String> {
+    let output = Command::new("dpkg-deb").arg("--contents").arg(package).output().unwrap();
+    let listed = String::from_utf8(output.stdout).unwrap();
+    let files = listed.lines().filter(|line| !line.starts_with('d'));
+    files
+        .map(|line| {
+            let name = line.split_whitespace().nth(5).unwrap();
+            assert!(line.contains(" root/root "), "{line}");
+            name.trim_start_matches('.').to_owned()
+        })
+        .collect()
+}
+
 /// A directory outside the repository, with an example in it.
 fn elsewhere() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
@@ -31,8 +63,12 @@ fn elsewhere() -> tempfile::TempDir {
 }
 
 fn pkg_config(arguments: &[&str]) -> Vec<String> {
+    pkg_config_at(&prefix().join("lib/pkgconfig"), arguments)
+}
+
+fn pkg_config_at(directory: &Path, arguments: &[&str]) -> Vec<String> {
     let mut command = Command::new("pkg-config");
-    command.args(arguments).arg("consort").env("PKG_CONFIG_PATH", prefix().join("lib/pkgconfig"));
+    command.args(arguments).arg("consort").env("PKG_CONFIG_PATH", directory);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().split_whitespace().map(str::to_owned).collect()
@@ -63,6 +99,18 @@ fn an_example_builds_with_pkg_config_and_goes_on_when_one_of_three_is_killed() {
     builds(&mut compiler);
     goes_on(three(&there.path().join("hello")), 3);
     assert_eq!(pkg_config(&["--modversion"]), [env!("CARGO_PKG_VERSION")]);
+}
+
+#[test]
+fn the_static_library_has_no_other_global_symbols_than_the_headers_functions() {
+    let output = Command::new("nm")
+        .args(["--extern-only", "--defined-only"])
+        .arg(prefix().join("lib/libconsort.a"))
+        .output()
+        .unwrap();
+    let output = String::from_utf8(output.stdout).unwrap();
+    let defined = output.lines().filter_map(|line| line.split_whitespace().nth(2)).map(str::to_owned);
+    same(&header::functions().into_keys().collect(), &defined.collect());
 }
 
 #[test]
@@ -97,4 +145,59 @@ fn an_example_builds_with_cmake() {
     builds(&mut cmake);
     builds(Command::new("cmake").current_dir(there.path()).args(["--build", "build"]));
     goes_on(three(&there.path().join("build/hello")), 3);
+}
+
+#[test]
+fn an_example_builds_and_runs_with_what_is_in_the_packages() {
+    if !has("dpkg-deb", "dpkg") || !has("pkg-config", "pkg-config") {
+        return;
+    }
+    let made = packages();
+    let mut files: Vec<_> = std::fs::read_dir(made.path()).unwrap().map(|it| it.unwrap().path()).collect();
+    files.sort();
+    let [dev, runs] = &files[..] else { panic!("{files:?}") };
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        [field(dev, "Package"), field(dev, "Depends"), field(runs, "Package"), field(runs, "Version")],
+        [
+            "libconsort-dev".to_owned(),
+            format!("libconsort0 (= {version}), libc6-dev"),
+            "libconsort0".into(),
+            version.into()
+        ]
+    );
+    assert!(field(runs, "Depends").starts_with("libc6 (>= 2."), "{}", field(runs, "Depends"));
+    let shared = [
+        format!("/usr/lib/libconsort.so.{version}"),
+        "/usr/lib/libconsort.so.0".into(),
+        "/usr/share/doc/libconsort0/copyright".into(),
+    ];
+    same(&shared.into(), &contents(runs));
+    let to_build = [
+        "/usr/include/consort.h",
+        "/usr/lib/libconsort.so",
+        "/usr/lib/libconsort.a",
+        "/usr/lib/pkgconfig/consort.pc",
+        "/usr/lib/cmake/Consort/ConsortConfig.cmake",
+        "/usr/lib/cmake/Consort/ConsortConfigVersion.cmake",
+        "/usr/share/doc/libconsort-dev/copyright",
+    ];
+    same(&to_build.map(str::to_owned).into(), &contents(dev));
+
+    let root = tempfile::tempdir().unwrap();
+    for package in [runs, dev] {
+        builds(Command::new("dpkg-deb").arg("--extract").arg(package).arg(root.path()));
+    }
+    let (there, lib) = (elsewhere(), root.path().join("usr/lib"));
+    for (name, statically) in [("hello", false), ("hello-static", true)] {
+        let mut compiler = Command::new("gcc");
+        compiler.current_dir(there.path()).args(["-D_GNU_SOURCE", "hello.c", "-o", name, "-pthread"]);
+        let flags: &[&str] =
+            if statically { &["--static", "--cflags", "--libs"] } else { &["--cflags", "--libs"] };
+        for flag in pkg_config_at(&lib.join("pkgconfig"), flags) {
+            compiler.arg(if statically && flag == "-lconsort" { "-l:libconsort.a".to_owned() } else { flag });
+        }
+        builds(compiler.arg(format!("-Wl,-rpath,{}", lib.display())));
+        goes_on(three(&there.path().join(name)), 3);
+    }
 }

@@ -28,8 +28,23 @@ fn groups_shards_states_and_questions() {
 }
 
 #[test]
+fn who_stands_still_is_left_out_of_a_group_with_a_bound() {
+    runs("slow.c", "who stood still is out");
+}
+
+#[test]
+fn what_all_members_reply_and_who_was_lost() {
+    runs("replies.c", "all have replied");
+}
+
+#[test]
 fn durable_groups_begin_again_with_what_they_had() {
     runs("durable.c", "all came again");
+}
+
+#[test]
+fn logs_are_read_from_a_record_or_a_time_on_and_damage_is_told() {
+    runs("log.c", "all was read");
 }
 
 #[test]
@@ -51,7 +66,8 @@ fn under_valgrind(source: &Path, says: &str) {
     let mut command = Command::new("valgrind");
     command.args(["--quiet", "--error-exitcode=9", "--leak-check=no", "--fair-sched=yes"]).arg(&program);
     // What the program was told is the other library; this is preferred by its name.
-    command.env("OVER_TCP", "1").env("LD_PRELOAD", library);
+    let place = tempfile::tempdir().unwrap();
+    command.current_dir(place.path()).env("OVER_TCP", "1").env("LD_PRELOAD", library);
     let (status, lines) = run(command, None).end();
     assert!(status.success() && lines == [says], "{status} {lines:?}");
 }
@@ -67,7 +83,8 @@ fn valgrind_finds_nothing_in_calls_with_null_and_freed_handles() {
 }
 
 /// The handles' types, as parameters.
-const HANDLES: [&str; 7] = ["node", "group", "outcome", "replica", "pending", "writer", "reader"];
+const HANDLES: [&str; 9] =
+    ["node", "group", "outcome", "replica", "pending", "replies", "log", "writer", "reader"];
 
 /// Parameters that may be NULL, as the header says.
 const MAY_BE_NULL: [&str; 13] = [
@@ -106,6 +123,7 @@ fn argument(parameter: &str) -> String {
         ("consort_on_outcome", _) => "on_outcome".into(),
         ("consort_on_reply", _) => "on_reply".into(),
         ("consort_on_fresh", _) => "on_fresh".into(),
+        ("consort_on_replies", _) => "on_replies".into(),
         ("consort_look", _) => "look".into(),
         ("consort_read_fn", _) => "read_piece".into(),
         ("consort_done_fn", _) => "NULL".into(),
@@ -120,10 +138,11 @@ fn argument(parameter: &str) -> String {
 /// gives there must stay untouched.
 fn source() -> (String, BTreeSet<String>) {
     let mut source = String::from(
-        "#include \"misuse.h\"\n\
+        "#include \"misuse.h\"\n#include <sys/stat.h>\n\
          static void on_event(void *c, const consort_event *e) { (void)c, (void)e; }\n\
          static void on_outcome(void *c, consort_status s, const consort_delivered *d) { (void)c, (void)s, (void)d; }\n\
          static void on_reply(void *c, consort_status s, const void *r, size_t l) { (void)c, (void)s, (void)r, (void)l; }\n\
+         static void on_replies(void *c, consort_status s, const consort_reply *r, size_t l) { (void)c, (void)s, (void)r, (void)l; }\n\
          static void on_fresh(void *c, consort_status s) { (void)c, (void)s; }\n\
          static void look(void *c, void *m) { (void)c, (void)m; }\n\
          static int read_piece(void *c, uint8_t *b, size_t l, size_t *g) { (void)c, (void)b, (void)l; *g = 0; return 0; }\n\
@@ -134,11 +153,14 @@ fn source() -> (String, BTreeSet<String>) {
          int main(void)\n{\n    \
          consort_node_options options = alone(1);\n    consort_event none;\n    sloppy state, other;\n    \
          consort_node *nodes;\n    consort_group *groups;\n    consort_outcome *outcomes;\n    consort_replica *replicas;\n    \
-         consort_pending *pendings;\n    consort_writer *writers;\n    consort_reader *readers = NULL;\n    consort_machine machine;\n    \
+         consort_pending *pendings;\n    consort_replies *repliess;\n    consort_log *logs;\n    consort_writer *writers;\n    consort_reader *readers = NULL;\n    consort_machine machine;\n    \
          memset(&none, 0, sizeof none);\n    memset(&state, 0, sizeof state);\n    memset(&other, 0, sizeof other);\n    \
          machine = sloppy_machine(&state);\n    options.key = (const uint8_t *)\"sixteen bytes at least\";\n    options.key_len = 22;\n    \
          MUST(consort_node_new(&options, &nodes));\n    MUST(consort_node_group(nodes, NULL, 0, &groups));\n    \
          MUST(consort_multicast_tracked(groups, \"x\", 1, &outcomes));\n    MUST(consort_replica_new(&options, &machine, &replicas));\n    \
+         MUST(consort_replica_update_all(replicas, \"x\", 1, &repliess));\n    \
+         SURE(mkdir(\"empty\", 0700) == 0 && mkdir(\"empty/shard-0\", 0700) == 0);\n    \
+         MUST(consort_log_open(\"empty\", 0, CONSORT_FROM_INDEX, 0, &logs));\n    \
          MUST(consort_replica_submit(replicas, \"x\", 1, &pendings));\n    MUST(consort_pending_wait(pendings, -1, NULL));\n    \
          writers = state.writer;\n    machine = sloppy_machine(&other);\n",
     );
@@ -192,7 +214,7 @@ fn source() -> (String, BTreeSet<String>) {
             }
         }
     }
-    source += "    MUST(consort_outcome_free(outcomes));\n    MUST(consort_pending_free(pendings));\n    MUST(consort_replica_free(replicas));\n    \
+    source += "    MUST(consort_outcome_free(outcomes));\n    MUST(consort_pending_free(pendings));\n    MUST(consort_replies_free(repliess));\n    MUST(consort_log_free(logs));\n    MUST(consort_replica_free(replicas));\n    \
                MUST(consort_node_free(nodes));\n    MUST(consort_group_free(groups));\n";
     for (name, (result, parameters)) in &functions {
         if result == "consort_status"
@@ -228,6 +250,9 @@ fn every_function_with_null_and_freed_handles() {
         .filter(|(name, (result, _))| result == "consort_status" && !covered.contains(name))
         .collect();
     assert!(without.is_empty(), "not called: {without:?}");
-    let (status, lines) = run(Command::new(compile(&file, Build::Sanitized)), None).end();
+    let place = tempfile::tempdir().unwrap();
+    let mut command = Command::new(compile(&file, Build::Sanitized));
+    command.current_dir(place.path());
+    let (status, lines) = run(command, None).end();
     assert!(status.success() && lines == ["all was refused"], "{status} {lines:?}");
 }

@@ -96,8 +96,11 @@ static inline int sloppy_apply(void *context, const consort_update *update, cons
         return 7;
     if (it->replica != NULL) {
         consort_pending *pending;
+        consort_replies *replies;
         EXPECT(CONSORT_WOULD_DEADLOCK, consort_replica_update(it->replica, "x", 1, NULL));
         EXPECT(CONSORT_WOULD_DEADLOCK, consort_replica_submit(it->replica, "x", 1, &pending));
+        EXPECT(CONSORT_WOULD_DEADLOCK, consort_replica_update_all(it->replica, "x", 1, &replies));
+        EXPECT(CONSORT_WOULD_DEADLOCK, consort_replica_submit_all(it->replica, "x", 1, &pending));
         EXPECT(CONSORT_WOULD_DEADLOCK, consort_replica_leave(it->replica, -1));
         EXPECT(CONSORT_WOULD_DEADLOCK, consort_replica_free(it->replica));
     }

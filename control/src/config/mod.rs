@@ -139,6 +139,10 @@ pub struct NodeConfig {
 /// What becomes of a member that stands still in a group: its application takes nothing of what is delivered there, for all that messages wait, or
 /// its engine does nothing at all, in a callback that doesn't return or for want of a processor. An engine that stands still does so in
 /// all groups of the node.
+///
+/// So with [`SlowPolicy::Evict`] whatever the application does with one event has to be over within the bound, while others wait: applying an
+/// update and restoring a state too. The engine of a node that is driven by its application runs on the application's own thread; there the
+/// shortest bound of any of the node's groups counts, for each callback and for whatever is done between two turns.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
 pub enum SlowPolicy {

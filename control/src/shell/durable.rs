@@ -291,6 +291,13 @@ pub(crate) fn encode(view: &View) -> Vec<u8> {
     postcard::to_allocvec(view).unwrap_or_default()
 }
 
+impl View {
+    /// The view that is the payload of a log's record ([`LogKind::View`]). `None` if it can't be read, as when another release has written it.
+    pub fn of_record(payload: &[u8]) -> Option<Self> {
+        postcard::from_bytes(payload).ok()
+    }
+}
+
 /// The log of one durable shard.
 pub(crate) struct ShardLog {
     log: Log,
@@ -780,8 +787,8 @@ impl ShardLog {
             };
             let verdict = match header.kind {
                 LogKind::View => {
-                    let view: View = postcard::from_bytes(payload)
-                        .map_err(|_| format!("record {} is no view that can be read", header.index))?;
+                    let view = View::of_record(payload)
+                        .ok_or_else(|| format!("record {} is no view that can be read", header.index))?;
                     let verdict = app(Incoming::View(&view));
                     payload.clone_into(&mut self.keeper.view);
                     replay.view = Some(view);

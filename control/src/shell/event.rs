@@ -83,7 +83,8 @@ pub enum Incoming<'a, 'd> {
     Message(&'a mut Delivery<'d>),
     /// As [`Event::Snapshot`]; clone it to answer later.
     Snapshot(&'a SnapshotRequest),
-    /// As [`Event::Restore`]: take it.
+    /// As [`Event::Restore`]: take it. What takes longer than a bound on slow members ([`SlowPolicy`](crate::config::SlowPolicy)) is not for
+    /// this call, in which the engine stands still: read it on another thread, and finish it there.
     Restore(&'a mut Option<Restore>),
     /// As [`Event::Ended`].
     Ended(NodeId),
