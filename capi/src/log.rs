@@ -57,12 +57,7 @@ impl Reading {
 
     fn next(&mut self) -> Result<Record, Error> {
         self.view = None;
-        // A reader reads ahead: the end that it finds first may be that of a while ago, and it looks anew after that.
-        let mut found = self.step()?;
-        if found.is_none() {
-            found = self.step()?;
-        }
-        if let Some(header) = found {
+        if let Some(header) = self.step()? {
             return self.lend(&header);
         }
         let Some(spot) = self.damage()? else { return Err(TIMED_OUT) };

@@ -126,6 +126,7 @@ impl Reader {
         loop {
             let Some((number, name, bytes)) = self.segment.clone() else { return Ok(false) };
             let rules = Rules::default();
+            let is_new = self.window.is_clear();
             let why = match look(&mut *self.disk, &mut self.window, (&name, bytes), self.at, rules)? {
                 Look::Record(header, _, content) => match follows(&self.tip, &header, rules) {
                     Ok(()) => {
@@ -140,8 +141,12 @@ impl Reader {
                 Look::Nothing => None,
                 Look::Bad(why) => Some(why),
             };
-            // Not here: perhaps the segment is full, and the next has begun. If not, whatever is here may be other by and by.
+            // Not here: perhaps when the window was read, and since then it has been written.
             self.window.clear();
+            if !is_new {
+                continue;
+            }
+            // Perhaps the segment is full, and the next has begun. If not, whatever is here may be other by and by.
             let next = segment_files(&mut *self.disk)?.into_iter().find(|(it, ..)| *it == number + 1);
             let header = match &next {
                 Some((number, name, _)) => {

@@ -170,6 +170,11 @@ impl Window {
         self.bytes.clear();
     }
 
+    /// Whether what it gives next is read then.
+    pub(crate) fn is_clear(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// The bytes of a file from `at` on: `len` of them, or fewer at the end of the file.
     pub(crate) fn get(
         &mut self,

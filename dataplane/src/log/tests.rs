@@ -461,6 +461,18 @@ fn a_log_is_read_from_a_place_or_a_time_and_followed() {
         assert_eq!(Kept::of(&header, payload), kept);
         assert!(reader.read().unwrap().is_none());
     }
+    // What was there before it asked it gets, whatever it had read ahead by then.
+    for seq in 20..40 {
+        let kept = [seq, seq + 100].map(|seq| append(&mut log, 2, seq, &payload(seq, 60)));
+        flush(&mut log);
+        assert!(reader.read().unwrap().is_some_and(|(header, _)| header.index == kept[0].index));
+        let late = append(&mut log, 2, seq + 200, &payload(seq, 60));
+        flush(&mut log);
+        for kept in [&kept[1], &late] {
+            assert!(reader.read().unwrap().is_some_and(|(header, _)| header.index == kept.index));
+        }
+        assert!(reader.read().unwrap().is_none());
+    }
 }
 
 // P3: another member's log is copied, from wherever one is, in pieces of whatever length.
