@@ -4,12 +4,12 @@
 use serde::Serialize;
 
 use super::conduct::Status;
-use super::figures::middle;
+use super::figures::{PerMessage, middle};
 use super::load::{self, Bench, GroupRun};
 use crate::args::{CountsArgs, GuaranteeArg, WaitArg};
 use crate::failure::Failure;
-use crate::orders::{Counts, Pace};
-use crate::text::{self, as_f64};
+use crate::orders::Pace;
+use crate::text;
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -33,41 +33,6 @@ struct Cell {
     /// Delivered at all members, in the run in the middle by work requests and system calls.
     messages: u64,
     per_message: PerMessage,
-}
-
-/// Of all members together, for one message.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-struct PerMessage {
-    work_requests: f64,
-    doorbells: f64,
-    signalled: f64,
-    inline: f64,
-    completions: f64,
-    wakes: f64,
-    system_calls: f64,
-    bytes: f64,
-}
-
-impl PerMessage {
-    /// Of each member: what it delivered, and what its fabric counted meanwhile. Their looks at the counters are not at the same
-    /// instant, so each is divided by its own deliveries.
-    fn new(members: &[(u64, Counts)]) -> Self {
-        let each = |count: fn(&Counts) -> u64| {
-            let shares =
-                members.iter().map(|(delivered, counts)| as_f64(count(counts)) / as_f64((*delivered).max(1)));
-            shares.sum::<f64>()
-        };
-        Self {
-            work_requests: each(|counts| counts.work_requests),
-            doorbells: each(|counts| counts.doorbells),
-            signalled: each(|counts| counts.signalled),
-            inline: each(|counts| counts.inline),
-            completions: each(|counts| counts.completions),
-            wakes: each(|counts| counts.wakes),
-            system_calls: each(|counts| counts.system_calls),
-            bytes: each(|counts| counts.bytes_out),
-        }
-    }
 }
 
 /// Counts.
@@ -142,18 +107,4 @@ fn describe(report: &Report) -> String {
         "counts: {} members, {} over {} ({}), waiting {}; for one message, all members together\n{table}",
         report.members, report.guarantee, report.fabric, report.engine, report.wait
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_member_counts_by_what_it_delivered_itself() {
-        let counted = |work_requests, bytes_out| Counts { work_requests, bytes_out, ..Counts::default() };
-        let each =
-            PerMessage::new(&[(100, counted(300, 6_400)), (50, counted(100, 400)), (0, Counts::default())]);
-        let expected = PerMessage { work_requests: 5.0, bytes: 72.0, ..PerMessage::default() };
-        assert_eq!(each, expected);
-    }
 }

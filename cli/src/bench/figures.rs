@@ -4,6 +4,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::args::{GuaranteeArg, WaitArg};
+use crate::orders::Counts;
 use crate::text::as_f64;
 
 /// Between the order to start and the start, in nanoseconds: until all have heard it.
@@ -129,6 +130,41 @@ pub(crate) struct Ratio {
     pub(crate) throughput: Option<f64>,
 }
 
+/// Of all members together, for one message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct PerMessage {
+    pub(crate) work_requests: f64,
+    pub(crate) doorbells: f64,
+    pub(crate) signalled: f64,
+    pub(crate) inline: f64,
+    pub(crate) completions: f64,
+    pub(crate) wakes: f64,
+    pub(crate) system_calls: f64,
+    pub(crate) bytes: f64,
+}
+
+impl PerMessage {
+    /// Of each member: what it delivered, and what its fabric counted meanwhile. Their looks at the counters are not at the same
+    /// instant, so each is divided by its own deliveries.
+    pub(crate) fn new(members: &[(u64, Counts)]) -> Self {
+        let each = |count: fn(&Counts) -> u64| {
+            let shares =
+                members.iter().map(|(delivered, counts)| as_f64(count(counts)) / as_f64((*delivered).max(1)));
+            shares.sum::<f64>()
+        };
+        Self {
+            work_requests: each(|counts| counts.work_requests),
+            doorbells: each(|counts| counts.doorbells),
+            signalled: each(|counts| counts.signalled),
+            inline: each(|counts| counts.inline),
+            completions: each(|counts| counts.completions),
+            wakes: each(|counts| counts.wakes),
+            system_calls: each(|counts| counts.system_calls),
+            bytes: each(|counts| counts.bytes_out),
+        }
+    }
+}
+
 /// One run with its floor.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct RunFigures {
@@ -167,5 +203,14 @@ mod tests {
         (1..=1_000).for_each(|us| values.record(us * 1_000).unwrap());
         let quantiles = Quantiles::from(&values);
         assert!((499.0..501.0).contains(&quantiles.p50) && (999.0..1_001.0).contains(&quantiles.max));
+    }
+
+    #[test]
+    fn each_member_counts_by_what_it_delivered_itself() {
+        let counted = |work_requests, bytes_out| Counts { work_requests, bytes_out, ..Counts::default() };
+        let each =
+            PerMessage::new(&[(100, counted(300, 6_400)), (50, counted(100, 400)), (0, Counts::default())]);
+        let expected = PerMessage { work_requests: 5.0, bytes: 72.0, ..PerMessage::default() };
+        assert_eq!(each, expected);
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use hdrhistogram::Histogram;
 
 use super::conduct::{Status, conduct, stderr_line};
-use super::figures::nanoseconds;
+use super::figures::{PerMessage, nanoseconds};
 use super::floor::{self, FloorRun, Setting};
 use super::samples::{self, Series, merge};
 use crate::args::LoadArgs;
@@ -215,6 +215,7 @@ fn combine(reports: &[LoadReport], own: Histogram<u64>, last: Histogram<u64>) ->
     }
     let messages = as_f64(slowest.delivered);
     let total = |what: fn(&LoadReport) -> u64| as_f64(reports.iter().map(what).sum::<u64>());
+    let counts: Vec<_> = reports.iter().map(|report| (report.delivered, report.counts)).collect();
     Ok(GroupRun {
         own,
         last,
@@ -222,8 +223,8 @@ fn combine(reports: &[LoadReport], own: Histogram<u64>, last: Histogram<u64>) ->
         seconds: as_f64(slowest.elapsed) / 1e9,
         msgs_per_s: rate(slowest),
         cpu_s_per_million: total(|r| r.cpu) / 1e9 / messages * 1e6,
-        system_calls_per_message: total(|r| r.counts.system_calls) / messages,
-        counts: reports.iter().map(|report| (report.delivered, report.counts)).collect(),
+        system_calls_per_message: PerMessage::new(&counts).system_calls,
+        counts,
         log_bytes: slowest.log_bytes,
         flushes: slowest.flushes,
         beside_per_s: reports
