@@ -856,6 +856,9 @@ pub(crate) struct ReportArgs {
     /// Run so long before anything counts
     #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
     pub(crate) warmup: Duration,
+    /// Other systems beside Consort, to be shown too: what `scripts/peers --json --out FILE` wrote
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) peers: Option<PathBuf>,
     /// Where the page goes; the figures go beside it
     #[arg(long, value_name = "FILE.html", default_value = "consort-report.html")]
     pub(crate) out: PathBuf,

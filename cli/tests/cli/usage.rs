@@ -68,6 +68,7 @@ fn arguments_that_make_no_sense_are_refused_with_code_2() {
     refused(&["bench", "repair", "--replicas", "6"], 2, &["5 nodes", "--replicas"]);
     refused(&["bench", "report", "--out", "report.json"], 2, &["report.json", ".html"]);
     refused(&["bench", "report", "--out", "no/such/place/report.html"], 3, &["no/such/place/report.html"]);
+    refused(&["bench", "report", "--peers", "no/such/file.json"], 3, &["no/such/file.json"]);
     refused(&["bench", "report", "--sizes", "0"], 2, &["--sizes"]);
     refused(&["bench", "repair", "--domains", "6"], 2, &["5 nodes", "--domains"]);
     refused(&["bench", "repair", "--rate", "0"], 2, &["--rate"]);

@@ -3,6 +3,7 @@
 //!
 //! Everything is measured as the single benchmarks measure it, one after the other, and is in the object that they print. [`page`] draws it.
 
+mod peers;
 mod page;
 
 use std::path::Path;
@@ -41,6 +42,9 @@ struct Survey {
     throughput: Vec<Report>,
     overload: Vec<Overload>,
     failover: Vec<failover::Report>,
+    /// Other systems, measured before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peers: Option<peers::Peers>,
 }
 
 /// Where it ran.
@@ -88,6 +92,7 @@ struct Drawn {
 /// The arguments make no sense, a file can't be written, or a group doesn't start or is stopped.
 pub(crate) fn run(args: &ReportArgs, log: &str) -> Result<(), Failure> {
     args.check()?;
+    let peers = args.peers.as_deref().map(peers::read).transpose()?;
     let figures = args.out.with_extension("json");
     for path in [args.out.as_path(), &figures] {
         // Better to fail now than after the measurement.
@@ -96,7 +101,8 @@ pub(crate) fn run(args: &ReportArgs, log: &str) -> Result<(), Failure> {
     let status = Status::new();
     let measured = measure(args, log, &status);
     status.clear();
-    let (survey, drawn) = measured?;
+    let (mut survey, drawn) = measured?;
+    survey.peers = peers;
     let write = |path: &Path, text: &str| {
         std::fs::write(path, text).map_err(|cause| Failure::file("write", path, cause))
     };
@@ -126,6 +132,7 @@ fn measure(args: &ReportArgs, log: &str, status: &Status) -> Result<(Survey, Vec
         throughput: Vec::new(),
         overload: Vec::new(),
         failover: Vec::new(),
+        peers: None,
     };
     let mut drawn = Vec::new();
     let one = |status: &Status, load: &LoadArgs, pace: Pace, name: &'static str| {

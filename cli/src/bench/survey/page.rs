@@ -6,6 +6,7 @@ use plotters::prelude::*;
 
 use super::super::figures::{Quantiles, Report};
 use super::super::plot::{self, Area, Drawn as Done, FLOOR, LAST, OWN, escape};
+use super::peers::Peers;
 use super::{Drawn, Machine, Overload, Survey, bytes, name};
 use crate::bench::failover;
 use crate::failure::Failure;
@@ -57,6 +58,10 @@ pub(super) fn page(survey: &Survey, drawn: &[Drawn]) -> Result<String, Failure> 
     if !survey.failover.is_empty() {
         body.push_str("<h2>Failover: a member is killed under load</h2>\n");
         body.push_str(&failovers(&survey.failover));
+    }
+    if let Some(peers) = &survey.peers {
+        body.push_str("<h2>Beside other systems</h2>\n");
+        body.push_str(&others(peers));
     }
     Ok(plot::whole("consort bench report", &body))
 }
@@ -280,4 +285,46 @@ fn failovers(reports: &[failover::Report]) -> String {
         })
     });
     table(&["", "p50", "p99", "max"], rows)
+}
+
+/// Other systems, and what they promise.
+fn others(peers: &Peers) -> String {
+    let dash = || "–".to_owned();
+    let times = |ratio: Option<f64>| ratio.map_or_else(dash, |ratio| format!("{ratio:.1}"));
+    let rows = peers.rows.iter().map(|peer| {
+        let figures = [
+            peer.p50_us.map_or_else(dash, text::micros),
+            peer.p99_us.map_or_else(dash, text::micros),
+            peer.small_per_s.map_or_else(dash, text::rate),
+            peer.large_mb_per_s.map_or_else(dash, |rate| format!("{rate:.0}")),
+            times(peer.ratio.latency),
+            times(peer.ratio.throughput),
+            times(peer.ratio.large),
+        ];
+        let promise =
+            [&peer.order, &peer.done, &peer.durability, &peer.fabric].map(String::as_str).join("; ");
+        let promise = peer.not_run.as_ref().map_or(promise, |why| format!("not run: {why}"));
+        std::iter::once(peer.system.clone()).chain(figures).chain([promise]).collect()
+    });
+    let (small, large) = (text::bytes(peers.small_bytes), text::bytes(peers.large_bytes));
+    let head = [
+        "",
+        "p50",
+        "p99",
+        &format!("{small}: messages/s"),
+        &format!("{large}: MB/s"),
+        "latency ×",
+        "messages ×",
+        "MB ×",
+        "what it promises",
+    ];
+    format!(
+        "<p>{} members, {} rounds of {:.1} s on {}. The last figures are ratios to Consort in the same rounds: above 1 is better for \
+         Consort.</p>\n{}",
+        peers.members,
+        peers.runs,
+        peers.seconds,
+        escape(&peers.machine),
+        table(&head, rows)
+    )
 }
