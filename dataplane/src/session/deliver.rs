@@ -6,10 +6,11 @@
 //! header read and two comparisons.
 #![allow(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::durable::{Due, SENT};
-use super::{Blame, Cold, Fault, Held, Session, rank_at};
+use super::{Blame, Cold, Fault, Held, Session, Stream, rank_at};
 use crate::fabric::Fabric;
 use crate::layout::unwrap;
 use crate::loan::{Loan, Loans};
@@ -147,6 +148,74 @@ pub(super) struct Next {
     pub(super) kind: Kind,
     len: usize,
     pub(super) end: Position,
+}
+
+/// What all records of a session keep to.
+#[derive(Clone, Copy)]
+struct Rules {
+    /// Bytes of a ring.
+    ring: u64,
+    /// A message begins with its sender's clock.
+    dated: bool,
+    /// Messages may be for some members only (D12).
+    addresses: bool,
+}
+
+impl Stream {
+    /// Reads headers from `at` on until one is a record's; `None` if there is none below `end`. Pads are passed over.
+    #[inline]
+    fn look(
+        &mut self,
+        rank: usize,
+        end: Position,
+        rules: Rules,
+        passed_pads: &mut bool,
+    ) -> Result<Option<Next>, Blame> {
+        while self.at < end {
+            let place = self.at.0 & (rules.ring - 1);
+            // S1: one read into a local, then all checks on that.
+            let word = self.memory.load(self.ring + place as usize);
+            let sound = Header::parse(word).and_then(|header| {
+                let end = Position(self.at.0 + header.size() as u64);
+                let round = unwrap(self.round.0, header.round, (1 << 31) - 1).map(Round)?;
+                let fits = end <= self.received && place + header.size() as u64 <= rules.ring;
+                let may_be = match header.kind {
+                    Kind::Data => header.len >= SENT || !rules.dated,
+                    Kind::Addressed => rules.addresses,
+                    _ => true,
+                };
+                (fits && may_be && round < self.heard).then_some((header, end, round))
+            });
+            let Some((header, end, round)) = sound else {
+                return Err(Blame::Record { at: self.at, word });
+            };
+            self.round = round;
+            if header.kind != Kind::Pad {
+                return Ok(Some(Next {
+                    key: Key::new(round, rank),
+                    kind: header.kind,
+                    len: header.len,
+                    end,
+                }));
+            }
+            self.at = end;
+            *passed_pads = true;
+        }
+        Ok(None)
+    }
+}
+
+/// Whether what was delivered has a place in the order: so have all messages, whomever they are for (D12).
+fn has_place(kind: Kind) -> bool {
+    kind != Kind::End
+}
+
+/// Remembers that what was delivered up to `end` can't be released before a loan, its own or an earlier one, is back.
+fn hold(held: &mut VecDeque<Held>, rank: usize, upto: Position, loan: Option<u64>) {
+    match held.back_mut() {
+        Some(Held { rank: last, end, loan: None }) if loan.is_none() && *last == rank => *end = upto,
+        _ => held.push_back(Held { rank, end: upto, loan }),
+    }
 }
 
 impl Session {
@@ -308,78 +377,73 @@ impl Session {
     /// A sender's next record that ends at or before `end`; pads are passed over.
     #[inline]
     fn peek(&mut self, rank: usize, end: Position) -> Result<Option<Next>, Cold> {
-        if self.streams[rank].next.is_none() && !self.look(rank, end)? {
-            return Ok(None);
+        if self.streams[rank].next.is_none() {
+            let rules = self.rules();
+            let stream = &mut self.streams[rank];
+            match stream.look(rank, end, rules, &mut self.passed_pads) {
+                Ok(next) => stream.next = next,
+                Err(bad) => return Err(self.blame(rank, bad)),
+            }
+            self.pass(rank);
         }
         Ok(self.streams[rank].next.filter(|next| next.end <= end))
     }
 
-    /// Reads headers at a sender's `at` until one is a record's; false if there is none below `end`.
+    /// Nothing is pending of a sender all of whose records were passed over or delivered.
     #[inline]
-    fn look(&mut self, rank: usize, end: Position) -> Result<bool, Cold> {
-        let size = self.plan.ring_bytes as u64;
-        let stream = &mut self.streams[rank];
-        while stream.at < end {
-            let place = stream.at.0 & (size - 1);
-            // S1: one read into a local, then all checks on that.
-            let word = stream.memory.load(stream.ring + place as usize);
-            let sound = Header::parse(word).and_then(|header| {
-                let end = Position(stream.at.0 + header.size() as u64);
-                let round = unwrap(stream.round.0, header.round, (1 << 31) - 1).map(Round)?;
-                let fits = end <= stream.received && place + header.size() as u64 <= size;
-                let may_be = match header.kind {
-                    Kind::Data => header.len >= SENT || !self.plan.guarantee.durable(), // the sender's clock comes first
-                    Kind::Addressed => self.plan.addresses(),
-                    _ => true,
-                };
-                (fits && may_be && round < stream.heard).then_some((header, end, round))
-            });
-            let Some((header, end, round)) = sound else {
-                let at = stream.at;
-                return Err(self.blame(rank, Blame::Record { at, word }));
-            };
-            stream.round = round;
-            if header.kind != Kind::Pad {
-                let key = Key::new(round, rank);
-                stream.next = Some(Next { key, kind: header.kind, len: header.len, end });
-                return Ok(true);
-            }
-            stream.at = end;
-            self.passed_pads = true;
-        }
+    fn pass(&mut self, rank: usize) {
+        let stream = &self.streams[rank];
         if stream.at == stream.received {
             self.pending &= !(1 << rank);
         }
-        Ok(false)
+    }
+
+    #[inline]
+    fn rules(&self) -> Rules {
+        Rules {
+            ring: self.plan.ring_bytes as u64,
+            dated: self.plan.guarantee.durable(),
+            addresses: self.plan.addresses(),
+        }
     }
 
     /// Delivers `rank`'s records that come before `limit` and end at or before `end`.
     fn run(&mut self, rank: usize, limit: Key, end: Position, sink: &mut dyn Sink) -> Result<Run, Cold> {
-        let mut ran = Run::default();
-        let mask = self.plan.ring_bytes as u64 - 1;
-        let (sender, mine) = (self.plan.members[rank].node, rank == self.me);
-        while let Some(next) = self.peek(rank, end)? {
-            if next.key >= limit {
+        if self.plan.guarantee.durable() {
+            return self.run_to_log(rank, limit, end, sink);
+        }
+        let (mut any, mut refused) = (false, None);
+        let rules = self.rules();
+        let (sender, mine, me) = (self.plan.members[rank].node, rank == self.me, rank_at(self.me));
+        #[cfg(feature = "mutants")]
+        let has_place =
+            if self.mutant == Some(super::Mutant::NoPlace) { |kind| kind == Kind::Data } else { has_place };
+        // Once for each record of a batch: what it takes is in registers and one cache line, as far as that can be had.
+        let Self { plan, streams, loans, held, seq, passed_pads, .. } = self;
+        let stream = &mut streams[rank];
+        let mut looked = stream.next.take();
+        loop {
+            let next = match looked.take() {
+                Some(next) => next,
+                None => match stream.look(rank, end, rules, passed_pads) {
+                    Ok(Some(next)) => next,
+                    Ok(None) => break,
+                    Err(bad) => return Err(self.blame(rank, bad)),
+                },
+            };
+            if next.end > end || next.key >= limit {
+                stream.next = Some(next);
                 break;
             }
-            let stream = &mut self.streams[rank];
-            let from = stream.ring + (stream.at.0 & mask) as usize + HEADER;
+            let from = stream.ring + (stream.at.0 & (rules.ring - 1)) as usize + HEADER;
             let mut range = from..from + next.len;
-            if self.plan.guarantee.durable() {
-                ran.refused = !self.log(rank, next, range, sink);
-                if ran.refused {
-                    break;
-                }
-                ran.any = true;
-                continue;
-            }
             let (mut kind, mut to) = (next.kind, None);
             if kind == Kind::Addressed {
                 // D12. Its header's check saw to it that there is such a word, which was published with the header to all.
                 let ranks = RankSet(stream.memory.load(from));
                 to = Some(ranks);
                 range.start += ADDRESS;
-                if ranks.contains(rank_at(self.me)) {
+                if ranks.contains(me) {
                     kind = Kind::Data;
                 } else if !mine {
                     range.end = range.start; // what lies there was never published to this member
@@ -390,8 +454,8 @@ impl Session {
             // was checked to stay within the ring.
             let payload = unsafe { stream.memory.bytes(range.clone()) };
             let mut delivery = Delivery {
-                view: self.plan.view,
-                seq: self.seq,
+                view: plan.view,
+                seq: *seq,
                 rank: rank_at(rank),
                 sender,
                 kind,
@@ -400,40 +464,51 @@ impl Session {
                 stamp: 0,
                 payload,
                 range,
-                loans: Some(&mut self.loans),
+                loans: Some(&mut *loans),
                 lent: None,
             };
             let verdict = sink.deliver(&mut delivery);
             let lent = delivery.lent;
             if verdict == Verdict::Later {
-                self.hold_refused(rank, lent);
-                ran.refused = true;
+                stream.next = Some(next);
+                refused = Some(lent);
                 break;
             }
-            self.seq.0 += u64::from(self.has_place(kind));
-            let stream = &mut self.streams[rank];
+            seq.0 += u64::from(has_place(kind));
             stream.at = next.end;
-            stream.next = None;
-            ran.any = true;
-            if lent.is_some() || !self.held.is_empty() {
-                self.hold(rank, next.end, lent);
+            any = true;
+            if lent.is_some() || !held.is_empty() {
+                hold(held, rank, next.end, lent);
             }
         }
-        let stream = &self.streams[rank];
-        if stream.at == stream.received {
-            self.pending &= !(1 << rank);
+        if let Some(lent) = refused {
+            self.hold_refused(rank, lent);
         }
-        Ok(ran)
+        self.pass(rank);
+        Ok(Run { any, refused: refused.is_some() })
     }
 
-    /// Whether what was delivered has a place in the order: so have all messages, whomever they are for (D12).
-    #[inline]
-    fn has_place(&self, kind: Kind) -> bool {
-        #[cfg(feature = "mutants")]
-        if self.mutant == Some(super::Mutant::NoPlace) {
-            return kind == Kind::Data;
+    /// The same of a durable session: into the log. They are delivered later.
+    fn run_to_log(
+        &mut self,
+        rank: usize,
+        limit: Key,
+        end: Position,
+        sink: &mut dyn Sink,
+    ) -> Result<Run, Cold> {
+        let mut ran = Run::default();
+        let mask = self.plan.ring_bytes as u64 - 1;
+        while let Some(next) = self.peek(rank, end)?.filter(|next| next.key < limit) {
+            let stream = &self.streams[rank];
+            let from = stream.ring + (stream.at.0 & mask) as usize + HEADER;
+            ran.refused = !self.log(rank, next, from..from + next.len, sink);
+            if ran.refused {
+                break;
+            }
+            ran.any = true;
         }
-        kind != Kind::End
+        self.pass(rank);
+        Ok(ran)
     }
 
     /// Hands a record of a durable session to the log. Returns false if that doesn't take it now.
@@ -490,7 +565,7 @@ impl Session {
             self.durable.pop();
             any = true;
             if lent.is_some() || !self.held.is_empty() {
-                self.hold(rank, end, lent);
+                hold(&mut self.held, rank, end, lent);
             }
         }
         any
@@ -501,14 +576,6 @@ impl Session {
         if lent.is_some() {
             let end = self.delivered_upto(&self.streams[rank]);
             self.held.push_back(Held { rank, end, loan: lent });
-        }
-    }
-
-    /// Remembers that what was delivered up to `end` can't be released before a loan, its own or an earlier one, is back.
-    fn hold(&mut self, rank: usize, upto: Position, loan: Option<u64>) {
-        match self.held.back_mut() {
-            Some(Held { rank: last, end, loan: None }) if loan.is_none() && *last == rank => *end = upto,
-            _ => self.held.push_back(Held { rank, end: upto, loan }),
         }
     }
 
