@@ -10,7 +10,7 @@ use crate::steps::{Done, FUZZ_SECONDS, SIM_SEEDS, Sim, Step};
 pub(crate) const CHECK: [Step; 5] = [Step::Fmt, Step::Layers, Step::Clippy, Step::Docs, Step::Deny];
 
 /// What CI runs: the quick and the likely to fail first.
-pub(crate) const ALL: [Step; 13] = [
+pub(crate) const ALL: [Step; 14] = [
     Step::Fmt,
     Step::Layers,
     Step::Clippy,
@@ -19,6 +19,7 @@ pub(crate) const ALL: [Step; 13] = [
     Step::Sim(Sim::Seeds(SIM_SEEDS)),
     Step::Model { large: false, filter: None },
     Step::BenchTest,
+    Step::Instructions { bless: false },
     Step::Valgrind,
     Step::Loom,
     Step::Miri,

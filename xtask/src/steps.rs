@@ -44,6 +44,7 @@ pub(crate) enum Step {
     Miri,
     Fuzz { seconds: u64, target: Option<String> },
     BenchTest,
+    Instructions { bless: bool },
     Valgrind,
 }
 
@@ -85,6 +86,7 @@ impl Step {
             Self::Miri => "miri",
             Self::Fuzz { .. } => "fuzz",
             Self::BenchTest => "bench-test",
+            Self::Instructions { .. } => "instructions",
             Self::Valgrind => "valgrind",
         }
     }
@@ -250,6 +252,19 @@ impl Step {
                     "--test",
                 ]);
                 counted(run(command, limit))
+            }
+            Self::Instructions { bless } => {
+                let mut command = workspace.cargo();
+                command.args(["bench", "--quiet", "-p", "consort-benches", "--bench", "instructions", "--"]);
+                command.args(bless.then_some("--bless"));
+                let result = quiet(command).map(|told| {
+                    print!("{told}");
+                    match told.lines().find_map(|line| line.strip_prefix("SKIPPED: ")) {
+                        Some(why) => Done::Skipped(why.to_owned()),
+                        None => Done::Passed(Tally { passed: 1, ..Tally::default() }),
+                    }
+                });
+                (Tally::default(), result)
             }
         }
     }
