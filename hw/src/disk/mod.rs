@@ -19,7 +19,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use consort_dataplane::fabric::Doorbell;
 use consort_dataplane::log::disk::{Disk, DiskError, DiskTrouble, Done, Job, UNFINISHED};
@@ -56,8 +57,12 @@ struct Worker {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Far longer than anyone who looks whether a directory is in use ([`Directory::is_in_use`]) holds its lock for that.
+const LOOK: Duration = Duration::from_millis(100);
+
 impl Directory {
-    /// The directory at `path`, to be written by this process alone. Makes it if it isn't there.
+    /// The directory at `path`, to be written by this process alone. Makes it if it isn't there. Blocks for up to a tenth of a second
+    /// if another has it.
     ///
     /// # Errors
     /// It can't be made or written, or another process has it.
@@ -66,13 +71,18 @@ impl Directory {
         fs::create_dir_all(path).map_err(|cause| failed("make", &cause))?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK));
         let lock = lock.map_err(|cause| failed("write in", &cause))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                let what = format!("{} is in use by another process", path.display());
-                return Err(DiskError::new(DiskTrouble::InUse, what));
+        let until = Instant::now() + LOOK;
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                // Somebody may only look whether it is in use.
+                Err(Errno::WOULDBLOCK) if Instant::now() < until => thread::sleep(LOOK / 20),
+                Err(Errno::WOULDBLOCK) => {
+                    let what = format!("{} is in use by another process", path.display());
+                    return Err(DiskError::new(DiskTrouble::InUse, what));
+                }
+                Err(cause) => return Err(failed("lock", &cause.into())),
             }
-            Err(cause) => return Err(failed("lock", &cause.into())),
         }
         let mut here = Self { path: path.to_owned(), worker: None, bell: Arc::default(), _lock: Some(lock) };
         for (name, _) in here.list()? {
@@ -93,6 +103,8 @@ impl Directory {
     }
 
     /// Whether a process has the directory at `path` open for writing.
+    ///
+    /// It holds the lock itself to find out, for an instant.
     pub fn is_in_use(path: &Path) -> bool {
         let Ok(lock) = File::open(path.join(LOCK)) else { return false };
         matches!(flock(&lock, FlockOperation::NonBlockingLockShared), Err(Errno::WOULDBLOCK))
@@ -122,7 +134,7 @@ impl Directory {
             let finished = Arc::new(AtomicU64::new(0));
             let counted = finished.clone();
             let body = move || work(&files, &ordered, &|done| tell.send(done).is_ok(), &counted, &bell);
-            let thread = std::thread::Builder::new().name("consort-disk".to_owned()).spawn(body);
+            let thread = thread::Builder::new().name("consort-disk".to_owned()).spawn(body);
             let thread = thread.map_err(|cause| error("get a thread to write", &self.path, &cause))?;
             self.worker = Some(Worker { jobs: Some(jobs), done, finished, told: 0, thread: Some(thread) });
         }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should say where")]
 
+use std::sync::atomic::AtomicBool;
+
 use consort_dataplane::log::{
     Condition, DiskTrouble, Entry, Index, Log, LogKind, LogOptions, OpenError, Payload, Tip, scan_each,
     snapshot,
@@ -37,7 +39,7 @@ fn entry(seq: u64, payload: Payload<'_>) -> Entry<'_> {
 
 fn flush(log: &mut Log) {
     while log.turn().unwrap() || !log.is_idle() {
-        std::thread::yield_now();
+        thread::yield_now();
     }
 }
 
@@ -95,6 +97,24 @@ fn a_log_is_there_again_with_every_byte() {
     drop(log);
     let (log, _) = Log::open(Box::new(Directory::open(&place.0).unwrap()), SMALL, Index(451)).unwrap();
     assert_eq!(log.tip().index, Index(451));
+}
+
+#[test]
+fn who_looks_whether_a_directory_is_in_use_is_in_nobodys_way() {
+    let place = Temporary::new("looked");
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    Directory::is_in_use(&place.0);
+                }
+            });
+        }
+        let opened = (0..3000).find_map(|_| Directory::open(&place.0).err());
+        is_over.store(true, Ordering::Relaxed);
+        assert!(opened.is_none(), "{opened:?}");
+    });
 }
 
 // A file that is made anew under the same name is another file: what is written must be in the one that is there.
@@ -207,7 +227,7 @@ fn a_write_that_fails_ends_the_log() {
     log.append(&entry(0, Payload::Copied(b"lost"))).unwrap();
     let error = loop {
         match log.turn() {
-            Ok(_) => std::thread::yield_now(),
+            Ok(_) => thread::yield_now(),
             Err(error) => break error,
         }
     };
