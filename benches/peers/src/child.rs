@@ -41,7 +41,7 @@ pub(crate) fn finished(name: &str, command: &mut Command, patience: Duration) ->
             if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
-            let _ = waiter.join();
+            // Not joined: who inherited its output may hold that for longer.
             return Err(Failure::run(
                 format!("{name} was not done after {} s", patience.as_secs()),
                 "run it by hand to see what it waits for; on a busy machine give a longer --duration",

@@ -129,7 +129,14 @@ fn volatile(plan: &Plan, senders: usize) -> Result<Reference, Failure> {
 fn durable(plan: &Plan) -> Result<Reference, Failure> {
     let sizes = format!("{SMALL},{LARGE}");
     let disk = plan.disk.to_string_lossy();
-    let run: Durable = ask(plan, "durable", &["--fabric", "tcp", "--sizes", &sizes, "--dir", &disk])?;
+    let run: Result<Durable, Failure> =
+        ask(plan, "durable", &["--fabric", "tcp", "--sizes", &sizes, "--dir", &disk]);
+    let run = run.map_err(|failure| {
+        Failure::run(
+            failure.to_string(),
+            "give a directory on a disk with --disk, not on a file system that is memory",
+        )
+    })?;
     let of = |size| run.throughput.iter().find(|it| it.size == size);
     Ok(Reference {
         figures: Figures {

@@ -59,13 +59,12 @@ fn compare(args: &Args) -> Result<ExitCode, Failure> {
     } else {
         report.describe()
     };
-    match &args.out {
-        Some(path) => {
-            std::fs::write(path, text + "\n").map_err(|cause| Failure::file("write", path, cause))?
-        }
+    let written = match &args.out {
+        Some(path) => std::fs::write(path, text + "\n").map_err(|cause| Failure::file("write", path, cause)),
         None => writeln!(std::io::stdout().lock(), "{text}")
-            .map_err(|cause| Failure::io("write the report", cause, "see who reads standard output"))?,
-    }
-    let lacking = !args.peers.is_empty() && report.lacks_any();
+            .map_err(|cause| Failure::io("write the report", cause, "see who reads standard output")),
+    };
+    written?;
+    let lacking = measured.consort_failed || (!args.peers.is_empty() && report.lacks_any());
     Ok(if lacking { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }

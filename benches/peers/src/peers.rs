@@ -169,7 +169,11 @@ pub(crate) fn chosen(names: &[String]) -> Result<Vec<&'static Peer>, Failure> {
             format!("give some of {}, or a part before a hyphen", known.join(", ")),
         ));
     }
-    Ok(PEERS.iter().filter(|peer| names.is_empty() || names.iter().any(|name| peer.is(name))).collect())
+    // A whole name is that peer alone, even if others' names begin with it.
+    let whole = |name: &String| PEERS.iter().any(|peer| peer.name == name);
+    let asked =
+        |peer: &&Peer| names.iter().any(|name| if whole(name) { peer.name == name } else { peer.is(name) });
+    Ok(PEERS.iter().filter(|peer| names.is_empty() || asked(peer)).collect())
 }
 
 impl Peer {
@@ -191,6 +195,8 @@ mod tests {
         assert_eq!(names(&[]).unwrap().len(), PEERS.len());
         assert_eq!(names(&["raft-rs", "omnipaxos"]).unwrap(), ["omnipaxos", "raft-rs"]);
         assert_eq!(names(&["consort"]).unwrap(), ["consort-one"]);
+        assert_eq!(names(&["corosync-udpu"]).unwrap(), ["corosync-udpu"]);
+        assert_eq!(names(&["corosync"]).unwrap().len(), 4);
         assert!(matches!(names(&["raf"]), Err(Failure::Usage { .. })));
     }
 }

@@ -244,6 +244,7 @@ mod tests {
             consort_version: "0".into(),
             references: vec![(Against::Volatile, reference)],
             peers: vec![ran, lacks],
+            consort_failed: false,
         };
         let args = <Args as clap::Parser>::parse_from(["peers"]);
         let report = Report::new(&args, &measured);

@@ -30,6 +30,8 @@ pub(crate) struct Measured {
     /// Consort's runs, of each kind that a peer is set beside.
     pub(crate) references: Vec<(Against, Reference)>,
     pub(crate) peers: Vec<PeerRuns>,
+    /// Consort did not run, at least once.
+    pub(crate) consort_failed: bool,
 }
 
 /// Tells of progress, or of an error.
@@ -41,7 +43,7 @@ pub(crate) fn tell(what: &str) {
 /// Measures.
 ///
 /// # Errors
-/// Consort isn't there or doesn't run, or this is interrupted. What a peer lacks is in the result.
+/// Consort isn't there, or this is interrupted. What doesn't run is in the result.
 pub(crate) fn measure(args: &Args, peers: &[&'static Peer]) -> Result<Measured, Failure> {
     let consort = consort::find(args.consort.as_deref())?;
     let consort_version = consort::version(&consort)?;
@@ -61,6 +63,7 @@ pub(crate) fn measure(args: &Args, peers: &[&'static Peer]) -> Result<Measured, 
         consort_version,
         references: Vec::new(),
         peers: peers.iter().map(|peer| PeerRuns::new(peer)).collect(),
+        consort_failed: false,
     };
     for round in 1..=args.runs {
         for runs in &mut measured.peers {
@@ -69,17 +72,22 @@ pub(crate) fn measure(args: &Args, peers: &[&'static Peer]) -> Result<Measured, 
             }
             tell(&format!("round {round} of {}: Consort, then {}", args.runs, runs.peer.title));
             let reference = consort::reference(runs.peer.against, &plan);
-            let run = reference.and_then(|reference| {
-                stop_if(&interrupted)?;
-                Ok((reference, (runs.peer.measure)(&plan)))
-            });
             // Programs of the same terminal are interrupted, too, and fail: that is not their failure.
             stop_if(&interrupted)?;
-            let (reference, figures) = run?;
+            let reference = match reference {
+                Ok(reference) => reference,
+                Err(failure) => {
+                    measured.consort_failed = true;
+                    runs.fail("Consort, beside it", &failure);
+                    continue;
+                }
+            };
             measured.references.push((runs.peer.against, reference));
+            let figures = (runs.peer.measure)(&plan);
+            stop_if(&interrupted)?;
             match figures {
                 Ok(figures) => runs.pairs.push((reference.figures, figures)),
-                Err(failure) => runs.fail(&failure),
+                Err(failure) => runs.fail(runs.peer.title, &failure),
             }
         }
     }
@@ -91,14 +99,15 @@ impl PeerRuns {
         let mut runs = Self { peer, version: String::new(), pairs: Vec::new(), not_run: None };
         match (peer.version)() {
             Ok(version) => runs.version = version,
-            Err(failure) => runs.fail(&failure),
+            Err(failure) => runs.fail(runs.peer.title, &failure),
         }
         runs
     }
 
-    fn fail(&mut self, failure: &Failure) {
-        tell(&format!("{}: {failure}\n  {}", self.peer.title, failure.remedy()));
-        self.not_run = Some(failure.to_string());
+    fn fail(&mut self, who: &str, failure: &Failure) {
+        tell(&format!("{who}: {failure}\n  {}", failure.remedy()));
+        self.not_run =
+            Some(if who == self.peer.title { failure.to_string() } else { format!("{who}: {failure}") });
     }
 }
 

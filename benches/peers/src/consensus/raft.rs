@@ -18,6 +18,7 @@ pub(super) struct RaftLog {
     compacted: u64,
 }
 
+#[allow(clippy::needless_pass_by_value)] // as map_err gives it
 fn refused(cause: raft::Error) -> Failure {
     Failure::bug(format!("raft-rs refuses: {cause}"))
 }

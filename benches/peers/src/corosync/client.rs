@@ -59,7 +59,7 @@ impl Inbox {
         let expected = 0x5a * (self.size - HEAD) as u64;
         match count {
             Some(count) if number == Some(*count) && message.len() == self.size && filled == expected => {
-                *count += 1
+                *count += 1;
             }
             _ => {
                 self.wrong.get_or_insert_with(|| {

@@ -41,6 +41,9 @@ pub(crate) fn process() -> Result<(), Failure> {
 fn start(number: usize, task: &Task) -> Result<(Server, Client), Failure> {
     ip("link set lo up")?;
     ip(&format!("addr add 10.77.0.{number}/24 dev eth0"))?;
+    if task.setting.tuned {
+        ip("link set eth0 mtu 9000")?;
+    }
     ip("link set eth0 up")?;
     // What it writes there, and the memory that it shares with its clients, goes with this process.
     for place in ["/run", "/var/lib/corosync", "/dev/shm"] {
@@ -83,7 +86,11 @@ fn start(number: usize, task: &Task) -> Result<(Server, Client), Failure> {
 /// A corosync.conf(5) that says only what must be said, and what is tuned.
 fn configuration(setting: Setting) -> String {
     let transport = if setting.knet { "knet" } else { "udpu" };
-    let tuning = if setting.tuned { "window_size: 150\n  max_messages: 100" } else { "" };
+    let tuning = match setting {
+        Setting { tuned: false, .. } => "",
+        Setting { knet: true, .. } => "window_size: 150\n  max_messages: 100",
+        Setting { knet: false, .. } => "netmtu: 8900\n  window_size: 50\n  max_messages: 50",
+    };
     let nodes = (1..=MEMBERS)
         .map(|n| format!("  node {{\n    ring0_addr: 10.77.0.{n}\n    nodeid: {n}\n    name: h{n}\n  }}\n"));
     format!(
@@ -104,9 +111,7 @@ mod tests {
         let own = configuration(KNET);
         assert!(own.contains("transport: knet") && !own.contains("window_size"));
         assert_eq!(own.matches("ring0_addr").count(), MEMBERS);
-        assert!(
-            configuration(UDPU_TUNED).contains("transport: udpu\n  window_size: 150\n  max_messages: 100\n")
-        );
+        assert!(configuration(UDPU_TUNED).contains("transport: udpu\n  netmtu: 8900\n"));
         assert_eq!(own.matches('{').count(), own.matches('}').count());
     }
 }

@@ -40,6 +40,9 @@ fn measure(task: &Task) -> Result<Figures, Failure> {
         // It says something once it is in its namespace.
         heard(host.hear::<Said<()>>()?)?;
         ip(&format!("link add v{number} type veth peer name eth0 netns {}", host.pid()))?;
+        if task.setting.tuned {
+            ip(&format!("link set v{number} mtu 9000"))?;
+        }
         ip(&format!("link set v{number} master br0 up"))?;
         host.tell(&(number, task))?;
         hosts.push(host);
