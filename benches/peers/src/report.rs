@@ -1,6 +1,6 @@
 //! The table, for people and as JSON.
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::args::Args;
@@ -116,6 +116,8 @@ impl Report {
             "10 KiB ×",
         ]);
         let mut promises = Table::new();
+        // Sentences: they are broken to a width that terminals have, whatever they are written to.
+        promises.set_content_arrangement(ContentArrangement::Dynamic).set_width(PROMISES_WIDTH);
         promises.load_preset(presets::UTF8_FULL_CONDENSED).set_header([
             "system",
             "order",
@@ -126,10 +128,8 @@ impl Report {
         for row in &self.rows {
             let Row { figures: own, ratio, aim, promise, .. } = row;
             let mut cells = vec![row.system.clone()];
-            if let Some(reason) = &row.not_run
-                && row.figures == Figures::default()
-            {
-                cells.push(format!("not run: {reason}"));
+            if row.not_run.is_some() && row.figures == Figures::default() {
+                cells.push("not run".to_owned());
                 figures.add_row(cells);
             } else {
                 cells.extend([own.p50_us, own.p99_us].map(|it| shown(it, 1)));
@@ -149,13 +149,17 @@ impl Report {
             self.members, self.machine, self.runs, self.seconds
         );
         for row in &self.rows {
-            if let (Some(reason), true) = (&row.not_run, row.figures != Figures::default()) {
-                text.push_str(&format!("\n{}: not run to the end: {reason}", row.system));
+            if let Some(reason) = &row.not_run {
+                let how_far = if row.figures == Figures::default() { "" } else { " to the end" };
+                text.push_str(&format!("\n{}: not run{how_far}: {reason}", row.system));
             }
         }
         text
     }
 }
+
+/// About as wide as the figures above them.
+const PROMISES_WIDTH: u16 = 130;
 
 const NOTES: &str = "\
 latency: one 64 B message outstanding, corrected for coordinated omission with the mean as the expected interval, all alike.

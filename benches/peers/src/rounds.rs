@@ -49,8 +49,7 @@ pub(crate) fn measure(args: &Args, peers: &[&'static Peer]) -> Result<Measured, 
     let consort_version = consort::version(&consort)?;
     // Removed when this is left; an interrupt leaves it, too, after the run that it falls in.
     let disk = scratch(&args.disk)?;
-    let shm = Path::new("/dev/shm");
-    let memory = scratch(if shm.is_dir() { shm } else { Path::new("/tmp") })?;
+    let memory = scratch(Path::new("/dev/shm"))?;
     let plan = Plan {
         warmup: args.warmup,
         duration: args.duration,

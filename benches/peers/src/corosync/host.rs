@@ -1,5 +1,6 @@
 //! One host: its address, its directories, its Corosync, and the client of it.
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -47,18 +48,14 @@ fn start(number: usize, task: &Task) -> Result<(Server, Client), Failure> {
     ip("link set eth0 up")?;
     // What it writes there, and the memory that it shares with its clients, goes with this process.
     for place in ["/run", "/var/lib/corosync", "/dev/shm"] {
-        // The task's own directory may be in one of them.
-        if !task.directory.starts_with(place) {
-            run("mount", &format!("-t tmpfs none {place}"))?;
-        }
+        run("mount", &format!("-t tmpfs none {place}"))?;
     }
-    let file = task.directory.join(format!("corosync-{number}.conf"));
-    std::fs::write(&file, configuration(task.setting))
-        .map_err(|cause| Failure::file("write", &file, cause))?;
+    let file = Path::new("/run/corosync-peers.conf");
+    std::fs::write(file, configuration(task.setting)).map_err(|cause| Failure::file("write", file, cause))?;
     let mut command = tied(program("corosync")?);
-    command.arg("-f").arg("-c").arg(&file);
-    let log = task.directory.join(format!("corosync-{number}.log"));
-    let mut corosync = Server::start("corosync", &mut command, &log)?;
+    command.arg("-f").arg("-c").arg(file);
+    let log = Path::new("/run/corosync-peers.log");
+    let mut corosync = Server::start("corosync", &mut command, log)?;
     let until = Instant::now() + PATIENCE;
     let mut client = loop {
         match Client::join(number) {

@@ -13,7 +13,6 @@ mod client;
 pub(crate) mod host;
 pub(crate) mod hub;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -41,7 +40,6 @@ pub(crate) const UDPU_TUNED: Setting = Setting { knet: false, tuned: true };
 #[derive(Debug, Deserialize, Serialize)]
 struct Task {
     setting: Setting,
-    directory: PathBuf,
     warmup: Duration,
     duration: Duration,
     patience: Duration,
@@ -97,17 +95,9 @@ pub(crate) fn version() -> Result<String, Failure> {
 /// # Errors
 /// Namespaces can't be made, Corosync doesn't start or forms no group, or is gone.
 pub(crate) fn measure(setting: Setting, plan: &Plan) -> Result<Figures, Failure> {
-    let directory =
-        tempfile::tempdir_in(&plan.memory).map_err(|cause| Failure::file("use", &plan.memory, cause))?;
     let patience = plan.patience() * 3;
     let mut hub = Talker::start("the hosts' hub".to_owned(), &mut apart("corosync-hub")?, patience)?;
-    let task = Task {
-        setting,
-        directory: directory.path().to_owned(),
-        warmup: plan.warmup,
-        duration: plan.duration,
-        patience,
-    };
+    let task = Task { setting, warmup: plan.warmup, duration: plan.duration, patience };
     hub.tell(&task)?;
     heard(hub.hear()?)
 }
