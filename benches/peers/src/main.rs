@@ -5,6 +5,7 @@
 //! a minimal TCP transport, [`servers`] what comes with servers of its own, [`corosync`] a group of hosts in network namespaces.
 
 mod failure;
+mod args;
 mod plan;
 mod figures;
 mod promise;
@@ -17,7 +18,6 @@ mod corosync;
 mod peers;
 mod rounds;
 mod report;
-mod args;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -10,8 +10,8 @@
 
 mod cpg;
 mod client;
-pub(crate) mod host;
 pub(crate) mod hub;
+pub(crate) mod host;
 
 use std::time::Duration;
 
