@@ -46,7 +46,7 @@ use crate::record::Kind;
 use crate::ring::{RingOwner, RingSender, Ticket};
 
 pub use deliver::{Delivery, Logged, Sink, Verdict};
-pub use durable::SENT;
+pub use durable::{Begun, SENT};
 pub use frontiers::{Blocked, Frontiers, SenderFrontiers};
 pub use supply::{Needed, SupplyError};
 

@@ -181,7 +181,7 @@ fn a_report_is_one_page_and_its_figures() {
     assert_eq!(page.matches("<svg").count(), 2 + 1 + 2, "distributions, throughput, overload");
     let elsewhere = page.replace("http://www.w3.org/2000/svg", "");
     assert!(!elsewhere.contains("http") && !elsewhere.contains("src="), "it needs nothing else");
-    for text in ["shm, 2 members, 1.00 KiB", "2 sending", "of the peak", "outage"] {
+    for text in ["shm, 2 members, 1.00 KiB", "2 sending", "at a fixed rate", "outage"] {
         assert!(page.contains(text), "{text}");
     }
 }

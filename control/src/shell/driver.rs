@@ -231,6 +231,7 @@ impl Driver {
             let persisted = self.streams[at].persist(
                 &mut *self.fabric,
                 written,
+                self.config.quorum_within,
                 (self.config.id, &self.reports, &self.shared.bell),
             );
             busy |= persisted.unwrap_or_else(|trouble| self.on_trouble(at, trouble));

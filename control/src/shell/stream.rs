@@ -7,13 +7,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use consort_dataplane::fabric::{Doorbell, Fabric, RenewError};
-use consort_dataplane::names::{NodeId, Slot, ViewId};
+use consort_dataplane::names::{NodeId, Slot, Time, ViewId};
 use consort_dataplane::plan::PlanError;
 use consort_dataplane::ring::Ticket;
-use consort_dataplane::session::{Fault, Verdict};
+use consort_dataplane::session::{Begun, Fault, Verdict};
 
+use super::clock;
 use super::control::Reports;
 use super::durable::{ShardLog, Wanted};
 use super::event::Incoming;
@@ -53,6 +55,8 @@ pub(super) struct Stream {
     is_open: bool,
     /// Nothing that is written down is to be told before the sessions' messages.
     is_told_again: bool,
+    /// Those with whom the newest session is wedged are too few to go on.
+    too_few: TooFew,
     /// What was sent in old sessions, delivered in none, and waits for one to be sent in again (D13).
     unsent: BTreeMap<Ticket, Unsent>,
     /// Where the next session's tickets begin.
@@ -95,6 +99,25 @@ pub(super) enum Mutant {
     HastySnapshot,
 }
 
+/// For how long something has been so. Of a time in which this process did nothing little counts: one that was stopped has found out nothing meanwhile.
+#[derive(Default)]
+struct TooFew {
+    last: Option<Time>,
+    waited: Duration,
+}
+
+impl TooFew {
+    /// As much of it at most.
+    const PAUSE: Duration = Duration::from_secs(1);
+
+    /// It is so, still.
+    fn waited(&mut self, now: Time) -> Duration {
+        let since = self.last.replace(now).map_or(Duration::ZERO, |last| now.since(last));
+        self.waited += since.min(Self::PAUSE);
+        self.waited
+    }
+}
+
 /// Why a stream can't go on.
 pub(super) enum Trouble {
     /// A peer broke the protocol in the session at this place.
@@ -115,6 +138,7 @@ impl Stream {
             newcomers: false,
             is_open: false,
             is_told_again: true,
+            too_few: TooFew::default(),
             unsent: BTreeMap::new(),
             tickets: 0,
             channel,
@@ -320,17 +344,18 @@ impl Stream {
     }
 
     /// P2: writes down what the sessions hand over, and tells the others how far that is flushed. `home` is the last view that the node's
-    /// home has flushed.
+    /// home has flushed; after `patience` without a majority the node stops.
     pub(super) fn persist(
         &mut self,
         fabric: &mut dyn Fabric,
         home: ViewId,
+        patience: Duration,
         (me, reports, bell): (NodeId, &Reports, &Doorbell),
     ) -> Result<bool, Trouble> {
         let mut busy = self.fetch(reports)?;
         let is_alone =
             self.sessions.len() == 1 && self.is_member && self.untold.is_empty() && self.is_told_again;
-        let Self { sessions, log: Some(log), .. } = self else { return Ok(false) };
+        let Self { sessions, log: Some(log), too_few, .. } = self else { return Ok(false) };
         // A view stands behind all that the sessions before it left.
         for (at, running) in sessions.iter_mut().enumerate() {
             if !log.has_begun(running.since()) && !log.begin(&running.view) {
@@ -370,7 +395,17 @@ impl Stream {
         // What the sessions before left is with all who go on, once they say that they have the newest view: their logs have that
         // behind it. A node that is in no further session is told nothing more, and has what it has itself.
         let place = before.len();
-        let is_known = newest.session.is_begun_everywhere().map_err(|fault| Trouble::Fault(place, fault))?;
+        let others = newest.view.members.len() - newest.session.plan().members.len();
+        let begun = newest.session.begun(others).map_err(|fault| Trouble::Fault(place, fault))?;
+        let is_known = match begun {
+            Begun::Everywhere => true,
+            Begun::NotYet => false,
+            // Without a majority the node stops after `patience`. If it doesn't, there is one, over control links alone, and waits for this.
+            Begun::AtTooFew => too_few.waited(clock::now()) >= 2 * patience,
+        };
+        if begun != Begun::AtTooFew {
+            *too_few = TooFew::default();
+        }
         if is_known {
             before.iter_mut().for_each(|running| running.session.all_persisted());
         }

@@ -41,6 +41,18 @@ impl Due {
     }
 }
 
+/// Where the view of a durable session is written down ([`Session::begun`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begun {
+    /// Somebody who is there has not done so.
+    NotYet,
+    /// All who are there have, in a session that is wedged; but they are no majority. It may be the others who go on, if they are lost to this member alone,
+    /// and what they have nobody knows.
+    AtTooFew,
+    /// Everybody has who goes on.
+    Everywhere,
+}
+
 /// See the [module](self).
 #[derive(Default)]
 pub(super) struct Durable {
@@ -93,17 +105,22 @@ impl Session {
     }
 
     /// Of a durable session: whether all its members have written down the view with which it began, and so everything before it. Of a wedged
-    /// one, this member and those who are not [lost](Session::lose): whoever goes on from it has done so.
+    /// one, this member and those who are not [lost](Session::lose): whoever goes on from it has done so, if these are enough to go on. `others`
+    /// are the view's voters that the session doesn't know; they count as there.
     ///
     /// # Errors
     /// As [`Session::deliver`].
-    pub fn is_begun_everywhere(&mut self) -> Result<bool, Fault> {
+    pub fn begun(&mut self, others: usize) -> Result<Begun, Fault> {
         self.look_for_persisted()?;
         if !self.is_wedged() {
-            return Ok(self.durable.least > 0);
+            return Ok(if self.durable.least > 0 { Begun::Everywhere } else { Begun::NotYet });
         }
-        let mut here = self.peers.iter().filter(|peer| peer.slot.is_some());
-        Ok(self.durable.own > 0 && here.all(|peer| peer.persisted > 0))
+        let here = self.peers.iter().filter(|peer| peer.slot.is_some());
+        if self.durable.own == 0 || here.clone().any(|peer| peer.persisted == 0) {
+            return Ok(Begun::NotYet);
+        }
+        let (there, voters) = (1 + here.count() + others, self.plan.members.len() + others);
+        Ok(if 2 * there > voters { Begun::Everywhere } else { Begun::AtTooFew })
     }
 
     /// Of a durable session: the least that any member has written down, as far as is known.

@@ -1294,7 +1294,7 @@ fn a_wedged_session_still_tells_what_is_written_down() {
     group.world.sessions.iter_mut().for_each(|session| drop(session.wedge()));
     let begun = |group: &mut Durables| {
         group.world.pass();
-        group.world.sessions[0].is_begun_everywhere().unwrap()
+        group.world.sessions[0].begun(0).unwrap() == Begun::Everywhere
     };
     for at in 0..3 {
         assert!(!begun(&mut group), "{at} of 3 have said so");
@@ -1317,11 +1317,17 @@ fn a_wedged_session_still_tells_what_is_written_down() {
     group.world.sessions[0].lose(Slot(2));
     assert!(begun(&mut group));
     group.world.sessions[0].lose(Slot(1));
-    assert!(begun(&mut group), "alone of three");
+    let alone = &mut group.world.sessions[0];
+    assert_eq!(
+        alone.begun(0).unwrap(),
+        Begun::AtTooFew,
+        "the others may go on, and what have they written down?"
+    );
+    assert_eq!(alone.begun(2).unwrap(), Begun::Everywhere, "with two more that vote");
     // One that has not written it down itself has nothing to say.
     group.world.sessions[2].lose(Slot(0));
     group.world.sessions[2].lose(Slot(1));
-    assert!(!group.world.sessions[2].is_begun_everywhere().unwrap());
+    assert_eq!(group.world.sessions[2].begun(2).unwrap(), Begun::NotYet);
 }
 
 // S1

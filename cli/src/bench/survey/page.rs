@@ -203,7 +203,7 @@ fn overload(one: &Overload) -> String {
         [offered, text::rate(point.msgs_per_s)].into_iter().chain(times(&point.latency_us)).collect()
     }));
     format!(
-        "<h3>{}, {} members, {}: {:.0}% of the peak beyond it</h3>\n{}",
+        "<h3>{}, {} members, {}: beyond it {:.0}% of the most at a fixed rate</h3>\n{}",
         escape(&one.fabric),
         one.members,
         escape(&bytes(one.size)),
