@@ -13,13 +13,15 @@ use crate::failure::Failure;
 use crate::text::{self, as_f64};
 
 /// For as many curves in one picture as there may be kinds of group.
-const COLOURS: [RGBColor; 6] = [
+const COLOURS: [RGBColor; 8] = [
     OWN,
     LAST,
     RGBColor(0x2c, 0xa0, 0x2c),
     RGBColor(0x94, 0x67, 0xbd),
     RGBColor(0x8c, 0x56, 0x4b),
     RGBColor(0xe3, 0x77, 0xc2),
+    RGBColor(0x17, 0xbe, 0xcf),
+    RGBColor(0xbc, 0xbd, 0x22),
 ];
 
 /// Draws the page.
@@ -161,7 +163,7 @@ fn draw_rates(area: &Area<'_>, groups: &[(String, Vec<&Report>)]) -> Done {
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(80)
-        .build_cartesian_2d((left..right).log_scale(), (low..high).log_scale())?;
+        .build_cartesian_2d((left..right).log_scale().base(4.0), (low..high).log_scale())?;
     chart
         .configure_mesh()
         .x_desc("payload of a message")
