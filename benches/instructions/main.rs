@@ -4,13 +4,7 @@
 //!
 //! The counts are held against those in `baseline.txt`, which are of one compiler and one valgrind: with others they are only shown. More than 3%
 //! above is a failure. `-- --bless` writes them anew, after a change that is meant to cost what it costs, or to save it.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    clippy::unwrap_used,
-    missing_docs,
-    reason = "a benchmark: it tells, and what goes wrong ends it"
-)]
+#![allow(clippy::print_stdout, clippy::print_stderr, missing_docs, reason = "a benchmark tells")]
 
 mod parts;
 
@@ -33,15 +27,25 @@ fn counted(work: &mut dyn FnMut()) {
     (0..ROUNDS).for_each(|_| work());
 }
 
+/// What ended it, for people.
+type Wrong = Box<dyn std::error::Error>;
+
 fn main() -> ExitCode {
+    run().unwrap_or_else(|wrong| {
+        eprintln!("{wrong}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> Result<ExitCode, Wrong> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |name: &str| arguments.iter().any(|it| it == name);
     if let Some(at) = arguments.iter().position(|it| it == "--part") {
         let part = PARTS.iter().find(|part| arguments.get(at + 1).is_some_and(|name| part.name == name));
-        let mut work = (part.unwrap().prepare)();
+        let mut work = (part.ok_or("there is no such part")?.prepare)();
         (0..ROUNDS).for_each(|_| work());
         counted(&mut *work);
-        return ExitCode::SUCCESS;
+        return Ok(ExitCode::SUCCESS);
     }
     if has("--test") || !has("--bench") {
         for part in PARTS {
@@ -50,21 +54,22 @@ fn main() -> ExitCode {
             (0..3).for_each(|_| work());
             println!("Success");
         }
-        return ExitCode::SUCCESS;
+        return Ok(ExitCode::SUCCESS);
     }
     let Some(tools) = tools() else {
         println!("SKIPPED: there is no valgrind; apt-get install valgrind");
-        return ExitCode::SUCCESS;
+        return Ok(ExitCode::SUCCESS);
     };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions/baseline.txt");
+    // Without one, all counts are new.
     let baseline = std::fs::read_to_string(&path).unwrap_or_default();
     let same = baseline.lines().next() == Some(&format!("# {tools}"));
     let known: BTreeMap<&str, f64> = baseline.lines().filter_map(known).collect();
     let (mut written, mut more) = (format!("# {tools}\n"), Vec::new());
     println!("instructions for one message, all members together ({tools})");
     for part in PARTS {
-        let each = count(part) as f64 / (ROUNDS * part.messages) as f64;
-        let _ = writeln!(written, "{each:.1}\t{}", part.name);
+        let each = count(part)? as f64 / (ROUNDS * part.messages) as f64;
+        writeln!(written, "{each:.1}\t{}", part.name)?;
         let before = known.get(part.name).copied();
         let ratio = before
             .map_or_else(|| "new".to_owned(), |before| format!("{:+.1}%", 100.0 * (each / before - 1.0)));
@@ -74,7 +79,7 @@ fn main() -> ExitCode {
         }
     }
     if has("--bless") {
-        std::fs::write(&path, written).unwrap();
+        std::fs::write(&path, written).map_err(|cause| format!("can't write {}: {cause}", path.display()))?;
         println!("written to {}", path.display());
     } else if !same {
         println!(
@@ -82,14 +87,14 @@ fn main() -> ExitCode {
             baseline.lines().next().unwrap_or("nothing")
         );
     } else if !more.is_empty() {
-        eprintln!(
+        return Err(format!(
             "these cost more than they did by over 3%: {}\nwhat to do: find out why; if it is worth it, \
-             cargo bench -p consort-benches --bench instructions -- --bless, and say so in the commit",
+             cargo xtask instructions --bless, and say so in the commit",
             more.join(", ")
-        );
-        return ExitCode::FAILURE;
+        )
+        .into());
     }
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A line of the baseline: a count, and a part's name.
@@ -109,17 +114,18 @@ fn tools() -> Option<String> {
 }
 
 /// Instructions of all rounds of a part that are counted.
-fn count(part: &Part) -> u64 {
-    let place = tempfile::tempdir().unwrap();
+fn count(part: &Part) -> Result<u64, Wrong> {
+    let place = tempfile::tempdir()?;
     let mut command = Command::new("valgrind");
     command.args(["--tool=callgrind", "--toggle-collect=*instructions*counted*"]);
     command.arg(format!("--callgrind-out-file={}", place.path().join("out").display()));
-    command.arg(std::env::current_exe().unwrap()).args(["--part", part.name]);
-    let output = command.output().unwrap();
+    command.arg(std::env::current_exe()?).args(["--part", part.name]);
+    let output = command.output()?;
     let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {told}");
-    let collected = told.lines().find_map(|line| line.split_once("Collected :")).unwrap().1;
-    let count = collected.trim().parse().unwrap();
-    assert!(count > 0, "nothing was counted: {told}");
-    count
+    let collected = told.lines().find_map(|line| line.split_once("Collected :"));
+    let count = collected.and_then(|(_, count)| count.trim().parse().ok()).filter(|count| *count > 0);
+    match count {
+        Some(count) if output.status.success() => Ok(count),
+        _ => Err(format!("{command:?} has counted nothing: {told}").into()),
+    }
 }

@@ -81,7 +81,8 @@ fn idle() -> Work {
 fn append() -> Work {
     let options = LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() };
     let disk = Box::new(SimDisk::new(1, DiskFaults::default()));
-    let (mut log, _) = Log::open(disk, options, Index(0)).unwrap();
+    let (mut log, _) =
+        Log::open(disk, options, Index(0)).unwrap_or_else(|e| panic!("no log can be opened: {e}"));
     let payload = [7; 64];
     let mut seq = 0;
     Box::new(move || {
@@ -96,11 +97,16 @@ fn append() -> Work {
                 payload,
             };
             while log.append(&entry).is_err() {
-                log.turn().unwrap();
+                turn(&mut log);
             }
             seq += 1;
         }
-        while log.turn().unwrap() || !log.is_idle() {}
+        while turn(&mut log) || !log.is_idle() {}
         assert_eq!(log.durable().0, seq);
     })
+}
+
+/// Takes in what the disk has done. Returns whether it has done anything.
+fn turn(log: &mut Log) -> bool {
+    log.turn().unwrap_or_else(|e| panic!("a disk in memory has failed: {e}"))
 }

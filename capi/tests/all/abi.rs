@@ -212,16 +212,17 @@ fn every_function_takes_what_the_header_says() {
     same(&of_header, &defined().into_iter().collect());
 }
 
+/// A library's global symbols, of the table that `which` has nm list, are the header's functions.
+pub(crate) fn has_only_the_headers_functions(which: &str, library: &Path) {
+    let output = Command::new("nm").args([which, "--defined-only"]).arg(library).output().unwrap();
+    let output = String::from_utf8(output.stdout).unwrap();
+    let defined = output.lines().filter_map(|line| line.split_whitespace().nth(2)).map(str::to_owned);
+    same(&header::functions().into_keys().collect(), &defined.collect());
+}
+
 #[test]
 fn the_library_exports_the_headers_functions_and_nothing_else() {
-    let output = Command::new("nm")
-        .args(["-D", "--defined-only"])
-        .arg(library().join("libconsort.so"))
-        .output()
-        .unwrap();
-    let output = String::from_utf8(output.stdout).unwrap();
-    let exported = output.lines().filter_map(|line| line.split_whitespace().nth(2)).map(str::to_owned);
-    same(&header::functions().into_keys().collect(), &exported.collect());
+    has_only_the_headers_functions("--dynamic", &library().join("libconsort.so"));
 
     let output = Command::new("readelf").arg("-d").arg(library().join("libconsort.so")).output().unwrap();
     let output = String::from_utf8(output.stdout).unwrap();

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::abi::same;
-use crate::header;
+use crate::abi::{has_only_the_headers_functions, same};
 use crate::kit::{Process, goes_on, has, here, member, sockets};
 
 /// The prefix, installed to once.
@@ -103,14 +102,7 @@ fn an_example_builds_with_pkg_config_and_goes_on_when_one_of_three_is_killed() {
 
 #[test]
 fn the_static_library_has_no_other_global_symbols_than_the_headers_functions() {
-    let output = Command::new("nm")
-        .args(["--extern-only", "--defined-only"])
-        .arg(prefix().join("lib/libconsort.a"))
-        .output()
-        .unwrap();
-    let output = String::from_utf8(output.stdout).unwrap();
-    let defined = output.lines().filter_map(|line| line.split_whitespace().nth(2)).map(str::to_owned);
-    same(&header::functions().into_keys().collect(), &defined.collect());
+    has_only_the_headers_functions("--extern-only", &prefix().join("lib/libconsort.a"));
 }
 
 #[test]

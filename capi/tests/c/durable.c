@@ -84,15 +84,8 @@ static void begin(cluster *it, uint32_t fabric)
         options[at].groups_len = 1;
     }
     for (uint32_t at = 0; at < MEMBERS; at++) {
-        consort_peer peers[MEMBERS];
-        memset(peers, 0, sizeof peers);
-        for (uint32_t other = 0; other < MEMBERS; other++) {
-            if (other != at) {
-                peers[options[at].peers_len].id = other + 1;
-                peers[options[at].peers_len++].address = addresses[other];
-            }
-        }
-        options[at].peers = peers;
+        consort_peer peers[MEMBERS - 1];
+        with_peers(&options[at], peers, addresses, at, MEMBERS);
         snprintf(data, sizeof data, "%u", at + 1);
         options[at].data = data;
         MUST(consort_node_new(&options[at], &it->nodes[at]));

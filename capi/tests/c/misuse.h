@@ -61,6 +61,19 @@ static inline consort_node_options alone(uint32_t id)
     return options;
 }
 
+/* Makes all of the `len` nodes that have these addresses peers of the one at `at`, in `peers`, which has room for them. */
+static inline void with_peers(consort_node_options *options, consort_peer *peers, char (*addresses)[32], uint32_t at, uint32_t len)
+{
+    memset(peers, 0, (len - 1) * sizeof *peers);
+    for (uint32_t other = 0; other < len; other++) {
+        if (other != at) {
+            peers[options->peers_len].id = other + 1;
+            peers[options->peers_len++].address = addresses[other];
+        }
+    }
+    options->peers = peers;
+}
+
 /* Takes events until one is of that kind; NULL: whatever it says is dropped. */
 static inline void until(consort_group *group, uint32_t kind, consort_event *found)
 {

@@ -57,14 +57,7 @@ static void begin(consort_replica **replicas, machine *machines)
     for (uint32_t at = 0; at < MEMBERS; at++) {
         consort_peer peers[MEMBERS - 1];
         consort_machine machine;
-        memset(peers, 0, sizeof peers);
-        for (uint32_t other = 0; other < MEMBERS; other++) {
-            if (other != at) {
-                peers[options[at].peers_len].id = other + 1;
-                peers[options[at].peers_len++].address = addresses[other];
-            }
-        }
-        options[at].peers = peers;
+        with_peers(&options[at], peers, addresses, at, MEMBERS);
         machines[at].number = (unsigned char)(at + 1);
         sem_init(&machines[at].begun, 0, 0);
         sem_init(&machines[at].go_on, 0, 0);

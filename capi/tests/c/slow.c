@@ -31,14 +31,7 @@ static void begin(cluster *it, consort_status (*third)(const consort_node_option
     }
     for (uint32_t at = 0; at < MEMBERS; at++) {
         consort_peer peers[MEMBERS - 1];
-        memset(peers, 0, sizeof peers);
-        for (uint32_t other = 0; other < MEMBERS; other++) {
-            if (other != at) {
-                peers[options[at].peers_len].id = other + 1;
-                peers[options[at].peers_len++].address = addresses[other];
-            }
-        }
-        options[at].peers = peers;
+        with_peers(&options[at], peers, addresses, at, MEMBERS);
         MUST((at == MEMBERS - 1 ? third : consort_node_new)(&options[at], &it->nodes[at]));
         SURE(close(options[at].listen_fd) == 0);
         MUST(consort_node_group(it->nodes[at], "strict", 0, &it->strict[at]));

@@ -151,15 +151,23 @@ pub(super) fn draw_distribution(area: &Area<'_>, curves: &Curves) -> Drawn {
         chart
             .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
             .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+            .legend(move |at| stroke(at, colour));
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.8))
-        .border_style(FLOOR)
-        .draw()?;
-    Ok(())
+    legend(&mut chart, SeriesLabelPosition::UpperLeft)
+}
+
+/// Says which colour is what.
+pub(super) fn legend<'a, C: CoordTranslate>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, C>,
+    at: SeriesLabelPosition,
+) -> Drawn {
+    let mut labels = chart.configure_series_labels();
+    Ok(labels.position(at).background_style(WHITE.mix(0.8)).border_style(FLOOR).draw()?)
+}
+
+/// The line beside a name in the legend.
+pub(super) fn stroke((x, y): (i32, i32), colour: RGBColor) -> PathElement<(i32, i32)> {
+    PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2))
 }
 
 /// 10 is 90%, 100 is 99%, and so on.
@@ -214,8 +222,7 @@ fn draw_runs(area: &Area<'_>, report: &Report) -> Drawn {
             .label(name)
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], colour.filled()));
     }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(FLOOR).draw()?;
-    Ok(())
+    legend(&mut chart, SeriesLabelPosition::MiddleRight)
 }
 
 #[cfg(test)]

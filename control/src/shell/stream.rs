@@ -663,3 +663,17 @@ pub(super) fn unborn(sessions: &[Running], links: &BTreeMap<Slot, LinkNumber>) -
     let is_linked = |node: &NodeId| next.slot(*node).is_some_and(|slot| links.contains_key(&slot));
     next.session.unborn().filter(is_linked).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_was_stopped_has_hardly_waited() {
+        let at = |seconds| Time(0).plus(Duration::from_secs(seconds));
+        let mut too_few = TooFew::default();
+        assert_eq!(too_few.waited(at(100)), Duration::ZERO);
+        assert_eq!(too_few.waited(at(100).plus(Duration::from_millis(300))), Duration::from_millis(300));
+        assert_eq!(too_few.waited(at(3600)), Duration::from_millis(1300), "it was stopped for an hour");
+    }
+}

@@ -172,14 +172,14 @@ fn draw_rates(area: &Area<'_>, groups: &[(String, Vec<&Report>)]) -> Done {
         .y_label_formatter(&|rate| format!("{rate:.2}"))
         .light_line_style(WHITE)
         .draw()?;
-    for ((of, reports), colour) in groups.iter().zip(COLOURS.iter().cycle()) {
+    for ((of, reports), colour) in groups.iter().zip(COLOURS.into_iter().cycle()) {
         let at = |rate: fn(&Report) -> f64| {
             reports.iter().map(move |report| (as_f64(report.size as u64), rate(report))).collect::<Vec<_>>()
         };
         chart
             .draw_series(LineSeries::new(at(|report| report.gb_per_s), colour.stroke_width(2)).point_size(3))?
             .label(of.as_str())
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+            .legend(move |at| plot::stroke(at, colour));
         chart.draw_series(DashedLineSeries::new(
             at(|report| report.floor.gb_per_s),
             3,
@@ -187,13 +187,7 @@ fn draw_rates(area: &Area<'_>, groups: &[(String, Vec<&Report>)]) -> Done {
             colour.stroke_width(1),
         ))?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
-        .background_style(WHITE.mix(0.8))
-        .border_style(FLOOR)
-        .draw()?;
-    Ok(())
+    plot::legend(&mut chart, SeriesLabelPosition::LowerRight)
 }
 
 fn overload(one: &Overload) -> String {
@@ -262,15 +256,9 @@ fn draw_lateness(area: &Area<'_>, one: &Overload) -> Done {
         chart
             .draw_series(LineSeries::new(points, colour.stroke_width(2)).point_size(3))?
             .label(of)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+            .legend(move |at| plot::stroke(at, colour));
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.8))
-        .border_style(FLOOR)
-        .draw()?;
-    Ok(())
+    plot::legend(&mut chart, SeriesLabelPosition::UpperLeft)
 }
 
 fn failovers(reports: &[failover::Report]) -> String {
