@@ -66,8 +66,7 @@ pub(crate) fn run(command: &BenchCommand, log: &str) -> Result<(), Failure> {
 /// Measures under load, draws if asked to, and prints.
 fn run_load(bench: &Bench<'_>) -> Result<(), Failure> {
     if let Some(path) = &bench.args.plot {
-        // Better to fail now than after the measurement.
-        std::fs::File::create(path).map_err(|cause| Failure::file("write", path, cause))?;
+        plot::writable(path)?;
     }
     let status = Status::new();
     let runs = load::measure(bench, &status);

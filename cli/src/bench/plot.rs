@@ -5,6 +5,8 @@
 //! are usually shown, because what matters is at the far end.
 
 use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::path::Path;
 
 use hdrhistogram::Histogram;
 use plotters::coord::Shift;
@@ -33,6 +35,15 @@ pub(crate) fn page(report: &Report, curves: &Curves) -> Result<String, Failure> 
         escape(report.correction)
     );
     Ok(whole(&format!("consort bench {}", report.bench), &body))
+}
+
+/// Sees now whether a file can be written once everything is measured. One that is there stays as it is until then.
+///
+/// # Errors
+/// It can't be.
+pub(super) fn writable(path: &Path) -> Result<(), Failure> {
+    let opened = OpenOptions::new().create(true).append(true).open(path);
+    opened.map(drop).map_err(|cause| Failure::file("write", path, cause))
 }
 
 /// A page that needs no other.
@@ -302,6 +313,17 @@ mod tests {
         let empty = || latency::histogram().unwrap();
         let curves = Curves { own: empty(), last: empty(), floor: empty() };
         assert!(page(&report("latency"), &curves).is_ok());
+    }
+
+    #[test]
+    fn a_page_of_before_is_there_until_the_next_is_written() {
+        let place = tempfile::tempdir().unwrap();
+        let page = place.path().join("page.html");
+        writable(&page).unwrap();
+        std::fs::write(&page, "of before").unwrap();
+        writable(&page).unwrap();
+        assert_eq!(std::fs::read_to_string(&page).unwrap(), "of before");
+        assert!(writable(&place.path().join("no/such/place")).is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::conduct::Status;
 use super::figures::{Curves, Quantiles, Report, middle};
 use super::load::{self, Bench};
-use super::{failover, report};
+use super::{failover, plot, report};
 use crate::args::{FailoverArgs, LoadArgs, ReportArgs};
 use crate::failure::Failure;
 use crate::orders::Pace;
@@ -94,10 +94,8 @@ pub(crate) fn run(args: &ReportArgs, log: &str) -> Result<(), Failure> {
     args.check()?;
     let peers = args.peers.as_deref().map(peers::read).transpose()?;
     let figures = args.out.with_extension("json");
-    for path in [args.out.as_path(), &figures] {
-        // Better to fail now than after the measurement.
-        std::fs::File::create(path).map_err(|cause| Failure::file("write", path, cause))?;
-    }
+    plot::writable(&args.out)?;
+    plot::writable(&figures)?;
     let status = Status::new();
     let measured = measure(args, log, &status);
     status.clear();
