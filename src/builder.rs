@@ -12,6 +12,7 @@ use consort_control::shell::{DrivenNode, MakeDisk, MakeFabric, Node, Start, Star
 use consort_dataplane::fabric::Fabric;
 use consort_dataplane::log::Disk;
 use consort_hw::disk::Directory;
+use consort_hw::mixed::{MixedFabric, MixedOptions};
 use consort_hw::shm::{ShmFabric, ShmOptions};
 use consort_hw::tcp::{TcpFabric, TcpOptions};
 
@@ -20,12 +21,16 @@ use crate::{Domain, Guarantee, NodeId, Role, Topology, WaitStrategy};
 /// The names that `fabric` may have in a configuration.
 const FABRICS: &[&str] = &["auto", "shm", "tcp", "verbs"];
 
-/// How messages travel between the nodes. All nodes of a group use the same.
+/// How messages travel between the nodes. All nodes of a group choose the same.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
 pub enum FabricChoice {
-    /// `Shm` if the control addresses of all nodes that are named are this machine's own, else `Tcp`. A group of which a
-    /// node on another machine may become a member needs `Tcp` from the start.
+    /// For each link the best that both ends have: shared memory between nodes of one machine, RDMA (in builds with it, where a card has the
+    /// node's own address), TCP. What a link runs over is in the node's status; where the best fails at its start, the next is taken, with a
+    /// warning in the log.
+    ///
+    /// [Chains](Topology::Chain) take one kind of fabric. With them this is `Shm` if the control addresses of all nodes that are named are this
+    /// machine's own, else `Tcp`.
     #[default]
     Auto,
     /// Shared memory: all nodes on one machine.
@@ -277,9 +282,13 @@ impl NodeBuilder {
             key: "fabric".to_owned(),
             problem: error.to_string(),
         })?;
+        let chains = config.topology == Topology::Chain
+            || config.groups.iter().any(|group| group.topology == Topology::Chain);
         let choice = match choice {
-            FabricChoice::Auto if named(&config).all(|other| is_ours(other.ip())) => FabricChoice::Shm,
-            FabricChoice::Auto => FabricChoice::Tcp,
+            FabricChoice::Auto if chains => {
+                let near = named(&config).all(|other| is_ours(other.ip()));
+                if near { FabricChoice::Shm } else { FabricChoice::Tcp }
+            }
             chosen => chosen,
         };
         config.fabric = choice.to_string();
@@ -296,6 +305,12 @@ impl NodeBuilder {
         let (id, segment_bytes) = (config.id, config.segment_bytes());
         let (listen, advertise) = (config.listen.ip(), config.advertise.map(|address| address.ip()));
         let fabric: MakeFabric = Box::new(move || {
+            if choice == FabricChoice::Auto {
+                let options = MixedOptions { segment_bytes, listen, advertise, ..Default::default() };
+                let fabric = MixedFabric::new(id, options)?;
+                let engine = fabric.engine();
+                return Ok((Box::new(fabric) as Box<dyn Fabric + Send>, engine));
+            }
             if choice == FabricChoice::Shm {
                 let options = ShmOptions { segment_bytes, ..Default::default() };
                 let fabric = ShmFabric::new(id, options)?;

@@ -116,14 +116,15 @@ fn status_text(answer: &Value) -> String {
         line("view", format!("{} of {} members", plain(&view["view"]), members.len()));
         line("majority", plain(&view["majority"]));
         line("may lose at once", plain(&view["may_lose_at_once"]));
-        let mut shown = table(&["member", "role", "address", "reached", "suspected", "engine"]);
+        let mut shown = table(&["member", "role", "address", "fabric", "reached", "suspected", "engine"]);
         for member in members {
             let engine = match member["engine_still_ms"].as_u64() {
                 Some(0) => "moves".to_owned(),
                 Some(still) => format!("still for {still} ms"),
                 None => plain(&Value::Null),
             };
-            let cells = ["node", "role", "address", "reached", "suspected"].map(|key| plain(&member[key]));
+            let cells =
+                ["node", "role", "address", "fabric", "reached", "suspected"].map(|key| plain(&member[key]));
             shown.add_row(cells.into_iter().chain([engine]));
         }
         let _ = writeln!(text, "{shown}");

@@ -181,8 +181,8 @@ pub struct SessionState {
 pub enum Report {
     /// The fabric is there, with this offer.
     Prepared(u64, Vec<u8>),
-    /// A link is up.
-    Up(LinkNumber),
+    /// A link is up, over this kind of fabric.
+    Up(LinkNumber, &'static str),
     /// A link is gone, or never came.
     Down(LinkNumber, LinkDown),
     /// A peer broke the data plane's protocol.

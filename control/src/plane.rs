@@ -82,7 +82,7 @@ impl Plane {
                 self.membership.on_prepared(now, offer);
             }
             Report::Prepared(..) => {}
-            Report::Up(number) => self.membership.on_fabric_up(now, number),
+            Report::Up(number, carrier) => self.membership.on_fabric_up(now, number, carrier),
             Report::Down(number, why) => self.membership.on_fabric_down(now, number, &why),
             Report::Fault(node, reason) => self.membership.on_fault(now, node, reason),
             Report::Wedged(view, frozen) => self.membership.on_wedged(now, view, frozen),

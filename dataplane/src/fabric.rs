@@ -173,6 +173,11 @@ pub trait Fabric {
         let _ = (origin, range, by);
     }
 
+    /// The kind of fabric that carries the link in `slot`, if it is up or was. Differs from link to link where kinds are mixed.
+    fn carrier(&self, slot: Slot) -> Option<&'static str> {
+        self.mirror(slot).map(|_| self.name())
+    }
+
     /// What happened to links since the last call, oldest first.
     fn poll_event(&mut self) -> Option<LinkEvent>;
 
@@ -287,6 +292,25 @@ pub struct FabricStats {
     pub inline: u64,
     /// Completions taken.
     pub completions: u64,
+}
+
+impl FabricStats {
+    /// The sum of both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            system_calls: self.system_calls + other.system_calls,
+            bytes_out: self.bytes_out + other.bytes_out,
+            bytes_in: self.bytes_in + other.bytes_in,
+            sleeps: self.sleeps + other.sleeps,
+            wakes: self.wakes + other.wakes,
+            work_requests: self.work_requests + other.work_requests,
+            doorbells: self.doorbells + other.doorbells,
+            signalled: self.signalled + other.signalled,
+            inline: self.inline + other.inline,
+            completions: self.completions + other.completions,
+        }
+    }
 }
 
 /// Rouses the thread that owns a fabric. Clones ring the same bell. Any thread may ring; ringing an owner that is awake

@@ -14,3 +14,7 @@ pub mod gid;
 pub mod machine;
 #[cfg(feature = "verbs")]
 pub mod verbs;
+pub mod mixed;
+
+/// Rouses the owner of a fabric out of its sleep, from any thread.
+pub(crate) type Rouse = Box<dyn Fn() + Send + Sync>;

@@ -7,7 +7,7 @@
 //! listen = "10.0.0.1:7101"      # where its control links are accepted
 //! # advertise = "…:7101"        # the address that peers reach it by, if `listen` is 0.0.0.0 or translated
 //!
-//! fabric = "auto"               # auto | shm | tcp: how messages travel; the same at all nodes
+//! fabric = "auto"               # auto | shm | tcp | verbs: how messages travel; the same at all nodes
 //! guarantee = "atomic"          # fifo | agreed | atomic | durable: when a message is delivered; the same at all nodes
 //! topology = "direct"           # direct | chain: which way the bytes of messages go; the same at all nodes
 //! wait = "adaptive"             # spin | adaptive | block: what this node does while nothing happens

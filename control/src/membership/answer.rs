@@ -62,6 +62,7 @@ impl Membership {
                     "incarnation": member.incarnation.to_string(),
                     "address": member.address.to_string(),
                     "role": role(member.role),
+                    "fabric": self.links.carrier(member.node),
                     "reached": me || self.reaches(member.node),
                     "suspected": self.change.as_ref().is_some_and(|it| it.suspects().contains(&member.node)),
                     "engine_still_ms": millis(beats.still),

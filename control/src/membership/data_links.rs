@@ -21,7 +21,8 @@ struct DataLink {
     incarnation: Incarnation,
     slot: Slot,
     number: LinkNumber,
-    up: bool,
+    /// Over which kind of fabric it is up.
+    up: Option<&'static str>,
 }
 
 impl DataLinks {
@@ -37,14 +38,14 @@ impl DataLinks {
         self.slot = slot.0;
         self.made += 1;
         let number = LinkNumber(self.made);
-        self.links.insert(node, DataLink { incarnation, slot, number, up: false });
+        self.links.insert(node, DataLink { incarnation, slot, number, up: None });
         Some((slot, number))
     }
 
     /// It is up. `None` if that is old news.
-    pub(super) fn on_up(&mut self, number: LinkNumber) -> Option<NodeId> {
+    pub(super) fn on_up(&mut self, number: LinkNumber, carrier: &'static str) -> Option<NodeId> {
         let (node, link) = self.links.iter_mut().find(|(_, link)| link.number == number)?;
-        link.up = true;
+        link.up = Some(carrier);
         Some(*node)
     }
 
@@ -65,17 +66,26 @@ impl DataLinks {
     }
 
     pub(super) fn is_up(&self, node: NodeId) -> bool {
-        self.links.get(&node).is_some_and(|link| link.up)
+        self.carrier(node).is_some()
+    }
+
+    /// Over which kind of fabric the link to a node is up.
+    pub(super) fn carrier(&self, node: NodeId) -> Option<&'static str> {
+        self.links.get(&node).and_then(|link| link.up)
     }
 
     /// The slots of all links that are up.
     pub(super) fn slots(&self) -> BTreeMap<NodeId, Slot> {
-        self.links.iter().filter(|(_, link)| link.up).map(|(node, link)| (*node, link.slot)).collect()
+        self.links
+            .iter()
+            .filter(|(_, link)| link.up.is_some())
+            .map(|(node, link)| (*node, link.slot))
+            .collect()
     }
 
     /// Whom there is a link to that is up.
     pub(super) fn up(&self) -> impl Iterator<Item = Incarnation> {
-        self.links.values().filter(|link| link.up).map(|link| link.incarnation)
+        self.links.values().filter(|link| link.up.is_some()).map(|link| link.incarnation)
     }
 
     /// All nodes with a link, up or not.

@@ -492,8 +492,8 @@ impl Membership {
     }
 
     /// A link of the fabric is up.
-    pub fn on_fabric_up(&mut self, now: Time, number: LinkNumber) {
-        if self.links.on_up(number).is_none() {
+    pub fn on_fabric_up(&mut self, now: Time, number: LinkNumber, carrier: &'static str) {
+        if self.links.on_up(number, carrier).is_none() {
             return;
         }
         match self.phase {
@@ -507,7 +507,7 @@ impl Membership {
     /// A link of the fabric is gone, or never came.
     pub fn on_fabric_down(&mut self, now: Time, number: LinkNumber, why: &LinkDown) {
         let Some((node, incarnation)) = self.links.node_of(number) else { return };
-        let words = format!("fabric {}: {why}", self.terms.fabric);
+        let words = format!("fabric {}: {why}", self.links.carrier(node).unwrap_or(&self.terms.fabric));
         match self.phase {
             Phase::Linking { .. } => self.fail(now, node, &words),
             Phase::Joining(_) => {

@@ -472,7 +472,7 @@ impl World {
             };
             *up = true;
             let number = *number;
-            self.tell(id, |membership, now| membership.on_fabric_up(now, number));
+            self.tell(id, |membership, now| membership.on_fabric_up(now, number, "sim"));
         }
         true
     }

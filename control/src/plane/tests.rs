@@ -547,7 +547,7 @@ impl World {
                         self.starts[start].linked.insert(slot);
                         let number = self.starts[start].links[&slot].0;
                         let soon = self.soon();
-                        self.push(soon, Happening::Report(start, Report::Up(number)));
+                        self.push(soon, Happening::Report(start, Report::Up(number, "sim")));
                     }
                 }
             }

@@ -359,7 +359,7 @@ impl Driver {
             let Some(number) = self.links.get(slot).copied() else { continue };
             self.reports.tell(match event {
                 LinkEvent::Down(_, why) => Report::Down(number, why),
-                _ => Report::Up(number),
+                _ => Report::Up(number, self.fabric.carrier(*slot).unwrap_or_else(|| self.fabric.name())),
             });
         }
         any

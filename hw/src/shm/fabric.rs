@@ -18,6 +18,7 @@ use super::mapping::OwnMemory;
 use super::options::{ShmError, ShmOptions};
 use super::sleep::{self, Alarm, EPOCH, NAP, Naps, Waits};
 use super::watcher::Watcher;
+use crate::Rouse;
 
 /// A fabric whose mirrors are the peers' own memory. See the [module](super).
 #[derive(Debug)]
@@ -56,18 +57,27 @@ impl ShmFabric {
     ///
     /// # Errors
     /// The segment's size is out of range, or the machine refuses memory, sockets, a thread or `futex_waitv`.
-    #[expect(clippy::needless_pass_by_value, reason = "as all fabrics: options are made for one of them")]
     pub fn new(node: NodeId, options: ShmOptions) -> Result<Self, ShmError> {
-        let ShmOptions { segment_bytes, peer_segment_bytes_max } = options;
+        Self::with_doorbell(node, options, |rouse| Doorbell::new(rouse))
+    }
+
+    /// The same, where `doorbell` makes the doorbell of what rouses the owner out of this fabric's sleep.
+    #[expect(clippy::needless_pass_by_value, reason = "as all fabrics: options are made for one of them")]
+    pub(crate) fn with_doorbell(
+        node: NodeId,
+        options: ShmOptions,
+        doorbell: impl FnOnce(Rouse) -> Doorbell,
+    ) -> Result<Self, ShmError> {
+        let ShmOptions { segment_bytes, peer_segment_bytes_max, machine } = options;
         sleep::probe().map_err(|error| ShmError::Futex { source: error.into() })?;
         let memory = OwnMemory::new(segment_bytes)?;
         let segment = memory.segment();
-        let me = introduce(node, segment.size())?;
+        let me = introduce(node, segment.size(), machine)?;
         let links = Links::new(me, memory.clone(), peer_segment_bytes_max)?;
         let alarm = Arc::new(Alarm::default());
-        let doorbell = Doorbell::new({
+        let doorbell = doorbell({
             let alarm = alarm.clone();
-            move || alarm.raise()
+            Box::new(move || alarm.raise())
         });
         let watcher = Watcher::start(links.sockets(), memory.clone(), alarm.clone(), doorbell.clone())?;
         Ok(Self {
@@ -89,6 +99,17 @@ impl ShmFabric {
     /// or speaking another language.
     pub fn refused(&self) -> u64 {
         self.links.refused()
+    }
+
+    /// Whether the peer that made `offer` is where its memory can be shared, as far as both ends can tell: the other end says the same of
+    /// this one's.
+    pub(crate) fn reaches(&self, offer: &[u8]) -> bool {
+        self.links.reaches(offer)
+    }
+
+    /// How often a part of the segment was put in another place.
+    pub(crate) fn renewals(&self) -> u64 {
+        self.links.renewals()
     }
 
     /// Sees to the sockets: off the hot path.
@@ -309,7 +330,7 @@ impl Fabric for ShmFabric {
 }
 
 /// Makes up what peers are told of this node.
-fn introduce(node: NodeId, segment: usize) -> Result<Offer, ShmError> {
+fn introduce(node: NodeId, segment: usize, machine: Option<u128>) -> Result<Offer, ShmError> {
     let mut random = [0; 24];
     getrandom::fill(&mut random).map_err(|error| {
         ShmError::machine("drawing random numbers", std::io::Error::other(error.to_string()))
@@ -322,15 +343,18 @@ fn introduce(node: NodeId, segment: usize) -> Result<Offer, ShmError> {
         process,
         segment: segment as u64,
         token: Token(token.try_into().unwrap_or([0; 16])),
-        place: place(),
+        place: place(machine),
         name: format!("consort-shm-{process}-{unique}").into_bytes(),
     })
 }
 
 /// Where this process runs; what can't be found out stays zero.
-fn place() -> Place {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digits: String = boot.chars().filter(char::is_ascii_hexdigit).collect();
+fn place(machine: Option<u128>) -> Place {
+    let machine = machine.unwrap_or_else(|| {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let digits: String = boot.chars().filter(char::is_ascii_hexdigit).collect();
+        u128::from_str_radix(&digits, 16).unwrap_or(0)
+    });
     let network = std::fs::metadata("/proc/self/ns/net").map_or(0, |namespace| namespace.ino());
-    Place { machine: u128::from_str_radix(&digits, 16).unwrap_or(0).to_be_bytes(), network }
+    Place { machine: machine.to_be_bytes(), network }
 }

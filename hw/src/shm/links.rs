@@ -33,7 +33,7 @@ use rustix::io::Errno;
 
 use super::former::Former;
 use super::guests::{Guests, Introduced, own_user, trusted};
-use super::hello::{GOODBYE, Hello, Offer, RENEWALS_MAX, Renewal, Renewals};
+use super::hello::{GOODBYE, Hello, Offer, Place, RENEWALS_MAX, Renewal, Renewals};
 use super::layers::{LayerError, Layers};
 use super::life::LIFE;
 use super::mapping::{OwnMemory, PeerMemory, Refusal};
@@ -232,6 +232,18 @@ impl Links {
             return Err(ConnectError::Machine(error_text(error)));
         }
         Ok(())
+    }
+
+    /// Whether who made `offer` is in the same place, known to be.
+    pub(super) fn reaches(&self, offer: &[u8]) -> bool {
+        let (mine, unknown) = (self.me.place, Place::default());
+        let is_known = mine.machine != unknown.machine && mine.network != unknown.network;
+        is_known && Offer::decode(offer).is_ok_and(|offer| offer.place == mine)
+    }
+
+    /// How many files were laid over the segment.
+    pub(super) fn renewals(&self) -> u64 {
+        self.layers.count()
     }
 
     fn check(&self, offer: &Offer, peer: NodeId) -> Result<(), String> {

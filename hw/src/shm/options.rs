@@ -13,11 +13,14 @@ pub struct ShmOptions {
     /// The largest segment of a peer that this node will map, in bytes: what a peer asks for beyond it is refused
     /// before anything is mapped.
     pub peer_segment_bytes_max: usize,
+    /// The number of this machine, by which nodes know that they can share memory. If not set: what the kernel drew at its boot,
+    /// which virtual machines that were cloned while they ran have in common.
+    pub machine: Option<u128>,
 }
 
 impl Default for ShmOptions {
     fn default() -> Self {
-        Self { segment_bytes: 16 << 20, peer_segment_bytes_max: 16 << 30 }
+        Self { segment_bytes: 16 << 20, peer_segment_bytes_max: 16 << 30, machine: None }
     }
 }
 

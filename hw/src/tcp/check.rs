@@ -3,7 +3,7 @@
 use crc_fast::{CrcAlgorithm, Digest};
 
 /// The CRC32C of bytes whose sum is `seed` (0: of none) and `bytes` behind them.
-pub(super) fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
+pub(crate) fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     // A sum is the register's complement, and so is what the register starts from.
     let mut digest = Digest::new_with_init_state(CrcAlgorithm::Crc32Iscsi, u64::from(!seed));
     digest.update(bytes);

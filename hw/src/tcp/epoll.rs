@@ -51,7 +51,26 @@ impl Epoll {
         }
     }
 
-    fn ask(&mut self, timeout: Duration, counts: &mut Counts) -> Ready {
+    /// The set, which can be read when one of what was watched last is ready.
+    pub(super) fn set(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    /// Watches these, and for the links that are `blocked` whether they take bytes again.
+    pub(super) fn watch(&mut self, watches: &[Watch<'_>], blocked: PeerSet, counts: &mut Counts) {
+        self.writing = blocked;
+        for watch in watches {
+            let flags = match watch.token {
+                // A link that is full stays registered for both; else writing is not asked for, or it would not sleep.
+                Token::Link(slot, _) if self.writing.contains(slot) => EventFlags::IN | EventFlags::OUT,
+                _ if watch.writing => EventFlags::OUT,
+                _ => EventFlags::IN,
+            };
+            self.register(watch.token, watch.socket, flags, counts);
+        }
+    }
+
+    pub(super) fn ask(&mut self, timeout: Duration, counts: &mut Counts) -> Ready {
         let mut ready = Ready::default();
         let timeout = Timespec::try_from(timeout).ok();
         counts.called();
@@ -123,15 +142,7 @@ impl Engine for Epoll {
     }
 
     fn sleep(&mut self, watches: &[Watch<'_>], timeout: Duration, counts: &mut Counts) -> Ready {
-        for watch in watches {
-            let flags = match watch.token {
-                // A link that is full stays registered for both; else writing is not asked for, or it would not sleep.
-                Token::Link(slot, _) if self.writing.contains(slot) => EventFlags::IN | EventFlags::OUT,
-                _ if watch.writing => EventFlags::OUT,
-                _ => EventFlags::IN,
-            };
-            self.register(watch.token, watch.socket, flags, counts);
-        }
+        self.watch(watches, self.writing, counts);
         self.ask(timeout, counts)
     }
 

@@ -40,7 +40,7 @@
 //! As every fabric: one owner at a time, who may change; the doorbell is for all. A thread of the fabric's own holds the lifelines,
 //! and does nothing else.
 
-mod check;
+pub(crate) mod check;
 mod relay;
 pub(crate) mod frame;
 mod parts;
@@ -71,7 +71,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -90,6 +90,9 @@ use outgoing::{MAX_FRAME, Sums};
 use relay::Relays;
 use setup::Stranger;
 use uring::Uring;
+
+use crate::Rouse;
+use crate::mixed::Far;
 
 pub use options::{TcpEngine, TcpError, TcpOptions};
 
@@ -113,6 +116,8 @@ pub struct TcpFabric {
     /// Where the machine has none, links tell of a death later.
     lifeline: Option<Lifeline>,
     engine: Box<dyn Engine>,
+    /// What a sleep elsewhere ends for, where this is one of several fabrics.
+    aside: Option<Epoll>,
     /// By slot.
     links: Vec<Option<Box<Link>>>,
     /// The links that are up.
@@ -144,6 +149,17 @@ impl TcpFabric {
     /// # Errors
     /// The listener can't be bound, io_uring is demanded and denied, or the machine lacks resources.
     pub fn new(node: NodeId, options: TcpOptions) -> Result<Self, TcpError> {
+        Self::with_memory(node, options, None, |rouse| Doorbell::new(rouse))
+    }
+
+    /// The same with a segment that is there, as one of several fabrics that share it; `doorbell` makes the doorbell of what rouses the
+    /// owner out of this fabric's sleep.
+    pub(crate) fn with_memory(
+        node: NodeId,
+        options: TcpOptions,
+        memory: Option<Segment>,
+        doorbell: impl FnOnce(Rouse) -> Doorbell,
+    ) -> Result<Self, TcpError> {
         if options.segment_bytes == 0 || options.segment_bytes > frame::MAX_SEGMENT {
             return Err(TcpError::SegmentBytes(options.segment_bytes));
         }
@@ -159,8 +175,12 @@ impl TcpFabric {
         })?;
         let bell = sys::bell().map_err(|cause| TcpError::Machine { what: "event counter", cause })?;
         let engine = choose(options.engine)?;
-        let segment = sys::memory(options.segment_bytes)
-            .map_err(|cause| TcpError::Machine { what: "memory for the segment", cause })?;
+        let machine = |what: &'static str| move |cause| TcpError::Machine { what, cause };
+        let aside = memory.is_some().then(Epoll::new).transpose().map_err(machine("epoll"))?;
+        let segment = match memory {
+            Some(memory) => memory,
+            None => sys::memory(options.segment_bytes).map_err(machine("memory for the segment"))?,
+        };
         if options.prefault {
             segment.prefault(0..segment.size());
         }
@@ -183,9 +203,10 @@ impl TcpFabric {
             listener,
             address,
             bell,
-            doorbell: Doorbell::new(move || sys::ring(rope.as_fd())),
+            doorbell: doorbell(Box::new(move || sys::ring(rope.as_fd()))),
             lifeline,
             engine,
+            aside,
             links: (0..MAX_NODES).map(|_| None).collect(),
             up: PeerSet::EMPTY,
             strangers: Vec::new(),
@@ -233,28 +254,18 @@ impl TcpFabric {
 
     /// Sleeps in the engine until something comes, at most for `timeout`.
     fn sleep(&mut self, now: Time, timeout: Duration) -> Ready {
-        let mut watches = vec![Watch { token: Token::Bell, socket: self.bell.as_fd(), writing: false }];
-        if self.accept_again.is_none_or(|at| now >= at) {
-            watches.push(Watch { token: Token::Listener, socket: self.listener.as_fd(), writing: false });
-        }
-        // A stranger whose hello is in says nothing more: it waits for us.
-        for stranger in self.strangers.iter().filter(|stranger| stranger.owes_hello()) {
-            watches.push(Watch { token: stranger.token, socket: stranger.socket.as_fd(), writing: false });
-        }
-        for link in self.links.iter().flatten() {
-            match &link.phase {
-                Phase::Up { socket, .. } => {
-                    watches.push(Watch { token: link.token(), socket: socket.as_fd(), writing: false });
-                }
-                Phase::Dialling(dial) => {
-                    let socket = dial.socket.as_fd();
-                    watches.push(Watch { token: dial.token, socket, writing: !dial.said });
-                }
-                Phase::Expected | Phase::Down => {}
-            }
-        }
+        let listener = self.accept_again.is_none_or(|at| now >= at).then_some(&self.listener);
+        let watches = watches(&self.bell, listener, &self.strangers, &self.links);
         self.counts.fabric.sleeps += 1;
         self.engine.sleep(&watches, timeout, &mut self.counts)
+    }
+
+    /// No socket is watched for `token` any more.
+    fn forget(&mut self, token: Token, socket: BorrowedFd<'_>) {
+        self.engine.forget(token, socket);
+        if let Some(aside) = &mut self.aside {
+            aside.forget(token, socket);
+        }
     }
 
     /// Whether sending could go on at once.
@@ -263,6 +274,36 @@ impl TcpFabric {
             .iter()
             .any(|slot| self.links[usize::from(slot.0)].as_ref().is_some_and(|link| link.can_send()))
     }
+}
+
+/// All that a sleep ends for.
+fn watches<'a>(
+    bell: &'a OwnedFd,
+    listener: Option<&'a OwnedFd>,
+    strangers: &'a [Stranger],
+    links: &'a [Option<Box<Link>>],
+) -> Vec<Watch<'a>> {
+    let mut watches = vec![Watch { token: Token::Bell, socket: bell.as_fd(), writing: false }];
+    if let Some(listener) = listener {
+        watches.push(Watch { token: Token::Listener, socket: listener.as_fd(), writing: false });
+    }
+    // A stranger whose hello is in says nothing more: it waits for us.
+    for stranger in strangers.iter().filter(|stranger| stranger.owes_hello()) {
+        watches.push(Watch { token: stranger.token, socket: stranger.socket.as_fd(), writing: false });
+    }
+    for link in links.iter().flatten() {
+        match &link.phase {
+            Phase::Up { socket, .. } => {
+                watches.push(Watch { token: link.token(), socket: socket.as_fd(), writing: false });
+            }
+            Phase::Dialling(dial) => {
+                let socket = dial.socket.as_fd();
+                watches.push(Watch { token: dial.token, socket, writing: !dial.said });
+            }
+            Phase::Expected | Phase::Down => {}
+        }
+    }
+    watches
 }
 
 /// The engine asked for, or the best that the machine allows.
@@ -513,6 +554,35 @@ impl Fabric for TcpFabric {
 
     fn stats(&self) -> FabricStats {
         self.counts.fabric
+    }
+}
+
+impl Far for TcpFabric {
+    fn lie_beside(&mut self, now: Time, _: &dyn Fn() -> bool) -> Option<Time> {
+        self.counts.called();
+        sys::hush(&self.bell);
+        self.look_at_lifelines(); // which ring the bell
+        let blocked = self.slots(|link| link.is_up() && link.blocked);
+        let found = !self.found_readable.is_empty() || self.found_setup || !self.events.is_empty();
+        if found || self.could_send() {
+            return None;
+        }
+        let listener = self.accept_again.is_none_or(|at| now >= at).then_some(&self.listener);
+        let watches = watches(&self.bell, listener, &self.strangers, &self.links);
+        self.aside.as_mut()?.watch(&watches, blocked, &mut self.counts);
+        let bounds = [self.next_deadline(), self.next_vigil()];
+        Some(bounds.into_iter().flatten().fold(Time(u64::MAX), Time::min))
+    }
+
+    fn rise(&mut self) {
+        if let Some(aside) = &mut self.aside {
+            let ready = aside.ask(Duration::ZERO, &mut self.counts);
+            self.on_ready(&ready);
+        }
+    }
+
+    fn news(&self) -> Option<BorrowedFd<'_>> {
+        self.aside.as_ref().map(Epoll::set)
     }
 }
 

@@ -184,7 +184,7 @@ impl TcpFabric {
     fn welcome(&mut self, at: usize, hello: &Hello, slot: Slot) -> Result<(), String> {
         let answer = self.hello_to(hello.from, hello.from_token, Role::Acceptor)?.encode();
         let stranger = self.strangers.remove(at);
-        self.engine.forget(stranger.token, stranger.socket.as_fd());
+        self.forget(stranger.token, stranger.socket.as_fd());
         self.counts.called();
         let tuned = sys::tune(stranger.socket.as_fd(), &self.options);
         match tuned.and_then(|()| sys::send_all(stranger.socket.as_fd(), &answer)) {
@@ -249,10 +249,10 @@ impl TcpFabric {
             .and_then(check)
             .map_err(|why| format!("{address} is not the peer: {why}"))?;
         sys::tune(dial.socket.as_fd(), &self.options).map_err(|cause| cause.to_string())?;
-        self.engine.forget(dial.token, dial.socket.as_fd());
         let Phase::Dialling(dial) = std::mem::replace(&mut link.phase, Phase::Expected) else {
             return Ok(None);
         };
+        self.forget(dial.token, dial.socket.as_fd());
         Ok(Some((dial.socket, dial.hello, dial.answer)))
     }
 
@@ -294,7 +294,7 @@ impl TcpFabric {
 
     fn dismiss(&mut self, at: usize, why: &str) {
         let stranger = self.strangers.remove(at);
-        self.engine.forget(stranger.token, stranger.socket.as_fd());
+        self.forget(stranger.token, stranger.socket.as_fd());
         sys::end(stranger.socket.as_fd());
         self.turn_away(why);
     }

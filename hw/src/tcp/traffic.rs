@@ -324,7 +324,7 @@ impl TcpFabric {
             self.orphans.push(((slot, link.generation), held));
         }
         if let Some((token, socket)) = socket {
-            self.engine.forget(token, socket.as_fd());
+            self.forget(token, socket.as_fd());
             self.counts.called();
             if orderly { sys::end(socket.as_fd()) } else { sys::abort(socket.as_fd()) }
         }

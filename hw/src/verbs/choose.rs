@@ -1,6 +1,5 @@
 //! Which device, port and address a node uses.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::gid::{self, Gid, GidKind};
@@ -35,11 +34,17 @@ pub(super) fn outlet(options: &VerbsOptions) -> Result<Outlet, VerbsError> {
     for name in &names {
         match open(name, options) {
             Ok(outlet) if gid::address(outlet.gid) == own => return Ok(outlet),
+            Ok(_) if options.of_own_address => {}
             Ok(outlet) => first = first.or(Some(outlet)),
             Err(error) => last_error = Some(error),
         }
     }
-    let none = || VerbsError::NoDevice { wanted: "that carries traffic".to_owned(), found: found() };
+    let wanted = if options.of_own_address {
+        format!("with the address {own}")
+    } else {
+        "that carries traffic".to_owned()
+    };
+    let none = || VerbsError::NoDevice { wanted, found: found() };
     first.ok_or_else(|| last_error.unwrap_or_else(none))
 }
 

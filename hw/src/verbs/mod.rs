@@ -50,7 +50,7 @@ use std::fmt;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -62,6 +62,8 @@ use consort_dataplane::names::{MAX_NODES, NodeId, PeerSet, Slot, Time};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
+use crate::Rouse;
+use crate::mixed::Far;
 use crate::tcp::hello::{Offer, Role, Token, is_wildcard};
 use crate::tcp::{frame, sys};
 
@@ -129,6 +131,17 @@ impl VerbsFabric {
     /// # Errors
     /// There is no RDMA, no device or no address that will do, or the machine lacks resources; each says what to do.
     pub fn new(node: NodeId, options: VerbsOptions) -> Result<Self, VerbsError> {
+        Self::with_memory(node, options, None, |rouse| Doorbell::new(rouse))
+    }
+
+    /// The same with a segment that is there, as one of several fabrics that share it; `doorbell` makes the doorbell of what rouses the
+    /// owner out of this fabric's sleep.
+    pub(crate) fn with_memory(
+        node: NodeId,
+        options: VerbsOptions,
+        memory: Option<Segment>,
+        doorbell: impl FnOnce(Rouse) -> Doorbell,
+    ) -> Result<Self, VerbsError> {
         if options.segment_bytes == 0 || options.segment_bytes > frame::MAX_SEGMENT {
             return Err(VerbsError::SegmentBytes(options.segment_bytes));
         }
@@ -147,7 +160,11 @@ impl VerbsFabric {
         let bell = Arc::new(sys::bell().map_err(machine("event counter"))?);
         let rope = Arc::clone(&bell);
         let channel = Channel::new(&outlet.context).map_err(machine("completion channel"))?;
-        let segment = registrable(options.segment_bytes).map_err(machine("memory for the segment"))?;
+        let segment = match memory {
+            Some(memory) => memory,
+            None => sys::memory(options.segment_bytes).map_err(machine("memory for the segment"))?,
+        };
+        segment.prefault(0..segment.size());
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|cause| machine("epoll")(cause.into()))?;
         let all = [
             (listener.as_fd(), BESIDE),
@@ -169,7 +186,7 @@ impl VerbsFabric {
             token,
             listener,
             address,
-            doorbell: Doorbell::new(move || sys::ring(rope.as_fd())),
+            doorbell: doorbell(Box::new(move || sys::ring(rope.as_fd()))),
             epoll,
             _bell: bell,
             up: PeerSet::EMPTY,
@@ -401,6 +418,31 @@ impl VerbsFabric {
         }
     }
 
+    /// Tells the peers that this node is about to sleep. Returns whether all know, and nothing has come: who publishes from then on rings.
+    /// Not if `stop` says so meanwhile, or it is time.
+    fn announce_nap(&mut self, until: Option<Instant>, stop: impl Fn(&Self) -> bool) -> bool {
+        self.slept = true;
+        self.nap += 1;
+        self.segment.store(NAP, self.nap);
+        for slot in self.up.iter() {
+            self.tell(slot);
+            let segment = self.segment.clone();
+            if let Some(link) = self.link_mut(slot) {
+                link.outgoing.publish_words(&segment, NAP..NAP + WORD);
+            }
+            self.pump(slot, true);
+        }
+        // The last look comes after the nap is known everywhere.
+        self.settle(until, stop) && !self.is_news()
+    }
+
+    /// Has the device tell of what it does next. Returns whether nothing is left that it has told already.
+    fn is_still(&mut self) -> bool {
+        self.arm_all();
+        let rung = self.collect_all(true);
+        !rung && !self.is_news() && self.is_settled()
+    }
+
     fn is_settled(&self) -> bool {
         self.links.iter().flatten().all(|link| !link.is_up() || link.outgoing.is_settled())
     }
@@ -603,29 +645,14 @@ impl Fabric for VerbsFabric {
             return;
         }
         let until = (until != Time(u64::MAX)).then(|| Instant::now() + until.since(now));
-        self.slept = true;
-        self.nap += 1;
-        self.segment.store(NAP, self.nap);
-        for slot in self.up.iter() {
-            self.tell(slot);
-            let segment = self.segment.clone();
-            if let Some(link) = self.link_mut(slot) {
-                link.outgoing.publish_words(&segment, NAP..NAP + WORD);
-            }
-            self.pump(slot, true);
-        }
-        // The last look comes after the nap is known everywhere: who publishes then rings. The doorbell is not heard before.
-        if !self.settle(until, Self::is_news) || self.is_news() {
+        // The doorbell is not heard before.
+        if !self.announce_nap(until, Self::is_news) {
             return;
         }
         self.doorbell.announce();
-        if idle() {
-            self.arm_all();
-            let rung = self.collect_all(true);
-            if !rung && !self.is_news() && self.is_settled() {
-                self.stats.sleeps += 1;
-                self.sleep(until.map(|until| until.saturating_duration_since(Instant::now())));
-            }
+        if idle() && self.is_still() {
+            self.stats.sleeps += 1;
+            self.sleep(until.map(|until| until.saturating_duration_since(Instant::now())));
         }
         self.doorbell.awake();
     }
@@ -684,6 +711,32 @@ impl Fabric for VerbsFabric {
 
     fn stats(&self) -> FabricStats {
         self.stats
+    }
+}
+
+impl Far for VerbsFabric {
+    fn lie_beside(&mut self, _: Time, stop: &dyn Fn() -> bool) -> Option<Time> {
+        let still =
+            !self.is_news() && self.announce_nap(None, |me: &Self| me.is_news() || stop()) && self.is_still();
+        still.then(|| self.next_deadline().unwrap_or(Time(u64::MAX)))
+    }
+
+    fn rise(&mut self) {
+        self.sleep(Some(Duration::ZERO));
+    }
+
+    fn news(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.epoll.as_fd())
+    }
+
+    fn on_renewed(&mut self) -> std::io::Result<()> {
+        let Self { links, segment, .. } = self;
+        for link in links.iter_mut().flatten() {
+            if let Some(pair) = link.pair.as_mut() {
+                pair.renew(segment)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -15,6 +15,8 @@ pub struct VerbsOptions {
     pub advertise: Option<IpAddr>,
     /// The RDMA device. If not set: the one that has this node's own address, else the first that carries traffic.
     pub device: Option<String>,
+    /// Whether only a device with this node's own address will do, if none is named: no other is known to lead to the peers.
+    pub of_own_address: bool,
     /// Its port, from 1. If not set: the first that carries traffic.
     pub port: Option<u8>,
     /// The index of the GID to use on Ethernet. If not set: see [`choose`](super::choose).
@@ -45,6 +47,7 @@ impl Default for VerbsOptions {
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
             advertise: None,
             device: None,
+            of_own_address: false,
             port: None,
             gid_index: None,
             max_mirror_bytes: 1 << 30,

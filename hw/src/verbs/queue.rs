@@ -297,6 +297,8 @@ pub(super) struct Pair {
     inline: usize,
     /// Writes posted, modulo 2³².
     posted: u32,
+    /// Registrations of the segment that were renewed, and how many writes were posted until then: those may still be read from them.
+    former: Vec<(u32, Region)>,
 }
 
 // SAFETY: libibverbs may be called from any thread; the regions are `Send`.
@@ -352,8 +354,16 @@ impl Pair {
             peer: None,
             inline,
             posted: 0,
+            former: Vec::new(),
         };
         Ok(pair)
+    }
+
+    /// Registers the segment anew: other memory lies in a part of it, of which the device knows nothing.
+    pub(super) fn renew(&mut self, segment: &Segment) -> io::Result<()> {
+        let new = Region::new(&self.domain, segment, Access::Source)?;
+        self.former.push((self.posted, std::mem::replace(&mut self.segment, new)));
+        Ok(())
     }
 
     /// Its number, which a peer must know.
@@ -550,7 +560,9 @@ impl Pair {
                 } else if done.opcode == ffi::ibv_wc_opcode::IBV_WC_RECV_RDMA_WITH_IMM {
                     Completion::Rung
                 } else {
-                    Completion::Written(done.wr_id as u32)
+                    let count = done.wr_id as u32;
+                    self.former.retain(|(posted, _)| count.wrapping_sub(*posted).cast_signed() < 0);
+                    Completion::Written(count)
                 });
             }
             if got < TAKEN {

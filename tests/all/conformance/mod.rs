@@ -19,6 +19,7 @@ mod traffic;
 mod sim;
 mod shm;
 mod tcp;
+mod mixed;
 #[cfg(feature = "verbs")]
 mod verbs;
 #[cfg(feature = "verbs")]

@@ -230,6 +230,8 @@ fn child() {
         "shm" => live::<super::shm::ShmRig>(seed),
         "tcp-io_uring" => live::<super::tcp::TcpRig<super::tcp::OnUring>>(seed),
         "tcp-epoll" => live::<super::tcp::TcpRig<super::tcp::OnEpoll>>(seed),
+        "auto-one-host" => live::<super::mixed::MixedRig<super::mixed::OneHost>>(seed),
+        "auto-two-hosts" => live::<super::mixed::MixedRig<super::mixed::TwoHosts>>(seed),
         #[cfg(feature = "verbs")]
         "verbs" => live::<super::verbs::VerbsRig>(seed),
         other => panic!("{FABRIC}={other}: no such fabric here"),

@@ -102,7 +102,7 @@ fn news_of_a_link_has_its_own_number() {
     world.host(1).order(Order::Link { slot, number: new, node: NodeId(3), offer });
     let offer = world.host(1).offer.clone();
     world.host(3).order(Order::Link { slot: Slot(9), number: LinkNumber(5), node: NodeId(1), offer });
-    world.until("linked", |world| world.hosts[&1].has(&Report::Up(new)));
+    world.until("linked", |world| world.hosts[&1].has(&Report::Up(new, "sim")));
     let down = |report: &Report| matches!(report, Report::Down(number, _) if *number == old);
     assert!(down(&world.host(1).reports[0]), "{:?}", world.host(1).reports);
     assert_eq!(world.host(1).reports.len(), 2);

@@ -137,7 +137,7 @@ fn senders_on_any_thread_go_on_in_the_next_view() {
     }
     for (host, me) in hosts.iter().zip(1..) {
         for _ in 0..2 {
-            host.report(|report| matches!(report, Report::Up(_)).then_some(()));
+            host.report(|report| matches!(report, Report::Up(..)).then_some(()));
         }
         let slots = slots(me, 3);
         host.order(Order::Install(Install {

@@ -224,7 +224,7 @@ impl World {
         self.until("linked", |world| {
             [(one, other), (other, one)].iter().all(|(me, peer)| {
                 let host = &world.hosts[me];
-                host.has(&Report::Up(host.links[peer].1))
+                host.has(&Report::Up(host.links[peer].1, "sim"))
             })
         });
     }
