@@ -74,8 +74,8 @@ enum Command {
         /// Begin with this seed, to repeat a failure
         #[arg(long)]
         seed: Option<u64>,
-        /// Over this fabric alone; if not given, over both by turns
-        #[arg(long, value_parser = ["shm", "tcp"])]
+        /// Over this fabric alone; if not given, over all by turns
+        #[arg(long, value_parser = ["shm", "tcp", "auto"])]
         fabric: Option<String>,
     },
     /// A durable group whose members are killed under load and started again, round after round; the seed is printed

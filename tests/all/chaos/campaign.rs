@@ -26,6 +26,9 @@ const PAUSE: u64 = 400;
 
 /// Nodes that a round may use, and members that it has at most.
 const NODES: u32 = 7;
+
+/// Where each lives, if nodes share hosts.
+const HOSTS: [u8; NODES as usize] = [1, 2, 3, 1, 2, 3, 1];
 const MOST: usize = 5;
 
 /// Steps of a round.
@@ -93,6 +96,8 @@ type Fired = BTreeMap<Kind, u64>;
 struct Round {
     crew: Crew,
     network: Option<Network>,
+    /// Every node has a host of its own, so that it can be cut off.
+    can_cut: bool,
     choices: Choices,
     /// Kinds that are to come next: each once, then again in another order.
     bag: Vec<Kind>,
@@ -109,15 +114,21 @@ type Plan = Vec<(Kind, u32)>;
 
 impl Round {
     fn new(fabric: &'static str, seed: u64) -> Self {
-        let network = if fabric == "tcp" { network(NODES as u8) } else { None };
+        let network = match fabric {
+            "tcp" => network(NODES as u8),
+            "auto" => network(3),
+            _ => None,
+        };
         let crew = match &network {
-            Some(network) => Crew::at(network.places(), SILENCE, true),
+            Some(network) if fabric == "auto" => Crew::at(network.places_on(&HOSTS), "auto", SILENCE, true),
+            Some(network) => Crew::at(network.places(), fabric, SILENCE, true),
             None => Crew::new(NODES as usize, fabric, SILENCE, true),
         };
         let mut choices = Choices::new(seed);
         let founders = 3 + choices.below(3) as u32;
         let mut round = Self {
             crew,
+            can_cut: network.is_some() && fabric == "tcp",
             network,
             choices,
             bag: Vec::new(),
@@ -140,8 +151,8 @@ impl Round {
             if let Some(at) = self.bag.iter().position(|kind| can(*kind)) {
                 return Some(self.bag.remove(at));
             }
-            let network = self.network.is_some();
-            let mut all: Vec<_> = Kind::ALL.into_iter().filter(|kind| kind.possible(network)).collect();
+            let can_cut = self.can_cut;
+            let mut all: Vec<_> = Kind::ALL.into_iter().filter(|kind| kind.possible(can_cut)).collect();
             while !all.is_empty() {
                 let at = self.choices.below(all.len() as u64) as usize;
                 self.bag.push(all.swap_remove(at));
@@ -267,7 +278,7 @@ fn round(fabric: &'static str, seed: u64, steps: u64, word: &dyn Fn(u64, &str)) 
     }
     let all = round.present.clone();
     round.crew.settle(&all);
-    (round.fired, round.network.is_some())
+    (round.fired, round.can_cut)
 }
 
 /// Rounds until the time is up; at least one.
@@ -308,6 +319,11 @@ fn a_short_campaign_over_tcp() {
     short("tcp", 1);
 }
 
+#[test]
+fn a_short_campaign_over_what_each_link_has() {
+    short("auto", 1);
+}
+
 /// `cargo xtask chaos`.
 #[test]
 #[ignore = "takes as long as it is told"]
@@ -320,8 +336,9 @@ fn campaign() {
     let fabrics = match std::env::var("CONSORT_CHAOS_FABRIC").as_deref() {
         Ok("shm") => &["shm"][..],
         Ok("tcp") => &["tcp"],
-        Ok(other) => panic!("CONSORT_CHAOS_FABRIC={other}: shm or tcp"),
-        Err(_) => &["shm", "tcp"],
+        Ok("auto") => &["auto"],
+        Ok(other) => panic!("CONSORT_CHAOS_FABRIC={other}: shm, tcp or auto"),
+        Err(_) => &["shm", "tcp", "auto"],
     };
     rounds(fabrics, seed, Duration::from_secs(seconds));
 }

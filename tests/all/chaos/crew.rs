@@ -86,10 +86,15 @@ impl Crew {
         Self { fabric, silence, rejoin, words, addresses, prefixes, _held: held, processes: Vec::new() }
     }
 
-    /// A crew over TCP, elsewhere: an address and the words that start a command there, for each node.
-    pub(super) fn at(places: Vec<(SocketAddr, Vec<String>)>, silence: Duration, rejoin: bool) -> Self {
+    /// A crew elsewhere: an address and the words that start a command there, for each node.
+    pub(super) fn at(
+        places: Vec<(SocketAddr, Vec<String>)>,
+        fabric: &'static str,
+        silence: Duration,
+        rejoin: bool,
+    ) -> Self {
         let (addresses, prefixes) = places.into_iter().unzip();
-        let (fabric, words) = ("tcp", BTreeMap::new());
+        let words = BTreeMap::new();
         Self { fabric, silence, rejoin, words, addresses, prefixes, _held: Vec::new(), processes: Vec::new() }
     }
 

@@ -332,7 +332,7 @@ fn network(size: u8) -> Option<Network> {
 /// it says so while it is cut off is a test of its own below.)
 fn parted(size: u8, minority: &[u32], cut: impl Fn(&Network), heal: impl Fn(&Network)) {
     let Some(network) = network(size) else { return };
-    let mut crew = Crew::at(network.places(), SHORT, true);
+    let mut crew = Crew::at(network.places(), "tcp", SHORT, true);
     crew.found(size.into());
     let all: Vec<u32> = (1..=size.into()).collect();
     let majority: Vec<u32> = all.iter().copied().filter(|node| !minority.contains(node)).collect();
@@ -385,7 +385,7 @@ fn one_of_three_hears_nothing_and_is_heard() {
 #[test]
 fn a_minority_says_so_while_it_is_cut_off() {
     let Some(network) = network(3) else { return };
-    let mut crew = Crew::at(network.places(), SHORT, true);
+    let mut crew = Crew::at(network.places(), "tcp", SHORT, true);
     crew.found(3);
     network.part(&[1], &[2, 3]);
     crew.all_see(&[2, 3]);
@@ -397,7 +397,7 @@ fn a_minority_says_so_while_it_is_cut_off() {
 #[test]
 fn a_minority_that_does_not_join_again_delivers_nothing_more() {
     let Some(network) = network(3) else { return };
-    let mut crew = Crew::at(network.places(), SHORT, false);
+    let mut crew = Crew::at(network.places(), "tcp", SHORT, false);
     crew.found(3);
     network.part(&[1], &[2, 3]);
     crew.all_see(&[2, 3]);
@@ -416,7 +416,7 @@ fn a_minority_that_does_not_join_again_delivers_nothing_more() {
 #[test]
 fn one_of_three_does_not_hear_one_other() {
     let Some(network) = network(3) else { return };
-    let mut crew = Crew::at(network.places(), SHORT, true);
+    let mut crew = Crew::at(network.places(), "tcp", SHORT, true);
     crew.found(3);
     network.deafen(1, &[2]);
     let mut pair = Vec::new();
@@ -431,4 +431,41 @@ fn one_of_three_does_not_hear_one_other() {
     let records = crew.settle(&[1, 2, 3]);
     let alone = records.stays.iter().flat_map(|stay| &stay.chapters).any(|it| it.members.len() < 2);
     assert!(!alone, "a view of one");
+}
+
+/// Elsewhere a group over several hosts is over one fabric, or a bridge between two of them is one more thing that fails. Here each link takes
+/// the best that its ends have: a host's members share memory, hosts talk over TCP. A member dies, a host is cut off with what it
+/// has, and comes again; and all that was delivered anywhere agrees.
+#[test]
+fn two_hosts_whose_members_share_memory() {
+    const HOSTS: [u8; 5] = [1, 1, 2, 2, 2];
+    let Some(network) = network(2) else { return };
+    let mut crew = Crew::at(network.places_on(&HOSTS), "auto", SHORT, true);
+    crew.found(5);
+    for node in 1..=5u32 {
+        let mine = HOSTS[node as usize - 1];
+        let status = network.inside(mine, || crew.ask(node, Question::Status));
+        let over = status["view"]["members"].as_array().unwrap().iter().map(|it| it["fabric"].as_str());
+        let of = |host: &u8| if *host == mine { "shm" } else { "tcp" };
+        let expected = (1..).zip(HOSTS.iter().map(of)).map(|(peer, name)| (peer != node).then_some(name));
+        assert!(over.eq(expected), "node {node}: {status}");
+    }
+    crew.kill(&[4]);
+    crew.all_see(&[1, 2, 3, 5]);
+    crew.goes_on(&[1, 2, 3, 5]);
+    crew.join(4, &[1]);
+    crew.all_see(&[1, 2, 3, 4, 5]);
+    crew.goes_on(&[1, 2, 3, 4, 5]);
+    network.part(&[1], &[2]);
+    crew.all_see(&[3, 4, 5]);
+    crew.goes_on(&[3, 4, 5]);
+    network.heal();
+    crew.wait("the minority says that it is out", |crew| {
+        [1, 2].iter().all(|node| !crew.node(*node).told.evictions.is_empty())
+    });
+    crew.all_see(&[1, 2, 3, 4, 5]);
+    crew.goes_on(&[1, 2, 3, 4, 5]);
+    let records = crew.settle(&[1, 2, 3, 4, 5]);
+    let split = records.stays.iter().flat_map(|stay| &stay.chapters);
+    assert!(split.into_iter().all(|it| it.members.len() >= 3), "a view of a minority");
 }

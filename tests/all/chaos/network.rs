@@ -3,11 +3,15 @@
 //! The namespaces have no names. Each is held by a process that does nothing but wait for the end of its input, so they are
 //! gone with it, however the test ends.
 
+use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::process::{Child, Command, Stdio};
 
-/// Where all nodes listen, each at an address of its own.
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Where the first node listens, and the others at the ports that follow; hosts have addresses of their own.
 const PORT: u16 = 7000;
 
 /// A network namespace, as long as it is held.
@@ -47,10 +51,26 @@ impl Network {
 
     /// For each node its address, and the words that start a command where it lives.
     pub(super) fn places(&self) -> Vec<(SocketAddr, Vec<String>)> {
-        (1..)
-            .zip(&self.nodes)
-            .map(|(node, place)| (SocketAddr::from((ip(node), PORT)), place.enter()))
-            .collect()
+        let each: Vec<u8> = (1..).take(self.nodes.len()).collect();
+        self.places_on(&each)
+    }
+
+    /// The same where nodes share hosts: for each node the one on which it lives.
+    pub(super) fn places_on(&self, hosts: &[u8]) -> Vec<(SocketAddr, Vec<String>)> {
+        let place = |(port, host): (u16, &u8)| ((ip(*host), port).into(), self.place(*host).enter());
+        (PORT..).zip(hosts).map(place).collect()
+    }
+
+    /// Does something on a host, in a thread of its own.
+    pub(super) fn inside<T: Send>(&self, host: u8, act: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.place(host).0.id())).unwrap();
+        std::thread::scope(|scope| {
+            let body = move || {
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+                act()
+            };
+            scope.spawn(body).join().unwrap()
+        })
     }
 
     /// From now on `node` hears nothing of these; they hear it.
