@@ -173,3 +173,27 @@ fn a_late_dialler_gets_the_best_all_the_same() {
     assert_eq!(pair.each_ref().map(|fabric| fabric.carrier(SLOT)), [Some("shm"); 2]);
     assert_eq!(pair[1].ways[3].as_ref().map(|way| way.trying), Some(0), "the other attempt is over");
 }
+
+/// F3: whatever it sleeps over, and whatever it slept over before.
+#[test]
+fn the_doorbell_finds_the_owner_where_it_sleeps() {
+    let mut pair = [fabric(1, options()), fabric(2, MixedOptions { shm: false, ..options() })];
+    let offers = [pair[0].offer(), pair[1].offer()];
+    link(&mut pair, offers);
+    both_up(&mut pair);
+    let begun = Instant::now();
+    for round in 0..10 {
+        for fabric in &mut pair {
+            fabric.poll(now());
+            let bell = fabric.doorbell();
+            fabric.wait(now(), now().plus(WITHIN), &mut || {
+                bell.ring();
+                true
+            });
+        }
+        assert!(begun.elapsed() < WITHIN, "slept over a ring in round {round}");
+        if round == 5 {
+            pair[0].fence(SLOT); // from here on it has no links, and sleeps over shared memory
+        }
+    }
+}
