@@ -142,7 +142,7 @@ enum {
 
 /* How messages travel. All nodes of a cluster use the same. */
 enum {
-    CONSORT_AUTO = 0,  /* shared memory if all nodes that are named are on this machine, else TCP (the default) */
+    CONSORT_AUTO = 0,  /* for each link the best that both ends have: shared memory, RDMA, TCP (the default) */
     CONSORT_SHM = 1,   /* shared memory: all nodes on one machine */
     CONSORT_TCP = 2,   /* TCP, over io_uring where the kernel has it */
     CONSORT_VERBS = 3  /* RDMA; only in libraries that were built with it */
@@ -391,7 +391,7 @@ typedef struct consort_stats {
     uint64_t bytes_in;
     uint64_t sleeps;
     uint64_t wakes;        /* of sleeping peers */
-    char fabric[16];       /* "shm", "tcp", "verbs" */
+    char fabric[16];       /* "shm", "tcp", "verbs"; of CONSORT_AUTO all that it has, such as "shm+tcp" */
     char engine[16];       /* what drives it: "futex", "io_uring", "epoll", "rc" */
 } consort_stats;
 

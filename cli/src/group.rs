@@ -203,6 +203,11 @@ pub(crate) fn stopped(id: u32, stopped: &Stopped) -> Failure {
             "see that the members that it names run and can be reached, and start it again; with --rejoin a member goes on \
              trying by itself",
         ),
+        Stopped::NoFabric(_) => Failure::lost(
+            message,
+            "give it back its device, or start it over another fabric (--fabric auto takes what there is); it joins the group that runs. With \
+             --rejoin a member does so by itself",
+        ),
         _ => Failure::lost(message, "start it again; --log debug tells more"),
     }
 }

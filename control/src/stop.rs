@@ -104,6 +104,11 @@ pub enum Stopped {
         /// Who was missing.
         waiting: Vec<Absent>,
     },
+    /// What this node reaches the others by is gone. They are there, for all that is known, and go on without it.
+    #[error(
+        "this node's own end of its links is gone: {0}. The others go on; give this node what it lacks and start it again, or set `rejoin`"
+    )]
+    NoFabric(String),
     /// This node itself can't go on.
     #[error("this node can't go on: {0}")]
     Machine(String),

@@ -223,6 +223,9 @@ pub enum LinkDown {
     /// The link could not be set up.
     #[error("the link could not be set up: {0}")]
     Failed(String),
+    /// What this node itself has its links by is gone, such as a card. The peer is not to blame, and may be well.
+    #[error("this node's own end is gone: {0}")]
+    Own(String),
 }
 
 /// A link can't even be tried.

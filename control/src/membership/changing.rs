@@ -283,7 +283,7 @@ impl Membership {
     }
 
     /// V5: this incarnation is over. It delivers nothing more; if it is to repair itself, it joins as a new one.
-    fn alone(&mut self, now: Time, reason: Stopped) {
+    pub(super) fn alone(&mut self, now: Time, reason: Stopped) {
         tracing::warn!(%reason, "this node is out of the group");
         if !self.rejoin {
             return self.stop(crate::link::message::Goodbye::Left, reason);

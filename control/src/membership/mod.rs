@@ -514,6 +514,10 @@ impl Membership {
                 self.missed(now, node, incarnation);
                 self.begin_again(node);
             }
+            // F5: a proof against this node, not against the peer.
+            Phase::Installed(_) | Phase::Changing(..) if matches!(why, LinkDown::Own(_)) => {
+                self.alone(now, Stopped::NoFabric(words));
+            }
             Phase::Installed(_) | Phase::Changing(..) => {
                 self.sever(node);
                 self.gone(now, node, incarnation, &words);

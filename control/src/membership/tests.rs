@@ -101,6 +101,7 @@ impl World {
                 let why = match why.as_str() {
                     "closed" => LinkDown::Closed,
                     "corrupt" => LinkDown::Corrupt("a bad frame".to_owned()),
+                    "own" => LinkDown::Own("its card was removed".to_owned()),
                     _ => LinkDown::Broken(why),
                 };
                 if let Some((number, ..)) =
@@ -638,6 +639,12 @@ fn a_member_leaves_by_a_view() {
 #[test]
 fn who_is_left_out_stops_or_comes_again() {
     golden("evicted.txt");
+}
+
+// F5
+#[test]
+fn who_has_lost_its_own_card_is_out_and_takes_nobody_for_gone() {
+    golden("card.txt");
 }
 
 // V6

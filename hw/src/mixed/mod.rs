@@ -131,7 +131,8 @@ impl MixedFabric {
     /// Makes a fabric of each kind that the options allow and the machine has. `node` is this node's id.
     ///
     /// # Errors
-    /// There is none.
+    /// None can be had, or the machine lacks memory or a thread.
+    #[expect(clippy::needless_pass_by_value, reason = "as all fabrics: options are made for one of them")]
     pub fn new(node: NodeId, options: MixedOptions) -> Result<Self, MixedError> {
         let bed = Arc::new(Bed::default());
         let doorbell = Doorbell::new({

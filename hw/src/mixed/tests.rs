@@ -40,7 +40,7 @@ fn until(pair: &mut [MixedFabric; 2], what: &str, mut done: impl FnMut(&mut [Mix
     }
 }
 
-fn link(pair: &mut [MixedFabric; 2], offers: [Vec<u8>; 2]) {
+fn link(pair: &mut [MixedFabric; 2], offers: &[Vec<u8>; 2]) {
     let [one, two] = pair;
     one.connect(SLOT, NodeId(2), &offers[1], WITHIN).unwrap();
     two.connect(SLOT, NodeId(1), &offers[0], WITHIN).unwrap();
@@ -75,7 +75,7 @@ fn without_door(fabric: &MixedFabric) -> Vec<u8> {
 fn a_link_that_can_not_take_the_best_takes_the_next() {
     let mut pair = [fabric(1, options()), fabric(2, options())];
     let offers = [pair[0].offer(), without_door(&pair[1])];
-    link(&mut pair, offers);
+    link(&mut pair, &offers);
     for fabric in &mut pair {
         fabric.segment().store(RING.start, 7);
         fabric.publish_ring(RING, PeerSet::EMPTY.with(SLOT));
@@ -131,7 +131,7 @@ fn a_link_fails_when_nothing_is_left_to_try() {
         assert!(begun.elapsed() < WITHIN, "in vain: the link fails");
     };
     assert!(down.contains("shm: ") && down.contains("tcp: "), "{down}");
-    assert!(matches!(one.poll_event(), None));
+    assert_eq!(one.poll_event(), None);
     one.connect(SLOT, NodeId(2), &fabric(2, options()).offer(), WITHIN).unwrap(); // it never was: its slot is free
 }
 
@@ -140,7 +140,7 @@ fn a_peer_that_lacks_a_kind_is_linked_by_another() {
     let mut pair = [fabric(1, options()), fabric(2, MixedOptions { shm: false, ..options() })];
     assert_eq!((pair[0].name(), pair[1].name()), ("shm+tcp", "tcp"));
     let offers = [pair[0].offer(), pair[1].offer()];
-    link(&mut pair, offers);
+    link(&mut pair, &offers);
     both_up(&mut pair);
     assert_eq!(pair.map(|fabric| fabric.carrier(SLOT)), [Some("tcp"); 2]);
 }
@@ -179,7 +179,7 @@ fn a_late_dialler_gets_the_best_all_the_same() {
 fn the_doorbell_finds_the_owner_where_it_sleeps() {
     let mut pair = [fabric(1, options()), fabric(2, MixedOptions { shm: false, ..options() })];
     let offers = [pair[0].offer(), pair[1].offer()];
-    link(&mut pair, offers);
+    link(&mut pair, &offers);
     both_up(&mut pair);
     let begun = Instant::now();
     for round in 0..10 {

@@ -58,7 +58,7 @@ impl ShmFabric {
     /// # Errors
     /// The segment's size is out of range, or the machine refuses memory, sockets, a thread or `futex_waitv`.
     pub fn new(node: NodeId, options: ShmOptions) -> Result<Self, ShmError> {
-        Self::with_doorbell(node, options, |rouse| Doorbell::new(rouse))
+        Self::with_doorbell(node, options, Doorbell::new)
     }
 
     /// The same, where `doorbell` makes the doorbell of what rouses the owner out of this fabric's sleep.

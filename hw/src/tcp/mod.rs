@@ -149,7 +149,7 @@ impl TcpFabric {
     /// # Errors
     /// The listener can't be bound, io_uring is demanded and denied, or the machine lacks resources.
     pub fn new(node: NodeId, options: TcpOptions) -> Result<Self, TcpError> {
-        Self::with_memory(node, options, None, |rouse| Doorbell::new(rouse))
+        Self::with_memory(node, options, None, Doorbell::new)
     }
 
     /// The same with a segment that is there, as one of several fabrics that share it; `doorbell` makes the doorbell of what rouses the

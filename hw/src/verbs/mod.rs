@@ -27,7 +27,7 @@
 //!   its own, so its key never opened the mirror to anybody else (S3).
 //! - **F5** Beside each queue pair stands a TCP connection, by which it was set up. Its end is the end of the peer's process, seen once the kernel has freed that
 //!   one's memory and closed its descriptors (there is no lifeline as `tcp` has one); a machine that is gone shows when the
-//!   device has asked [`VerbsOptions::retries`] times in vain; a device that is gone reports it.
+//!   device has asked [`VerbsOptions::retries`] times in vain; a device that is gone reports it, and is then what is to blame, not the peers.
 //! - **F6** is not done here (`Relaying::Unsupported`): a key opens a mirror to the one peer whose mirror it is (S3), so nobody else can
 //!   write there. Groups that relay are refused over this fabric.
 //!
@@ -131,7 +131,7 @@ impl VerbsFabric {
     /// # Errors
     /// There is no RDMA, no device or no address that will do, or the machine lacks resources; each says what to do.
     pub fn new(node: NodeId, options: VerbsOptions) -> Result<Self, VerbsError> {
-        Self::with_memory(node, options, None, |rouse| Doorbell::new(rouse))
+        Self::with_memory(node, options, None, Doorbell::new)
     }
 
     /// The same with a segment that is there, as one of several fabrics that share it; `doorbell` makes the doorbell of what rouses the
@@ -353,10 +353,20 @@ impl VerbsFabric {
         link.due |= link.outgoing.has_work();
     }
 
-    /// A queue pair failed. If the peer had said that it leaves, that is why.
+    /// A queue pair failed. If this node's own device is gone, or the peer had said that it leaves, that is why.
     fn break_down(&mut self, slot: Slot, why: &str) {
+        while let Some(report) = self.outlet.context.next_report() {
+            self.on_report(report);
+        }
         self.hear(slot);
-        self.take_down(slot, LinkDown::Broken(why.to_owned()));
+        let Outlet { context, number, .. } = &self.outlet;
+        let (name, why) = (context.name(), why.to_owned());
+        let why = match context.port(*number) {
+            Ok(port) if port.active => LinkDown::Broken(why),
+            Ok(_) => LinkDown::Own(format!("port {number} of {name} carries no traffic any more ({why})")),
+            Err(cause) => LinkDown::Own(format!("{name} does not answer any more ({cause}; {why})")),
+        };
+        self.take_down(slot, why);
     }
 
     /// The link is over, unless it was already.

@@ -82,11 +82,11 @@ impl VerbsFabric {
             !self.strangers.is_empty() || self.links.iter().flatten().any(|link| link.is_being_set_up());
     }
 
-    fn on_report(&mut self, report: Report) {
+    pub(super) fn on_report(&mut self, report: Report) {
         match report {
             Report::Device(why) => {
                 for slot in self.slots(|link| !link.is_over()).iter() {
-                    self.take_down(slot, LinkDown::Broken(why.clone()));
+                    self.take_down(slot, LinkDown::Own(why.clone()));
                 }
             }
             Report::Pair(name, why) => {
