@@ -1,6 +1,7 @@
 //! The fabric of several kinds: all on one machine, and half of the nodes on another, as far as they know.
 
 use std::marker::PhantomData;
+use std::net::{IpAddr, Ipv4Addr};
 
 use consort_dataplane::fabric::Fabric;
 use consort_dataplane::names::{NodeId, Time};
@@ -13,6 +14,15 @@ pub(super) trait Places: 'static {
     const NAME: &'static str;
 
     fn machine(node: NodeId) -> Option<u128>;
+
+    fn is_here() -> bool {
+        true
+    }
+
+    /// Where links between machines are set up.
+    fn address() -> IpAddr {
+        Ipv4Addr::LOCALHOST.into()
+    }
 }
 
 /// All share memory.
@@ -42,6 +52,10 @@ pub(super) struct MixedRig<P>(PhantomData<P>);
 impl<P: Places> Rig for MixedRig<P> {
     type F = MixedFabric;
 
+    fn is_here() -> bool {
+        P::is_here()
+    }
+
     fn new(_: u64) -> Self {
         Self(PhantomData)
     }
@@ -65,7 +79,8 @@ impl<P: Places> RealRig for MixedRig<P> {
     const NAME: &'static str = P::NAME;
 
     fn node(id: NodeId, segment_bytes: usize) -> MixedFabric {
-        let options = MixedOptions { segment_bytes, machine: P::machine(id), ..Default::default() };
+        let (listen, machine) = (P::address(), P::machine(id));
+        let options = MixedOptions { segment_bytes, listen, machine, ..Default::default() };
         MixedFabric::new(id, options).unwrap()
     }
 }
@@ -84,17 +99,21 @@ mod two_hosts {
     crate::conformance::conforms_for_real!(MixedRig<TwoHosts>);
 }
 
-/// DESIGN.md §3: the best that both ends of a link have.
+/// DESIGN.md §3: the best that both ends of a link have; shared memory, or `far` between nodes on two hosts.
+pub(super) fn each_link_takes_the_best<P: Places>(far: &str, seed: u64) {
+    let fabrics = linked(&mut MixedRig::<P>::new(seed), 4, 1 << 16);
+    for (at, fabric) in fabrics.iter().enumerate() {
+        for peer in (0..4).filter(|peer| *peer != at) {
+            let best = if at % 2 == peer % 2 { "shm" } else { far };
+            assert_eq!(fabric.carrier(slot(peer)), Some(best), "from {at} to {peer}");
+        }
+        assert_eq!(fabric.carrier(slot(9)), None);
+    }
+}
+
 #[test]
 fn each_link_takes_the_best_that_both_ends_have() {
     with_seed("each_link_takes_the_best_that_both_ends_have", |seed| {
-        let fabrics = linked(&mut MixedRig::<TwoHosts>::new(seed), 4, 1 << 16);
-        for (at, fabric) in fabrics.iter().enumerate() {
-            for peer in (0..4).filter(|peer| *peer != at) {
-                let best = if at % 2 == peer % 2 { "shm" } else { "tcp" };
-                assert_eq!(fabric.carrier(slot(peer)), Some(best), "from {at} to {peer}");
-            }
-            assert_eq!(fabric.carrier(slot(9)), None);
-        }
+        each_link_takes_the_best::<TwoHosts>("tcp", seed);
     });
 }

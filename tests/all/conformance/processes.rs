@@ -234,6 +234,8 @@ fn child() {
         "auto-two-hosts" => live::<super::mixed::MixedRig<super::mixed::TwoHosts>>(seed),
         #[cfg(feature = "verbs")]
         "verbs" => live::<super::verbs::VerbsRig>(seed),
+        #[cfg(feature = "verbs")]
+        "auto-verbs" => live::<super::mixed::MixedRig<super::verbs::Cards>>(seed),
         other => panic!("{FABRIC}={other}: no such fabric here"),
     }
 }

@@ -270,15 +270,26 @@ pub(super) fn what_came_before_the_sleep_ends_it<R: RealRig>(seed: u64) {
         awake.segment().store(TOKEN, round);
         awake.publish_words(TOKEN..TOKEN + WORD, PeerSet::EMPTY.with(slot(1)));
         awake.flush();
-        // No look in between: the sleep itself must notice, and it is the poll after it that brings it in.
-        loop {
-            patience.sleep(&mut sleeping, "what had been published");
-            sleeping.poll(real_now());
-            awake.poll(real_now());
-            if sleeping.mirror(slot(0)).unwrap().load(TOKEN) == round {
-                break;
+        // No look in between: the sleep itself must notice, and it is the poll after it that brings it in. Who published goes on
+        // looking, as every owner does: what was under way when the sleeper looked is told of later, by a ring.
+        let come = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let begun = Instant::now();
+                while !come.load(Ordering::Relaxed) && begun.elapsed() < 2 * HANG {
+                    awake.poll(real_now());
+                    std::thread::yield_now();
+                }
+            });
+            loop {
+                patience.sleep(&mut sleeping, "what had been published");
+                sleeping.poll(real_now());
+                if sleeping.mirror(slot(0)).unwrap().load(TOKEN) == round {
+                    break;
+                }
             }
-        }
+            come.store(true, Ordering::Relaxed);
+        });
     }
 }
 

@@ -1,9 +1,12 @@
 //! The `verbs` fabric: where there is an RDMA device, as in the rig (`hw/rig/test`).
 
+use std::net::IpAddr;
+
 use consort_dataplane::names::{NodeId, Time};
 use consort_hw::verbs::{VerbsFabric, VerbsOptions};
 
-use super::{Anew, RealRig, Rig, id, real_now};
+use super::mixed::{MixedRig, Places, TwoHosts, each_link_takes_the_best};
+use super::{Anew, RealRig, Rig, id, real_now, with_seed};
 
 pub(super) struct VerbsRig;
 
@@ -46,3 +49,43 @@ impl RealRig for VerbsRig {
 super::conforms_in_turn!(VerbsRig);
 super::conforms_anew!(VerbsRig);
 super::conforms_for_real!(VerbsRig);
+
+/// Nodes on two hosts, as far as they know: those of one share memory, and between the two there is RDMA.
+pub(super) struct Cards;
+
+impl Places for Cards {
+    const NAME: &'static str = "auto-verbs";
+
+    fn machine(node: NodeId) -> Option<u128> {
+        TwoHosts::machine(node)
+    }
+
+    fn is_here() -> bool {
+        VerbsRig::is_here()
+    }
+
+    /// The device's.
+    fn address() -> IpAddr {
+        let outlet = VerbsFabric::new(NodeId(1), VerbsOptions::default()).unwrap().outlet();
+        let address = outlet.rsplit_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+        address.and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("an address in {outlet}"))
+    }
+}
+
+mod mixed {
+    use super::{Cards, MixedRig};
+    crate::conformance::conforms_in_turn!(MixedRig<Cards>);
+    crate::conformance::conforms_anew!(MixedRig<Cards>);
+    crate::conformance::conforms_for_real!(MixedRig<Cards>);
+}
+
+#[test]
+fn each_link_takes_the_best_that_both_ends_have() {
+    if !VerbsRig::is_here() {
+        println!("not run: there is no RDMA device");
+        return;
+    }
+    with_seed("each_link_takes_the_best_that_both_ends_have", |seed| {
+        each_link_takes_the_best::<Cards>("verbs", seed);
+    });
+}
