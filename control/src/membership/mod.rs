@@ -507,18 +507,19 @@ impl Membership {
     /// A link of the fabric is gone, or never came.
     pub fn on_fabric_down(&mut self, now: Time, number: LinkNumber, why: &LinkDown) {
         let Some((node, incarnation)) = self.links.node_of(number) else { return };
-        let words = format!("fabric {}: {why}", self.links.carrier(node).unwrap_or(&self.terms.fabric));
+        let carrier = self.links.carrier(node).unwrap_or(&self.terms.fabric);
+        let words = format!("fabric {carrier}: {why}");
         match self.phase {
             Phase::Linking { .. } => self.fail(now, node, &words),
             Phase::Joining(_) => {
                 self.missed(now, node, incarnation);
                 self.begin_again(node);
             }
-            // F5: a proof against this node, not against the peer.
-            Phase::Installed(_) | Phase::Changing(..) if matches!(why, LinkDown::Own(_)) => {
-                self.alone(now, Stopped::NoFabric(words));
-            }
             Phase::Installed(_) | Phase::Changing(..) => {
+                // F5: a proof against this node, not against the peer.
+                if let LinkDown::Own(what) = why {
+                    return self.alone(now, Stopped::NoFabric(format!("{carrier}: {what}")));
+                }
                 self.sever(node);
                 self.gone(now, node, incarnation, &words);
             }
