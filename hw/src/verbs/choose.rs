@@ -1,6 +1,5 @@
 //! Which device, port and address a node uses.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::gid::{self, Gid, GidKind};
