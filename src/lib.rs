@@ -181,6 +181,10 @@ pub use consort_dataplane::ring::Ticket;
 pub use consort_dataplane::session::{Blocked, Delivery, Frontiers};
 /// What of a machine matters to latency, and what to change.
 pub use consort_hw::machine;
+/// The benchmarks' round trip over RDMA without a group. No part of what is promised to stay.
+#[cfg(feature = "verbs")]
+#[doc(hidden)]
+pub use consort_hw::verbs::bare as bare_verbs;
 
 /// The README's example is compiled and run with the tests.
 #[cfg(doctest)]

@@ -1,6 +1,6 @@
 //! The command line, as types. What can be refused without starting anything is refused here, with the remedy.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -433,7 +433,7 @@ Examples:
 pub(crate) struct HwArgs {
     /// The address by which others reach a node here: the one of --listen. The GID that stands for it is taken
     #[arg(long, value_name = "ADDRESS")]
-    pub(crate) address: Option<std::net::IpAddr>,
+    pub(crate) address: Option<IpAddr>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -590,6 +590,8 @@ The floor:
                 latency                                        throughput
     shm   a token that goes once round all processes     a ring in shared memory, its writers and readers
     tcp   root sends to each, and all answer             streams from each sender to each other, large writes
+    verbs root writes into the memory of each, which     as over tcp
+          each looks at, and all write back
   With shm and more than 64 bytes the latency floor is: root fills a payload, all read it and answer.
   Adaptive waiting in the floor is polling, with a yield at each turn if there are more processes than cores (pure
   polling would wait for time slices), otherwise after 64 turns in vain.";
@@ -607,6 +609,7 @@ Latency:
 Examples:
   consort bench latency --members 2 --fabric shm
   consort bench latency --fabric tcp --size 1KiB --rate 20000 --duration 5s
+  consort bench latency --members 2 --fabric verbs --wait spin
   consort bench latency --runs 5 --json --plot latency.html";
 
 const THROUGHPUT_HELP: &str = "\
@@ -790,6 +793,21 @@ pub(crate) struct GroupArgs {
     pub(crate) json: bool,
 }
 
+/// Where a member runs: what stands in front of its command, and its address there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostArg {
+    pub(crate) command: Vec<String>,
+    pub(crate) address: IpAddr,
+}
+
+fn parse_host(text: &str) -> Result<HostArg, String> {
+    let wanted = || format!("{text:?} is no command and address; give them as 'ip netns exec one=10.0.0.1'");
+    let (command, address) = text.rsplit_once('=').ok_or_else(wanted)?;
+    let command: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
+    let address = address.parse().map_err(|_| wanted())?;
+    if command.is_empty() { Err(wanted()) } else { Ok(HostArg { command, address }) }
+}
+
 /// What the measurements that send have in common.
 #[derive(Debug, Args)]
 pub(crate) struct LoadArgs {
@@ -807,6 +825,10 @@ pub(crate) struct LoadArgs {
     /// Memory for messages in flight, per member (and of the floor's ring) [default: by the size]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub(crate) ring: Option<usize>,
+    /// Start the next member (and the floor's process) by this command in front of its own, at this address: one for each. For network
+    /// namespaces, so that members have a network between them; all are on this machine
+    #[arg(long = "host", value_name = "COMMAND=ADDRESS", value_parser = parse_host)]
+    pub(crate) hosts: Vec<HostArg>,
     /// Run so long before anything counts
     #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
     pub(crate) warmup: Duration,
@@ -892,7 +914,8 @@ impl ReportArgs {
             json: false,
         };
         let (topology, warmup) = (TopologyArg::Direct, self.warmup);
-        LoadArgs { group, senders, size, topology, ring: None, warmup, plot: None }
+        let (ring, hosts, plot) = (None, Vec::new(), None);
+        LoadArgs { group, senders, size, topology, ring, hosts, warmup, plot }
     }
 }
 
@@ -961,7 +984,8 @@ impl CountsArgs {
     /// One of the loads that are counted.
     pub(crate) fn load(&self, size: usize, senders: u32) -> LoadArgs {
         let (group, warmup) = (self.group.clone(), self.warmup);
-        LoadArgs { group, senders, size, topology: TopologyArg::Direct, ring: None, warmup, plot: None }
+        let (topology, ring, hosts, plot) = (TopologyArg::Direct, None, Vec::new(), None);
+        LoadArgs { group, senders, size, topology, ring, hosts, warmup, plot }
     }
 
     /// What the parser of single values can't see.
@@ -1147,6 +1171,7 @@ impl DurableArgs {
             size,
             topology: TopologyArg::Direct,
             ring,
+            hosts: Vec::new(),
             warmup,
             plot: None,
         }
@@ -1473,6 +1498,19 @@ impl LoadArgs {
             ));
         }
         check_payload(self.size, "--size")?;
+        let (hosts, members) = (self.hosts.len(), self.group.members);
+        if hosts > 0 && hosts != members as usize {
+            return Err(Failure::usage(
+                format!("{hosts} hosts are not one for each of {members} members"),
+                format!("give --host {members} times, or not at all"),
+            ));
+        }
+        if hosts > 0 && matches!(self.group.fabric, FabricArg::Auto | FabricArg::Shm) {
+            return Err(Failure::usage(
+                "members with a network between them share no memory",
+                "give --fabric tcp or verbs with --host",
+            ));
+        }
         if self.warmup > Duration::from_secs(60) {
             return Err(Failure::usage(
                 "a warm-up of more than a minute warms nothing",

@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -71,6 +71,20 @@ impl Crew {
     /// # Errors
     /// The machine refuses another process.
     pub(crate) fn start(&mut self, name: &str, log: &str, task: &Task) -> Result<usize, Failure> {
+        self.start_by(&[], name, log, task)
+    }
+
+    /// The same with a command in front of the member's own, which it must become as it is: a member knows its parent by number.
+    ///
+    /// # Errors
+    /// As [`Crew::start`].
+    pub(crate) fn start_by(
+        &mut self,
+        before: &[String],
+        name: &str,
+        log: &str,
+        task: &Task,
+    ) -> Result<usize, Failure> {
         let refused = |cause: std::io::Error| {
             Failure::start(
                 format!("can't start a process for {name}: {cause}"),
@@ -78,7 +92,15 @@ impl Crew {
             )
         };
         let program = std::env::current_exe().map_err(refused)?;
-        let mut child = Command::new(program)
+        let mut command = match before {
+            [] => Command::new(program),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
+        let mut child = command
             .args(["member", "--parent", &std::process::id().to_string(), "--name", name, "--log", log])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -417,6 +439,14 @@ impl Ports {
             addresses.push(address);
         }
         Ok(Self { _held: held, addresses })
+    }
+
+    /// The same ports at other addresses, one for each, where nobody holds them.
+    pub(crate) fn at(mut self, hosts: impl IntoIterator<Item = IpAddr>) -> Self {
+        for (address, host) in self.addresses.iter_mut().zip(hosts) {
+            address.set_ip(host);
+        }
+        self
     }
 
     /// The addresses with the numbers of the members that they are for, from 1.

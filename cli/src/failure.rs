@@ -79,6 +79,15 @@ impl Failure {
         Self::Start { message: message.into(), remedy: remedy.into() }
     }
 
+    /// RDMA was asked for in a build without it.
+    #[cfg(not(feature = "verbs"))]
+    pub(crate) fn no_verbs() -> Self {
+        Self::start(
+            "this build has no verbs",
+            "build with `--features verbs`, which takes libibverbs-dev, librdmacm-dev and libclang-dev, or take tcp",
+        )
+    }
+
     pub(crate) fn lost(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::Lost { message: message.into(), remedy: remedy.into() }
     }

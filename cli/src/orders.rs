@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
@@ -426,6 +426,8 @@ pub(crate) struct FloorTask {
     pub(crate) wait: WaitArg,
     /// More processes than cores.
     pub(crate) crowded: bool,
+    /// This process's own address.
+    pub(crate) listen: IpAddr,
     pub(crate) window: Window,
     /// Descriptor of the shared memory (where the kind has one).
     pub(crate) memory: Option<RawFd>,
@@ -445,6 +447,8 @@ pub(crate) enum FloorKind {
     TcpRoundTrip,
     /// TCP: streams.
     TcpStream,
+    /// RDMA: root writes, all write back.
+    VerbsRoundTrip,
 }
 
 /// What a floor process counted in the measured window.
@@ -464,7 +468,7 @@ pub(crate) struct FloorReport {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "said", rename_all = "kebab-case")]
 pub(crate) enum Said {
-    /// Where it listens (floors over TCP).
+    /// Where it listens (floors over TCP and RDMA).
     Listening { address: SocketAddr },
     /// Members that are not there yet.
     Waiting { for_whom: Vec<u32> },
@@ -499,7 +503,7 @@ pub(crate) fn report<T: DeserializeOwned>(report: serde_json::Value) -> Result<T
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "told", rename_all = "kebab-case")]
 pub(crate) enum Told {
-    /// Where the others listen (floors over TCP).
+    /// Where the others listen (floors over TCP and RDMA).
     Peers { addresses: Vec<SocketAddr> },
     /// The common start, on the machine's clock.
     Go { at: u64 },

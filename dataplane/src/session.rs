@@ -690,6 +690,18 @@ impl Session {
         self.publish_reads(fabric);
     }
 
+    /// The part of [`Session::settle`] that others may wait for: publishes if room was released that is no small part of a ring and that nobody
+    /// knows of. Flush the fabric after it. Returns whether it published.
+    pub fn settle_room<F: Fabric + ?Sized>(&mut self, fabric: &mut F) -> bool {
+        let much = self.plan.ring_bytes as u64 / 64;
+        let is_much = |stream: &Stream| stream.released.0 - stream.released_published.0 >= much;
+        let publishes = !self.is_wedged() && self.later && self.streams.iter().any(is_much);
+        if publishes {
+            self.publish(fabric);
+        }
+        publishes
+    }
+
     /// Whether there is something to do that no peer will wake this node for: messages committed, loans returned, digests taken in by
     /// [`Session::settle`] that [`Session::poll_digest`] has not told. In a wedged session: whether there are committed messages that
     /// [`Session::resend`] has not handed back.

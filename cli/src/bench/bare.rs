@@ -42,8 +42,8 @@ pub(crate) fn run(args: &LoadArgs, log: &str) -> Result<(), Failure> {
     let fabrics: &[&'static str] = match args.group.fabric {
         FabricArg::Auto => &["shm", "tcp"],
         FabricArg::Shm => &["shm"],
-        // The bare floor of RDMA is measured by the verbs' own programs (`ib_write_lat`): TCP's stands in beside it.
-        FabricArg::Tcp | FabricArg::Verbs => &["tcp"],
+        FabricArg::Tcp => &["tcp"],
+        FabricArg::Verbs => &["verbs"],
     };
     let status = Status::new();
     let mut floors = Vec::new();
@@ -79,6 +79,7 @@ fn several(args: &LoadArgs, kind: FloorKind, log: &str) -> Result<Vec<FloorRun>,
         size: args.size,
         ring_bytes: args.ring.unwrap_or_else(|| group::ring_bytes(args.size, group::LEAST_RING)),
         wait: args.group.wait,
+        hosts: &args.hosts,
         window: Window { warmup: nanoseconds(args.warmup), measured: nanoseconds(args.group.duration) },
     };
     (0..args.group.runs).map(|_| floor::measure(kind, &setting, log, stderr_line())).collect()

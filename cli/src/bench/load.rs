@@ -107,6 +107,7 @@ fn floor_runs(bench: &Bench<'_>, fabric: &str) -> Result<Floors, Failure> {
         size: args.size,
         ring_bytes: bench.ring_bytes(),
         wait: args.group.wait,
+        hosts: &args.hosts,
         window,
     };
     let whole = bench.window();
@@ -135,7 +136,7 @@ fn floor_runs(bench: &Bench<'_>, fabric: &str) -> Result<Floors, Failure> {
 /// The group doesn't start or is stopped, or the machine refuses something.
 pub(crate) fn group_run(bench: &Bench<'_>) -> Result<GroupRun, Failure> {
     let args = bench.args;
-    let ports = Ports::reserve(args.group.members)?;
+    let ports = Ports::reserve(args.group.members)?.at(args.hosts.iter().map(|host| host.address));
     let refused = |cause: std::io::Error| Failure::stream("make", "a file for samples", cause);
     let mut samples = Vec::new();
     let mut crew = Crew::new(stderr_line());
@@ -160,8 +161,9 @@ pub(crate) fn group_run(bench: &Bench<'_>) -> Result<GroupRun, Failure> {
             samples: bequeath(&file).map_err(refused)?,
             durable: bench.durable.map(|(place, which)| Durable { data: place.join(id.to_string()), which }),
         };
+        let before = args.hosts.get(samples.len()).map_or(&[][..], |host| &host.command);
         samples.push(file);
-        crew.start(&format!("member {id}"), bench.log, &Task::Load(task))?;
+        crew.start_by(before, &format!("member {id}"), bench.log, &Task::Load(task))?;
     }
     let (reports, start): (Vec<LoadReport>, u64) = conduct(crew, samples.len(), bench.window())?;
     let window = start + nanoseconds(args.warmup);

@@ -92,6 +92,7 @@ fn measure(args: &ReplicasArgs, log: &str, status: &Status) -> Result<Report, Fa
             senders: 1,
             size: FLOOR_BYTES,
             ring_bytes: group::LEAST_RING,
+            hosts: &[],
             wait: args.wait,
             window: Window { warmup: nanoseconds(args.warmup), measured: nanoseconds(args.duration) / 2 },
         };

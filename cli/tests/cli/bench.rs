@@ -50,6 +50,13 @@ fn latency_has_all_its_figures() {
     }
 }
 
+/// What stands in front of a member's command becomes it: the parent still knows it, and ends it.
+#[test]
+fn members_and_floor_run_where_they_are_put() {
+    let hosts = ["env=127.0.0.1", "env CONSORT=1=127.0.0.2", "env=127.0.0.3"].map(|host| ["--host", host]);
+    complete(&measured("latency", "tcp", &hosts.concat()), "tcp");
+}
+
 #[test]
 fn counts_are_there_for_each_load() {
     let object = measured("counts", "tcp", &["--sizes", "64"]);

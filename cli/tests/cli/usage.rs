@@ -23,6 +23,7 @@ fn help_teaches() {
         (&["status", "--help"], &["may lose at once", "Examples:", "Exit codes:"]),
         (&["explain", "--help"], &["nothing waits", "Exit codes:"]),
         (&["bench", "latency", "--help"], &["coordinated omission", "The floor:", "Exit codes:"]),
+        (&["bench", "floor", "--help"], &["The floor:", "verbs root writes", "--host <COMMAND=ADDRESS>"]),
         (&["bench", "throughput", "--help"], &["GB/s", "The floor:"]),
         (&["kv", "--help"], &["serve", "bench", "Versions:", "Exit codes:"]),
         (&["kv", "put", "--help"], &["--if-version", "--server", "Examples", "Exit codes:"]),
@@ -61,6 +62,11 @@ fn arguments_that_make_no_sense_are_refused_with_code_2() {
     refused(&["bench", "throughput", "--senders", "4"], 2, &["4 senders", "--senders 3"]);
     refused(&["bench", "latency", "--size", "0"], 2, &["--size"]);
     refused(&["bench", "latency", "--rate", "-1"], 2, &["rate"]);
+    refused(&["bench", "latency", "--host", "10.0.0.1"], 2, &["--host", "ip netns exec one=10.0.0.1"]);
+    refused(&["bench", "latency", "--host", "on 1=here"], 2, &["--host", "ip netns exec one=10.0.0.1"]);
+    refused(&["bench", "latency", "--fabric", "tcp", "--host", "env=127.0.0.1"], 2, &["1 hosts", "3 times"]);
+    let hosts = ["bench", "floor", "--members", "2", "--host", "env=127.0.0.1", "--host", "env=127.0.0.2"];
+    refused(&hosts, 2, &["share no memory", "--fabric tcp"]);
     refused(&["bench", "failover", "--members", "2"], 2, &["--members", "3..=16"]);
     refused(&["bench", "failover", "--silence", "1ms"], 2, &["--silence", "20ms"]);
     refused(&["bench", "failover", "--spared"], 2, &["3 members", "--members 4"]);
@@ -99,6 +105,16 @@ fn arguments_that_make_no_sense_are_refused_with_code_2() {
     refused(&["kv", "get", "", "--server", "127.0.0.1:1"], 2, &["1 to 512", "what to do:"]);
     refused(&["kv", "bench", "--server", "127.0.0.1:1", "--reads", "101"], 2, &["--reads", "0..=100"]);
     refused(&["explode"], 2, &["explode"]);
+}
+
+/// The floor over RDMA is refused as the group is.
+#[cfg(not(feature = "verbs"))]
+#[test]
+fn a_build_without_verbs_says_so() {
+    for bench in ["latency", "floor"] {
+        let args = ["bench", bench, "--fabric", "verbs", "--members", "2", "--runs", "1"];
+        refused(&args, 4, &["this build has no verbs", "--features verbs", "libibverbs-dev", "tcp"]);
+    }
 }
 
 #[test]

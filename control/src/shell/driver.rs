@@ -123,7 +123,8 @@ impl Driver {
             }
         }
         Self {
-            waiting: Waiting::new(config.wait),
+            // In shared memory a row is published by having been written.
+            waiting: Waiting::new(config.wait, fabric.name() != "shm"),
             streams,
             home,
             config,
@@ -265,6 +266,7 @@ impl Driver {
                 self.now = clock::now();
                 self.waiting.yielded(before, self.now);
             }
+            Rest::Release => self.release(),
             Rest::Settle => self.settle(),
             Rest::Sleep => {
                 self.now = clock::now();
@@ -278,6 +280,17 @@ impl Driver {
     /// Another thread drives than before.
     pub(crate) fn moved(&mut self) {
         self.moved = true;
+    }
+
+    /// Publishes room that somebody may wait for.
+    fn release(&mut self) {
+        let mut any = false;
+        for running in self.streams.iter_mut().flat_map(|stream| &mut stream.sessions) {
+            any |= running.session.settle_room(&mut *self.fabric);
+        }
+        if any {
+            self.fabric.flush();
+        }
     }
 
     fn settle(&mut self) {

@@ -37,9 +37,13 @@ const SPINS: u32 = 32;
 /// Yields in a row that must come back at once until the core counts as ours.
 const ALONE: u32 = 64;
 
-/// What could wait is published after so many turns of nothing: late enough not to cost a message of its own in a busy
-/// exchange, early enough for who waits for room.
+/// What could wait is published after so many turns of nothing at least: late enough not to cost a message of its own in a busy exchange
+/// over shared memory, early enough for who waits for room. Where an exchange takes longer, it is found out, see [`Waiting::busy`], and
+/// then room is all that is published so early, where there is enough of it to be waited for.
 const SETTLE_AFTER: u32 = 24;
+
+/// … and at most.
+const SETTLE_LATEST: u32 = 1024;
 
 /// What to do before the next turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +52,8 @@ pub(crate) enum Rest {
     Spin,
     /// Let others run; tell [`Waiting::yielded`] how long it took.
     Yield,
+    /// Publish room that somebody may wait for, then turn again.
+    Release,
     /// Publish what could wait, then turn again.
     Settle,
     /// Publish what could wait, then sleep until something happens.
@@ -59,6 +65,9 @@ pub(crate) struct Waiting {
     strategy: WaitStrategy,
     /// Turns in a row in which nothing happened.
     idle: u32,
+    /// After how many it settles, and whether that is learned.
+    settle_after: u32,
+    learns: bool,
     /// When the clock was first read since.
     since: Option<Time>,
     /// Yields to come back at once before the core counts as ours.
@@ -67,12 +76,32 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    pub(crate) fn new(strategy: WaitStrategy) -> Self {
-        Self { strategy, idle: 0, since: None, shared: ALONE, crowded_until: Time(0) }
+    /// With `learns` what it publishes costs something, so that it had better wait until an exchange is over.
+    pub(crate) fn new(strategy: WaitStrategy, learns: bool) -> Self {
+        Self {
+            strategy,
+            idle: 0,
+            settle_after: SETTLE_AFTER,
+            learns,
+            since: None,
+            shared: ALONE,
+            crowded_until: Time(0),
+        }
     }
 
     /// A turn in which something happened, or a sleep, is over.
+    ///
+    /// If that came soon after it had settled, what it published then could have gone with the answer, and now the answer waits behind it: an exchange
+    /// takes that many turns here, and it settles after twice as many from now on. If nothing came for long, it had all the time, and
+    /// settles sooner again.
     pub(crate) fn busy(&mut self) {
+        if self.learns && self.idle > self.settle_after {
+            self.settle_after = if self.idle <= SETTLE_LATEST / 2 {
+                2 * self.idle
+            } else {
+                (self.settle_after / 2).max(SETTLE_AFTER)
+            };
+        }
         self.idle = 0;
         self.since = None;
     }
@@ -81,8 +110,11 @@ impl Waiting {
     pub(crate) fn idle(&mut self, now: impl FnOnce() -> Time) -> Rest {
         let turn = self.idle;
         self.idle = turn.saturating_add(1);
-        if turn == SETTLE_AFTER {
+        if turn == self.settle_after {
             return Rest::Settle;
+        }
+        if turn == SETTLE_AFTER {
+            return Rest::Release;
         }
         match self.strategy {
             WaitStrategy::Spin => Rest::Spin,
@@ -126,7 +158,7 @@ mod tests {
                     now.0 += yield_ns;
                     waiting.yielded(before, *now);
                 }
-                Rest::Spin | Rest::Settle => now.0 += 50,
+                Rest::Spin | Rest::Release | Rest::Settle => now.0 += 50,
             }
         }
         done
@@ -134,7 +166,7 @@ mod tests {
 
     #[test]
     fn alone_it_learns_to_spin_and_still_sleeps() {
-        let (mut waiting, mut now) = (Waiting::new(WaitStrategy::Adaptive), Time(0));
+        let (mut waiting, mut now) = (Waiting::new(WaitStrategy::Adaptive, true), Time(0));
         let first = idle(&mut waiting, &mut now, 200);
         assert_eq!(first[0], Rest::Yield);
         let second = idle(&mut waiting, &mut now, 200);
@@ -151,7 +183,7 @@ mod tests {
 
     #[test]
     fn with_others_it_yields_every_turn() {
-        let (mut waiting, mut now) = (Waiting::new(WaitStrategy::Adaptive), Time(0));
+        let (mut waiting, mut now) = (Waiting::new(WaitStrategy::Adaptive, true), Time(0));
         idle(&mut waiting, &mut now, 200);
         let done = idle(&mut waiting, &mut now, 3_000);
         let after_notice = &done[SPINS as usize + 1..];
@@ -160,18 +192,57 @@ mod tests {
 
     #[test]
     fn a_lost_time_slice_makes_it_sleep_at_once_for_a_while() {
-        let (mut waiting, mut now) = (Waiting::new(WaitStrategy::Adaptive), Time(0));
+        let (mut waiting, mut now) = (Waiting::new(WaitStrategy::Adaptive, true), Time(0));
         idle(&mut waiting, &mut now, 4_000_000);
         assert_eq!(idle(&mut waiting, &mut now, 200), [Rest::Sleep]);
         now = now.plus(CROWDED_FOR);
         assert_eq!(idle(&mut waiting, &mut now, 200)[0], Rest::Yield, "it tries again");
     }
 
+    /// How often it settles in so many spells of `turns` turns of nothing.
+    fn settles(waiting: &mut Waiting, turns: u32, spells: u32) -> usize {
+        let mut settled = 0;
+        for _ in 0..spells {
+            settled += (0..turns).filter(|_| waiting.idle(|| Time(0)) == Rest::Settle).count();
+            waiting.busy();
+        }
+        settled
+    }
+
+    #[test]
+    fn an_exchange_is_not_settled_in_once_its_length_is_known() {
+        let mut waiting = Waiting::new(WaitStrategy::Spin, true);
+        assert_eq!(settles(&mut waiting, SETTLE_AFTER, 100), 0);
+        // Lengths vary; up to twice the longest that was interrupted is an exchange.
+        assert_eq!(settles(&mut waiting, 100, 100), 1);
+        assert_eq!(settles(&mut waiting, 200, 100), 0);
+        let release = (0..200).position(|_| waiting.idle(|| Time(0)) == Rest::Release);
+        assert_eq!(release, Some(SETTLE_AFTER as usize));
+        waiting.busy();
+        assert_eq!(settles(&mut waiting, SETTLE_LATEST / 2, 100), 1);
+        assert_eq!(settles(&mut waiting, SETTLE_LATEST, 100), 0);
+    }
+
+    #[test]
+    fn where_it_costs_nothing_it_always_settles_soon() {
+        let mut waiting = Waiting::new(WaitStrategy::Spin, false);
+        assert_eq!(settles(&mut waiting, 100, 100), 100);
+    }
+
+    #[test]
+    fn who_has_nothing_to_do_for_long_settles_each_time_and_soon() {
+        let mut waiting = Waiting::new(WaitStrategy::Spin, true);
+        settles(&mut waiting, SETTLE_LATEST / 2, 1);
+        assert_eq!(waiting.settle_after, SETTLE_LATEST);
+        assert_eq!(settles(&mut waiting, 2 * SETTLE_LATEST, 10), 10);
+        assert_eq!(waiting.settle_after, SETTLE_AFTER);
+    }
+
     #[test]
     fn the_plain_strategies_do_as_they_say() {
         let mut now = Time(0);
-        assert_eq!(idle(&mut Waiting::new(WaitStrategy::Block), &mut now, 200), [Rest::Sleep]);
-        let spin = idle(&mut Waiting::new(WaitStrategy::Spin), &mut now, 200);
+        assert_eq!(idle(&mut Waiting::new(WaitStrategy::Block, true), &mut now, 200), [Rest::Sleep]);
+        let spin = idle(&mut Waiting::new(WaitStrategy::Spin, true), &mut now, 200);
         assert!(spin.iter().all(|rest| matches!(rest, Rest::Spin | Rest::Settle)));
         assert_eq!(spin.iter().filter(|rest| **rest == Rest::Settle).count(), 1);
     }

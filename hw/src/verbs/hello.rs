@@ -22,7 +22,9 @@
 
 use crate::tcp::hello::{HELLO, seal, sealed};
 
-use super::queue::Peer;
+use super::choose::Outlet;
+use super::options::VerbsOptions;
+use super::queue::{Pair, Path, Peer};
 
 /// First bytes of an offer of this fabric.
 pub(super) const OFFER_MAGIC: &[u8; 4] = b"COFV";
@@ -46,7 +48,47 @@ pub(super) struct Ends {
     pub(super) ethernet: bool,
 }
 
+/// The number of an end's first packet (S3: nobody can guess it).
+pub(super) fn first_sequence() -> Result<u32, getrandom::Error> {
+    let mut sequence = [0; 4];
+    getrandom::fill(&mut sequence)?;
+    Ok(u32::from_le_bytes(sequence) & 0xff_ffff)
+}
+
 impl Ends {
+    /// This node's end: a queue pair of `outlet`, and the number of its first packet.
+    pub(super) fn of(outlet: &Outlet, pair: &Pair, sequence: u32) -> Self {
+        let (address, key) = pair.target();
+        let peer =
+            Peer { pair: pair.number(), sequence, gid: outlet.gid, lid: outlet.port.lid, address, key };
+        Self { peer, mtu: outlet.port.mtu, ethernet: outlet.port.ethernet }
+    }
+
+    /// The way to this end from `outlet`, whose first packet has the number `sequence`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn path(
+        &self,
+        outlet: &Outlet,
+        options: &VerbsOptions,
+        sequence: u32,
+    ) -> Result<Path, String> {
+        if self.ethernet != outlet.port.ethernet {
+            return Err("one end of the link is on Ethernet and the other on InfiniBand".to_owned());
+        }
+        Ok(Path {
+            port: outlet.number,
+            ethernet: outlet.port.ethernet,
+            gid_index: outlet.gid_index,
+            mtu: outlet.port.mtu.min(self.mtu),
+            traffic_class: options.traffic_class,
+            sequence,
+            timeout: options.timeout,
+            retries: options.retries,
+        })
+    }
+
     pub(super) fn encode(&self) -> [u8; ENDS] {
         let mut bytes = [0; ENDS];
         bytes[..4].copy_from_slice(&self.peer.pair.to_le_bytes());

@@ -14,6 +14,7 @@
 //! | `hello` | what two nodes tell each other to connect |
 //! | `link` | a peer, its mirror and what lies between |
 //! | `setup` | links come up and end |
+//! | [`bare`] | no part of the fabric: a round trip by the same calls without it, to be compared with |
 //!
 //! # How the contract is kept
 //!
@@ -44,6 +45,7 @@ mod page;
 mod hello;
 mod link;
 mod setup;
+pub mod bare;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -533,10 +535,8 @@ impl Fabric for VerbsFabric {
         let depths = Depths { sends, receives: RECEIVES, inline: self.options.inline_bytes };
         let pair = Pair::new(&self.channel, (&self.segment, &stage, &memory), depths)
             .map_err(machine("a queue pair and its memory"))?;
-        let mut sequence = [0; 4];
-        getrandom::fill(&mut sequence)
+        let sequence = hello::first_sequence()
             .map_err(|cause| ConnectError::Machine(format!("random numbers: {cause}")))?;
-        let sequence = u32::from_le_bytes(sequence) & 0xff_ffff; // S3: nobody can guess it
         let outgoing = Outgoing::new(stage, sends);
         let (address, peer_token) = (offer.address, offer.token);
         let link = Link::new(slot, offer, &memory, (pair, sequence), outgoing, within);

@@ -19,7 +19,6 @@ use super::hello::{ENDS, Ends, GOODBYE, GREETING, READY};
 use super::link::{Dial, Link, Phase};
 use super::outgoing::RINGS;
 use super::page::PAGE;
-use super::queue::{Path, Peer};
 
 /// How long a stranger has for its greeting.
 const GREETING_WITHIN: Duration = Duration::from_secs(3);
@@ -308,10 +307,7 @@ impl VerbsFabric {
         let Some((link, pair)) = link.and_then(|link| Some((link, link.pair.as_ref()?))) else {
             return Err("there is no queue pair".to_owned());
         };
-        let (address, key) = pair.target();
-        let (gid, lid) = (self.outlet.gid, self.outlet.port.lid);
-        let peer = Peer { pair: pair.number(), sequence: link.sequence, gid, lid, address, key };
-        let ends = Ends { peer, mtu: self.outlet.port.mtu, ethernet: self.outlet.port.ethernet };
+        let ends = Ends::of(&self.outlet, pair, link.sequence);
         let mut greeting = [0; GREETING];
         greeting[..HELLO].copy_from_slice(&hello.encode());
         greeting[HELLO..].copy_from_slice(&ends.encode());
@@ -320,20 +316,8 @@ impl VerbsFabric {
 
     /// Connects this end's queue pair to the peer's.
     fn connect_pair(&mut self, slot: Slot, ends: &Ends) -> Result<(), String> {
-        let port = self.outlet.port;
-        if ends.ethernet != port.ethernet {
-            return Err("one end of the link is on Ethernet and the other on InfiniBand".to_owned());
-        }
-        let path = Path {
-            port: self.outlet.number,
-            ethernet: port.ethernet,
-            gid_index: self.outlet.gid_index,
-            mtu: port.mtu.min(ends.mtu),
-            traffic_class: self.options.traffic_class,
-            sequence: self.links[usize::from(slot.0)].as_ref().map_or(0, |link| link.sequence),
-            timeout: self.options.timeout,
-            retries: self.options.retries,
-        };
+        let sequence = self.links[usize::from(slot.0)].as_ref().map_or(0, |link| link.sequence);
+        let path = ends.path(&self.outlet, &self.options, sequence)?;
         let device = self.outlet.context.name().to_owned();
         let gid = crate::gid::address(ends.peer.gid);
         let Some(pair) = self.link_mut(slot).and_then(|link| link.pair.as_mut()) else { return Ok(()) };

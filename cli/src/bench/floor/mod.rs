@@ -9,14 +9,21 @@
 mod memory;
 mod shm;
 mod tcp;
+#[cfg(feature = "verbs")]
+mod verbs;
+#[cfg(not(feature = "verbs"))]
+mod no_verbs;
+#[cfg(not(feature = "verbs"))]
+use no_verbs as verbs;
 
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
 use self::memory::{Shape, Shared};
-use crate::args::WaitArg;
+use crate::args::{HostArg, WaitArg};
 use crate::bench::figures;
 use crate::clock;
 use crate::crew::{Crew, ShowLine, bequeath};
@@ -28,12 +35,14 @@ use crate::text::as_f64;
 
 /// What to measure a floor with.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Setting {
+pub(crate) struct Setting<'a> {
     pub(crate) processes: u32,
     pub(crate) senders: u32,
     pub(crate) size: usize,
     pub(crate) ring_bytes: usize,
     pub(crate) wait: WaitArg,
+    /// Where they run, if not all here.
+    pub(crate) hosts: &'a [HostArg],
     pub(crate) window: Window,
 }
 
@@ -55,11 +64,12 @@ pub(crate) fn latency_kind(fabric: &str, size: usize) -> FloorKind {
     match fabric {
         "shm" if size <= TOKEN_PAYLOAD => FloorKind::Token,
         "shm" => FloorKind::Star,
+        "verbs" => FloorKind::VerbsRoundTrip,
         _ => FloorKind::TcpRoundTrip,
     }
 }
 
-/// The floor under rates over `fabric`.
+/// The floor under rates over `fabric`. Over RDMA the verbs' own programs measure that (`ib_write_bw`): TCP's stands in.
 pub(crate) fn throughput_kind(fabric: &str) -> FloorKind {
     if fabric == "shm" { FloorKind::Ring } else { FloorKind::TcpStream }
 }
@@ -72,6 +82,7 @@ pub(crate) fn describe(kind: FloorKind) -> &'static str {
         FloorKind::Ring => "bare rings in shared memory",
         FloorKind::TcpRoundTrip => "a message over TCP to each, and their answers",
         FloorKind::TcpStream => "bare TCP streams, large writes",
+        FloorKind::VerbsRoundTrip => "an RDMA write into each one's memory, and their writes back",
     }
 }
 
@@ -81,10 +92,14 @@ pub(crate) fn describe(kind: FloorKind) -> &'static str {
 /// The machine refuses something, or a process died.
 pub(crate) fn measure(
     kind: FloorKind,
-    setting: &Setting,
+    setting: &Setting<'_>,
     log: &str,
     show: ShowLine,
 ) -> Result<FloorRun, Failure> {
+    #[cfg(not(feature = "verbs"))]
+    if kind == FloorKind::VerbsRoundTrip {
+        return Err(Failure::no_verbs());
+    }
     let memory = match kind {
         FloorKind::Token => Some(shared_memory(0, 0)?),
         FloorKind::Star => Some(shared_memory(1, Shape::new(setting.size, setting.size, 1).ring_bytes())?),
@@ -92,7 +107,7 @@ pub(crate) fn measure(
             let shape = Shape::new(setting.size, setting.ring_bytes, u64::MAX);
             Some(shared_memory(setting.senders as usize, shape.ring_bytes())?)
         }
-        FloorKind::TcpRoundTrip | FloorKind::TcpStream => None,
+        FloorKind::TcpRoundTrip | FloorKind::TcpStream | FloorKind::VerbsRoundTrip => None,
     };
     let memory = memory.as_ref().map(bequeath).transpose();
     let memory = memory.map_err(|cause| Failure::stream("pass on", "the floor's memory", cause))?;
@@ -109,10 +124,12 @@ pub(crate) fn measure(
             ring_bytes: setting.ring_bytes,
             wait: setting.wait,
             crowded: processes > cores,
+            listen: setting.hosts.get(index).map_or(Ipv4Addr::LOCALHOST.into(), |host| host.address),
             window: setting.window,
             memory,
         };
-        crew.start(&format!("floor process {index}"), log, &Task::Floor(task))?;
+        let before = setting.hosts.get(index).map_or(&[][..], |host| &host.command);
+        crew.start_by(before, &format!("floor process {index}"), log, &Task::Floor(task))?;
     }
     let reports = conduct(crew, processes, setting.window)?;
     summarize(kind, &reports)
@@ -168,7 +185,9 @@ fn summarize(kind: FloorKind, reports: &[FloorReport]) -> Result<FloorRun, Failu
     let rate = |report: &FloorReport| as_f64(report.messages) * 1e9 / as_f64(report.elapsed.max(1));
     let slowest = match kind {
         FloorKind::Ring | FloorKind::TcpStream => reports.iter().min_by(|a, b| rate(a).total_cmp(&rate(b))),
-        FloorKind::Token | FloorKind::Star | FloorKind::TcpRoundTrip => reports.first(),
+        FloorKind::Token | FloorKind::Star | FloorKind::TcpRoundTrip | FloorKind::VerbsRoundTrip => {
+            reports.first()
+        }
     };
     let slowest =
         slowest.ok_or_else(|| Failure::lost("a floor without processes", "report this as a bug"))?;
@@ -210,9 +229,17 @@ pub(crate) fn run(task: &FloorTask, parent: &mut Parent) -> Result<(), Failure> 
         }
         _ => None,
     };
+    let mut star = match task.kind {
+        FloorKind::VerbsRoundTrip => Some(verbs::Star::connect(task, parent)?),
+        _ => None,
+    };
     parent.say(&Said::Ready);
     let Some(Told::Go { at }) = parent.told() else { return Ok(()) };
     let report = match (task.kind, &shared, &mesh) {
+        (FloorKind::VerbsRoundTrip, ..) => match &mut star {
+            Some(star) => Some(verbs::round_trip(task, star, at, histogram).map_err(refused)?),
+            None => None,
+        },
         (FloorKind::Token, Some(shared), _) => Some(shm::token(task, shared, at, histogram)),
         (FloorKind::Star, Some(shared), _) => Some(shm::star(task, shared, at, histogram)),
         (FloorKind::Ring, Some(shared), _) => shm::rings(task, shared, at),
@@ -231,6 +258,8 @@ pub(crate) fn run(task: &FloorTask, parent: &mut Parent) -> Result<(), Failure> 
     // The root's links close when it leaves: those who wait for that get it now.
     drop(mesh);
     parent.done(&report)?;
+    // Queue pairs stay until all are done: who goes sooner leaves the other's last write without an acknowledgement.
     parent.told();
+    drop(star);
     Ok(())
 }

@@ -1,11 +1,11 @@
-//! Floors over TCP on the loopback interface: what plain sockets do for processes that poll them.
+//! Floors over TCP: what plain sockets do for processes that poll them.
 //!
 //! Each pair of processes has one connection. Sockets don't block; a process that finds nothing to do waits as the
 //! strategy says (`block`: in poll(2)). No delay of small segments, and the `cubic` congestion control where the kernel
 //! has it, because a pacing one (`bbr`) costs loopback much of what it can do.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use hdrhistogram::Histogram;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -17,7 +17,7 @@ use crate::orders::{FloorReport, FloorTask, Said, Told};
 use crate::parent::Parent;
 
 /// An answer in the round trip, unless the message is shorter.
-const ANSWER: usize = 64;
+pub(super) const ANSWER: usize = 64;
 
 /// Bytes that are written to a stream at a time: a thousand small messages, or one large one.
 const WRITE_BYTES: usize = 64 << 10;
@@ -36,7 +36,7 @@ pub(super) struct Mesh {
 impl Mesh {
     /// Connects each pair of processes, with the parent as the one who tells addresses.
     pub(super) fn connect(task: &FloorTask, parent: &mut Parent) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let listener = TcpListener::bind((task.listen, 0))?;
         parent.say(&Said::Listening { address: listener.local_addr()? });
         let Some(Told::Peers { addresses }) = parent.told() else {
             return Err(io::Error::other("the parent told no addresses"));
@@ -61,6 +61,16 @@ impl Mesh {
             let _ = rustix::net::sockopt::set_tcp_congestion(link, "cubic");
         }
         Ok(Self { links })
+    }
+
+    /// Tells the process `other` something, and hears as much from it, which says it at the same time.
+    #[cfg_attr(not(feature = "verbs"), allow(dead_code))]
+    pub(super) fn exchange(&self, other: usize, say: &[u8], hear: &mut [u8]) -> io::Result<()> {
+        let mut link = self.links.get(other).and_then(Option::as_ref).ok_or(ErrorKind::NotConnected)?;
+        link.set_nonblocking(false)?;
+        link.write_all(say)?;
+        link.read_exact(hear)?;
+        link.set_nonblocking(true)
     }
 
     /// Sleeps until one of the links can be read, or, where `writes` says so, written.
