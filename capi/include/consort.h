@@ -391,7 +391,7 @@ typedef struct consort_stats {
     uint64_t bytes_in;
     uint64_t sleeps;
     uint64_t wakes;        /* of sleeping peers */
-    char fabric[16];       /* "shm", "tcp", "verbs"; of CONSORT_AUTO all that it has, such as "shm+tcp" */
+    char fabric[16];       /* "shm", "tcp", "verbs"; of CONSORT_AUTO what its links run over, such as "shm+tcp" */
     char engine[16];       /* what drives it: "futex", "io_uring", "epoll", "rc" */
 } consort_stats;
 

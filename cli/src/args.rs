@@ -12,6 +12,9 @@ use crate::text::{parse_bytes, parse_duration};
 /// The most members that one machine is asked to run: each is a process that may be busy.
 pub(crate) const MOST_MEMBERS: u32 = 16;
 
+/// The most groups beside the one that is measured.
+const MOST_GROUPS: u32 = 256;
+
 const ABOUT: &str = "Group communication: every member delivers the same messages in the same order";
 
 const START_HERE: &str = "\
@@ -81,7 +84,7 @@ pub(crate) enum Command {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum FabricArg {
-    /// Shared memory if all members are on this machine, TCP otherwise
+    /// For each link the best that both ends have: shared memory, RDMA, TCP
     Auto,
     /// Shared memory (one machine)
     Shm,
@@ -829,6 +832,9 @@ pub(crate) struct LoadArgs {
     /// namespaces, so that members have a network between them; all are on this machine
     #[arg(long = "host", value_name = "COMMAND=ADDRESS", value_parser = parse_host)]
     pub(crate) hosts: Vec<HostArg>,
+    /// So many groups beside the measured one, of the same members, in which nothing is sent
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=i64::from(MOST_GROUPS)))]
+    pub(crate) idle_groups: u32,
     /// Run so long before anything counts
     #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
     pub(crate) warmup: Duration,
@@ -915,7 +921,7 @@ impl ReportArgs {
         };
         let (topology, warmup) = (TopologyArg::Direct, self.warmup);
         let (ring, hosts, plot) = (None, Vec::new(), None);
-        LoadArgs { group, senders, size, topology, ring, hosts, warmup, plot }
+        LoadArgs { group, senders, size, topology, idle_groups: 0, ring, hosts, warmup, plot }
     }
 }
 
@@ -985,7 +991,7 @@ impl CountsArgs {
     pub(crate) fn load(&self, size: usize, senders: u32) -> LoadArgs {
         let (group, warmup) = (self.group.clone(), self.warmup);
         let (topology, ring, hosts, plot) = (TopologyArg::Direct, None, Vec::new(), None);
-        LoadArgs { group, senders, size, topology, ring, hosts, warmup, plot }
+        LoadArgs { group, senders, size, topology, idle_groups: 0, ring, hosts, warmup, plot }
     }
 
     /// What the parser of single values can't see.
@@ -1000,6 +1006,9 @@ impl CountsArgs {
 pub(crate) struct IdleArgs {
     #[command(flatten)]
     pub(crate) group: GroupArgs,
+    /// So many groups beside the main one, of the same members
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=i64::from(MOST_GROUPS)))]
+    pub(crate) idle_groups: u32,
 }
 
 /// `consort bench failover`.
@@ -1170,6 +1179,7 @@ impl DurableArgs {
             senders,
             size,
             topology: TopologyArg::Direct,
+            idle_groups: 0,
             ring,
             hosts: Vec::new(),
             warmup,
@@ -1486,7 +1496,7 @@ impl GroupArgs {
 }
 
 /// The largest payload that a measurement takes: the rings of all members must fit in memory several times.
-const LARGEST_PAYLOAD: usize = 64 << 20;
+const LARGEST_PAYLOAD: usize = 256 << 20;
 
 impl LoadArgs {
     pub(crate) fn check(&self) -> Result<(), Failure> {

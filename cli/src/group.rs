@@ -21,6 +21,9 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// The ring of a member, if messages are not so long as to need a larger one.
 pub(crate) const LEAST_RING: usize = 4 << 20;
 
+/// The ring of a group in which nothing is sent.
+const IDLE_RING: usize = 64 << 10;
+
 /// How long a node may take to leave.
 pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
@@ -85,7 +88,9 @@ fn builder(seat: &Seat) -> NodeBuilder {
 
 /// Without the others.
 fn lone_builder(seat: &Seat) -> NodeBuilder {
-    NodeBuilder::new(seat.id)
+    let idle = (1..=seat.idle_groups)
+        .map(|number| GroupConfig::new(&format!("idle-{number}")).ring_bytes(IDLE_RING));
+    idle.fold(NodeBuilder::new(seat.id), NodeBuilder::group)
         .fabric(seat.fabric.into())
         .guarantee(seat.guarantee.into())
         .topology(seat.topology.into())

@@ -61,6 +61,8 @@ pub(crate) struct Seat {
     pub(crate) topology: TopologyArg,
     pub(crate) wait: WaitArg,
     pub(crate) ring_bytes: usize,
+    /// Groups beside the main one, in which nothing is sent.
+    pub(crate) idle_groups: u32,
 }
 
 impl Seat {
@@ -72,7 +74,7 @@ impl Seat {
         ring_bytes: usize,
     ) -> Self {
         let (guarantee, topology, wait) = (GuaranteeArg::Atomic, TopologyArg::Direct, WaitArg::Adaptive);
-        Self { id, addresses, fabric, guarantee, topology, wait, ring_bytes }
+        Self { id, addresses, fabric, guarantee, topology, wait, ring_bytes, idle_groups: 0 }
     }
 }
 

@@ -111,6 +111,7 @@ fn one_run(args: &IdleArgs, log: &str) -> Result<Vec<IdleReport>, Failure> {
             topology: TopologyArg::Direct,
             wait: group.wait,
             ring_bytes: group::LEAST_RING,
+            idle_groups: args.idle_groups,
         };
         crew.start(&format!("member {id}"), log, &Task::Idle(IdleTask { seat, window }))?;
     }

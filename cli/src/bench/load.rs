@@ -151,6 +151,7 @@ pub(crate) fn group_run(bench: &Bench<'_>) -> Result<GroupRun, Failure> {
             topology: args.topology,
             wait: args.group.wait,
             ring_bytes: bench.ring_bytes(),
+            idle_groups: args.idle_groups,
         };
         let task = LoadTask {
             seat,

@@ -128,6 +128,7 @@ fn one_run(args: &ReplicasArgs, topology: TopologyArg, log: &str) -> Result<(Str
             topology,
             wait: args.wait,
             ring_bytes: group::ring_bytes(args.size, group::LEAST_RING),
+            idle_groups: 0,
         };
         let task = ReplicasTask { seat, updates: id <= args.updaters, size: args.size, window };
         crew.start(&format!("member {id}"), log, &Task::Replicas(task))?;

@@ -184,6 +184,7 @@ fn multicast(
             topology: TopologyArg::Direct,
             wait: args.wait,
             ring_bytes: group::ring_bytes(survey.longest, group::LEAST_RING),
+            idle_groups: 0,
         };
         let task = DemoTask { seat, input: descriptor, log: path.clone(), longest: survey.longest };
         crew.start(&format!("member {id}"), log, &Task::Demo(task))?;

@@ -76,7 +76,7 @@ pub struct NodeStats {
     pub delivered: u64,
     /// Of these, this node's own.
     pub sent: u64,
-    /// The name of the fabric.
+    /// The name of the fabric; of one of several kinds those that its links run over, such as `shm+tcp`.
     pub fabric: &'static str,
     /// What drives it: `io_uring`, `epoll`, `futex`.
     pub engine: &'static str,

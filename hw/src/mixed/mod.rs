@@ -86,6 +86,20 @@ impl Kind {
             Self::Tcp => "tcp",
         }
     }
+
+    /// The names of several, by number.
+    const fn names(kinds: [bool; KINDS]) -> &'static str {
+        match kinds {
+            [true, false, false] => "shm",
+            [true, true, false] => "shm+verbs",
+            [true, false, true] => "shm+tcp",
+            [true, true, true] => "shm+verbs+tcp",
+            [false, true, false] => "verbs",
+            [false, true, true] => "verbs+tcp",
+            [false, false, true] => "tcp",
+            [false, false, false] => "none",
+        }
+    }
 }
 
 /// A fabric that can be watched while its owner sleeps over another one.
@@ -123,7 +137,8 @@ pub struct MixedFabric {
     /// Whose links are not there yet.
     unsettled: PeerSet,
     events: VecDeque<LinkEvent>,
-    name: &'static str,
+    /// The names of all kinds that it has.
+    has: &'static str,
     engine: &'static str,
 }
 
@@ -191,16 +206,10 @@ impl MixedFabric {
             tracing::info!(%node, "not among the fabrics of this node: {why}");
         }
         let has = |kind| far.iter().any(|(other, _)| *other == kind);
-        let name = match (near.is_some(), has(Kind::Verbs), has(Kind::Tcp)) {
-            (true, false, false) => "shm",
-            (true, true, false) => "shm+verbs",
-            (true, false, true) => "shm+tcp",
-            (true, true, true) => "shm+verbs+tcp",
-            (false, true, false) => "verbs",
-            (false, true, true) => "verbs+tcp",
-            (false, false, true) => "tcp",
-            (false, false, false) => return Err(MixedError::None(refused.join("; "))),
-        };
+        if near.is_none() && far.is_empty() {
+            return Err(MixedError::None(refused.join("; ")));
+        }
+        let name = Kind::names([near.is_some(), has(Kind::Verbs), has(Kind::Tcp)]);
         let watcher = if far.len() + usize::from(near.is_some()) > 1 {
             Some(Watcher::start(bed.clone(), doorbell.clone()).map_err(MixedError::Watcher)?)
         } else {
@@ -218,7 +227,7 @@ impl MixedFabric {
             reach: [PeerSet::EMPTY; KINDS],
             unsettled: PeerSet::EMPTY,
             events: VecDeque::new(),
-            name,
+            has: name,
             engine,
         })
     }
@@ -383,8 +392,15 @@ impl MixedFabric {
 }
 
 impl Fabric for MixedFabric {
+    /// What its links run over; before there are any, what they could.
     fn name(&self) -> &'static str {
-        self.name
+        let mut over = [false; KINDS];
+        for way in self.ways.iter().flatten().filter(|way| !way.is_over) {
+            if let Some(kind) = way.taken {
+                over[kind as usize] = true;
+            }
+        }
+        if over == [false; KINDS] { self.has } else { Kind::names(over) }
     }
 
     fn segment(&self) -> &Segment {
@@ -408,7 +424,7 @@ impl Fabric for MixedFabric {
         if common.is_empty() {
             return Err(ConnectError::Offer(format!(
                 "this node has {}, and the peer {names}, elsewhere",
-                self.name
+                self.has
             )));
         }
         let Some(place) = self.ways.get_mut(usize::from(slot.0)) else {
@@ -629,7 +645,7 @@ impl fmt::Debug for MixedFabric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MixedFabric")
             .field("node", &self.node)
-            .field("kinds", &self.name)
+            .field("kinds", &self.has)
             .field("reach", &self.reach)
             .field("unsettled", &self.unsettled)
             .finish_non_exhaustive()

@@ -181,7 +181,7 @@ impl TcpFabric {
             Some(memory) => memory,
             None => sys::memory(options.segment_bytes).map_err(machine("memory for the segment"))?,
         };
-        if options.prefault {
+        if segment.size() <= options.prefault_up_to {
             segment.prefault(0..segment.size());
         }
         let backing =
@@ -370,7 +370,7 @@ impl Fabric for TcpFabric {
         }
         let mirror = self
             .backing
-            .mirror(offer.segment_bytes, self.options.prefault)
+            .mirror(offer.segment_bytes, offer.segment_bytes <= self.options.prefault_up_to)
             .map_err(|cause| ConnectError::Machine(format!("memory for its mirror: {cause}")))?;
         let mut failed = None;
         // The lesser dials.

@@ -32,9 +32,9 @@ pub struct TcpOptions {
     pub unanswered: Duration,
     /// Ring payload from which a send is tried without copying, in bytes; `None` never tries.
     pub zero_copy_from: Option<usize>,
-    /// Whether the memory of segment and mirrors is touched beforehand, so that no page fault comes later in the
-    /// middle of a message. Costs the memory at once.
-    pub prefault: bool,
+    /// Segments and mirrors of up to so many bytes are touched beforehand, so that no page fault comes later in the middle of a message.
+    /// That costs the memory at once; larger ones are backed as they are used, since a group with long rings may never use most of them.
+    pub prefault_up_to: usize,
 }
 
 impl Default for TcpOptions {
@@ -50,7 +50,7 @@ impl Default for TcpOptions {
             congestion: Some("cubic".to_owned()),
             unanswered: Duration::from_secs(5),
             zero_copy_from: Some(64 << 10),
-            prefault: true,
+            prefault_up_to: 256 << 20,
         }
     }
 }

@@ -22,7 +22,7 @@ const SLOT: Slot = Slot(0);
 const ROUNDS: u64 = 300;
 
 fn options(engine: TcpEngine) -> TcpOptions {
-    TcpOptions { engine, segment_bytes: 4 << 20, prefault: false, ..TcpOptions::default() }
+    TcpOptions { engine, segment_bytes: 4 << 20, prefault_up_to: 0, ..TcpOptions::default() }
 }
 
 fn fabric(node: u32, engine: TcpEngine) -> TcpFabric {

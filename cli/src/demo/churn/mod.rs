@@ -208,6 +208,7 @@ impl<'a> Group<'a> {
             topology: TopologyArg::Direct,
             wait: args.wait,
             ring_bytes: group::ring_bytes(survey.longest, group::LEAST_RING),
+            idle_groups: 0,
         };
         let task = Task::Churn(ChurnTask {
             seat,
