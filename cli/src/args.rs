@@ -13,7 +13,7 @@ use crate::text::{parse_bytes, parse_duration};
 pub(crate) const MOST_MEMBERS: u32 = 16;
 
 /// The most groups beside the one that is measured.
-const MOST_GROUPS: u32 = 256;
+const MOST_GROUPS: u32 = 63;
 
 const ABOUT: &str = "Group communication: every member delivers the same messages in the same order";
 
