@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use consort::{DrivenNode, Incoming, NodeBuilder, SendError};
+use consort::{DrivenNode, FabricChoice, Incoming, NodeBuilder, SendError};
 
 /// What a run is told: messages, and how many may be under way.
 #[derive(Clone, Copy)]
@@ -55,6 +55,10 @@ fn main() {
         };
         let listen = value("--listen").unwrap().parse().unwrap();
         let builder = NodeBuilder::new(id.parse().unwrap()).listen(listen);
+        let builder = match value("--fabric").map(String::as_str) {
+            Some("tcp") => builder.fabric(FabricChoice::Tcp),
+            _ => builder,
+        };
         let builder = match value("--peer").and_then(|it| it.split_once('=')) {
             Some((peer, address)) => builder.peer(peer.parse().unwrap(), address.parse().unwrap()),
             None => builder,

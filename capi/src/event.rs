@@ -14,7 +14,7 @@ use crate::layout::{
     DIGEST, DoneFn, ENDED, EVICTED, Event, MESSAGE, READ_POINT, RESTORE, ReadFn, SNAPSHOT, STOPPED, VIEW,
     WAITING,
 };
-use crate::lent::{Free, Here, Lent, Vacant};
+use crate::lent::{Free, Here, Lent, Loanable, Vacant};
 use crate::view::OwnedView;
 
 /// What is behind an event that a program has.
@@ -36,7 +36,18 @@ thread_local! {
 
 static FREE: Free = Mutex::new(Vec::new());
 
-static LENT: Lent<Held> = Lent::new(&HERE, &FREE);
+impl Loanable for Held {
+    #[inline(always)]
+    fn here<R>(body: impl FnOnce(&Here) -> R) -> Option<R> {
+        HERE.try_with(body).ok()
+    }
+
+    fn free() -> &'static Free {
+        &FREE
+    }
+}
+
+static LENT: Lent<Held> = Lent::new();
 
 /// Room for an event, to be had before the event is taken from where it is.
 #[inline]

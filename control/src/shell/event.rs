@@ -117,6 +117,17 @@ impl Message {
     pub fn payload(&self) -> &[u8] {
         &self.loan
     }
+
+    /// Drops many, and rouses the engine once for all of them: for who has taken many at once. On any thread.
+    pub fn give_back(messages: impl IntoIterator<Item = Self>) {
+        let mut last: Option<Returned> = None;
+        for Self { loan, _returned: returned, .. } in messages {
+            drop(loan);
+            if let Some(before) = last.replace(returned) {
+                before.unless_rung_by(last.as_ref());
+            }
+        }
+    }
 }
 
 impl Deref for Message {
@@ -134,11 +145,25 @@ impl fmt::Debug for Message {
 }
 
 /// Rouses the engine when dropped: a sender elsewhere may wait for the room.
-struct Returned(Doorbell);
+struct Returned(Option<Doorbell>);
+
+impl Returned {
+    /// Drops this; the other, which is dropped later, rouses the same engine, or another.
+    #[inline]
+    fn unless_rung_by(mut self, other: Option<&Self>) {
+        if let (Some(bell), Some(Self(Some(other)))) = (&self.0, other)
+            && bell.is(other)
+        {
+            self.0 = None;
+        }
+    }
+}
 
 impl Drop for Returned {
     fn drop(&mut self) {
-        self.0.ring();
+        if let Some(bell) = &self.0 {
+            bell.ring();
+        }
     }
 }
 
@@ -289,9 +314,37 @@ impl Inbox {
         // Looked at before the queue: what was pushed before the stop is still to be had.
         let stopped = self.stopped.get();
         match (self.queue.pop(), stopped) {
-            (Some(entry), _) => Ok(Some(self.event(entry))),
+            (Some(entry), _) => {
+                self.moved();
+                Ok(Some(self.event(entry)))
+            }
             (None, Some(reason)) => Err(reason.clone()),
             (None, None) => Ok(None),
+        }
+    }
+
+    /// As [`Inbox::try_take`], of so many events at most. Returns how many `take` was called with.
+    pub(crate) fn try_take_many(&self, most: usize, take: &mut dyn FnMut(Event)) -> Result<usize, Stopped> {
+        // The engine is told of the room once, also if `take` panics.
+        struct Moved<'a>(&'a Inbox);
+        impl Drop for Moved<'_> {
+            fn drop(&mut self) {
+                self.0.moved();
+            }
+        }
+        let stopped = self.stopped.get(); // before the queue, as there
+        let (mut taken, mut moved) = (0, None);
+        while taken < most
+            && let Some(entry) = self.queue.pop()
+        {
+            moved.get_or_insert_with(|| Moved(self));
+            taken += 1;
+            take(self.event(entry));
+        }
+        drop(moved);
+        match stopped {
+            Some(reason) if taken == 0 && most > 0 => Err(reason.clone()),
+            _ => Ok(taken),
         }
     }
 
@@ -305,7 +358,8 @@ impl Inbox {
         self.gate.wait(until, || self.try_take().transpose()).transpose()
     }
 
-    fn event(&self, entry: Entry) -> Event {
+    /// Events were taken.
+    fn moved(&self) {
         if self.unmoved.load(Ordering::Relaxed) {
             self.unmoved.store(false, Ordering::Relaxed);
         }
@@ -313,12 +367,15 @@ impl Inbox {
         if self.full.load(Ordering::Relaxed) && self.full.swap(false, Ordering::Relaxed) {
             self.bell.ring();
         }
+    }
+
+    fn event(&self, entry: Entry) -> Event {
         match entry {
             Entry::Waiting(for_whom) => Event::Waiting { for_whom },
             Entry::Evicted(reason) => Event::Evicted { reason },
             Entry::View(view) => Event::View(view),
             Entry::Message { view, seq, sender, ticket, stamp, loan } => {
-                let returned = Returned(self.bell.clone());
+                let returned = Returned(Some(self.bell.clone()));
                 Event::Message(Message { view, seq, sender, ticket, stamp, loan, _returned: returned })
             }
             Entry::Snapshot(request) => Event::Snapshot(request),
