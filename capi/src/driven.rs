@@ -12,16 +12,22 @@ use crate::node::{with, would_deadlock};
 type Call = extern "C" fn(Context, *const Event);
 
 /// Tells the program of something.
+#[inline(always)]
 fn tell(calls: &Calls, call: Call, context: Context, shard: ShardId, incoming: Incoming<'_, '_>) {
+    let Incoming::Message(delivery) = incoming else {
+        return tell_other(calls, call, context, shard, incoming);
+    };
+    let event = passing(shard, delivery);
+    let mut actor = |ask: Ask<'_>| match ask {
+        Ask::Keep(data) if data == delivery.payload.as_ptr() => Answer::Loan(delivery.lend()),
+        _ => Answer::Nothing,
+    };
+    calls.on_stage(&mut actor, || calls.within(|| call(context, &raw const event)));
+}
+
+#[cold]
+fn tell_other(calls: &Calls, call: Call, context: Context, shard: ShardId, incoming: Incoming<'_, '_>) {
     let told = match incoming {
-        Incoming::Message(delivery) => {
-            let event = passing(shard, delivery);
-            let mut actor = |ask: Ask<'_>| match ask {
-                Ask::Keep(data) if data == delivery.payload.as_ptr() => Answer::Loan(delivery.lend()),
-                _ => Answer::Nothing,
-            };
-            return calls.on_stage(&mut actor, || calls.within(|| call(context, &raw const event)));
-        }
         Incoming::Waiting(absent) => Told::Waiting { for_whom: absent.to_vec() },
         Incoming::Evicted(reason) => Told::Evicted { reason: reason.clone() },
         Incoming::View(view) => Told::View(view.clone()),

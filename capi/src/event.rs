@@ -158,6 +158,29 @@ export! {
         Ok(())
     }
 
+    fn consort_release_many(events: InOut<Event>, count: usize) {
+        let mut events = events;
+        let events = events.slice(count, "events")?;
+        let mut is_missing = false;
+        Message::give_back(events.iter_mut().filter_map(|event| {
+            if event.lent == 0 && event.kind == 0 {
+                return None; // released before, and cleared
+            }
+            let held = LENT.take(event.lent);
+            is_missing |= held.is_none();
+            let held = held?;
+            *event = Event::NONE;
+            match held {
+                Held::Message(message) => Some(message),
+                _ => None,
+            }
+        }));
+        if is_missing {
+            return Err(Error::fixed(&(Status::BadHandle, c"one of these events is not lent (any more): it was released by a copy of its struct, or finished, or kept elsewhere; the others are released")));
+        }
+        Ok(())
+    }
+
     fn consort_keep(event: In<Event>, kept: Out<Event>) {
         let (event, kept) = (*event.value("event")?, kept.check("kept")?);
         let vacant = vacant()?;

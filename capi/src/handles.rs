@@ -297,7 +297,7 @@ impl<T: Leased> Deref for Lease<T> {
 }
 
 impl<T: Leased> Drop for Lease<T> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         if let Some(object) = self.object.take() {
             T::last(|last| last.set(Some((self.token, object)))); // a thread that ends needs none

@@ -41,7 +41,6 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    #[inline]
     fn word(&self, offset: usize) -> &AtomicU64 {
         assert!(
             offset.is_multiple_of(WORD) && offset < self.len,
@@ -54,7 +53,6 @@ impl Memory {
         unsafe { at.as_ref() }
     }
 
-    #[inline]
     fn checked(&self, range: &Range<usize>) {
         assert!(
             range.start <= range.end && range.end <= self.len,
@@ -108,7 +106,6 @@ impl Segment {
 
     /// Stores the word at byte `offset`, after everything that this thread stored before it.
     /// Panics if that is no word of the segment.
-    #[inline]
     pub fn store(&self, offset: usize, value: u64) {
         self.0.word(offset).store(value, Ordering::Release); // pairs with the Acquire in Mirror::load
     }
@@ -140,7 +137,6 @@ impl Segment {
     ///
     /// # Safety
     /// Nobody may read or write `range` while the slice lives; the memory outlives it (the borrow of `self` is that).
-    #[inline]
     #[allow(
         clippy::mut_from_ref,
         reason = "disjoint parts are lent to different threads; the caller proves it"

@@ -91,13 +91,11 @@ impl Claims {
         }
     }
 
-    #[inline]
     fn mark(&self, position: u64) -> &AtomicU8 {
         &self.marks[((position & (self.size - 1)) / WORD as u64) as usize]
     }
 
     /// Takes `need` contiguous bytes, at most half the ring.
-    #[inline]
     pub(crate) fn claim(&self, need: u64) -> Result<Claim, ReserveError> {
         let mut tail = self.tail.load(Ordering::Relaxed);
         loop {
@@ -120,7 +118,6 @@ impl Claims {
     }
 
     /// The record at `position` is written.
-    #[inline]
     pub(crate) fn commit(&self, position: u64) {
         self.mark(position).store(COMMITTED, Ordering::Release); // pairs with the Acquire in `take`
     }
@@ -166,12 +163,10 @@ struct Ring {
 }
 
 impl Ring {
-    #[inline]
     fn place(&self, position: u64) -> usize {
         self.start + (position & (self.claims.size - 1)) as usize
     }
 
-    #[inline]
     fn put(&self, position: u64, kind: Kind, len: usize) {
         // The engine stamps the round when it takes the record (D4).
         self.segment.store(self.place(position), Header { len, kind, round: 0 }.word());
@@ -249,7 +244,6 @@ pub fn try_reserve_to<H: Deref<Target = RingSender>>(
 
 impl RingSender {
     /// The longest message that this ring takes, in bytes: just under half of it.
-    #[inline]
     pub fn max_len(&self) -> usize {
         (self.ring.claims.size as usize / 2 - HEADER).min(record::MAX_LEN)
     }
@@ -258,7 +252,6 @@ impl RingSender {
     ///
     /// # Errors
     /// [`ReserveError::Full`] is back-pressure: try again when others have taken more. The others are final.
-    #[inline]
     pub fn try_reserve(&self, len: usize) -> Result<Reservation<&Self>, ReserveError> {
         Ok(Reservation { handle: self, room: self.try_claim(len)? })
     }
@@ -339,14 +332,12 @@ impl<H: Deref<Target = RingSender>> Reservation<H> {
 
     /// The ring in which the claim was made. A handle that leads elsewhere by now is a bug of its author, and would lend
     /// bytes that are somebody else's.
-    #[inline]
     fn ring(&self) -> &Ring {
         let ring = &*self.handle.ring;
         assert!(ring.number == self.room.number, "a reservation's handle leads to another ring than before");
         ring
     }
 
-    #[inline]
     fn range(&self) -> Range<usize> {
         self.room.payload..self.room.payload + self.room.len
     }
@@ -362,7 +353,6 @@ impl<H: Deref<Target = RingSender>> Drop for Reservation<H> {
 impl<H: Deref<Target = RingSender>> Deref for Reservation<H> {
     type Target = [u8];
 
-    #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: the claim is this reservation's alone until it is committed, `ring` checked that it is the claim's, and
         // it is borrowed for reading.
@@ -371,7 +361,6 @@ impl<H: Deref<Target = RingSender>> Deref for Reservation<H> {
 }
 
 impl<H: Deref<Target = RingSender>> DerefMut for Reservation<H> {
-    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: the claim is this reservation's alone until it is committed (no other claim overlaps it, members have
         // released it, the engine and the fabric touch only what is committed), `ring` checked that it is the claim's,

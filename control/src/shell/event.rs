@@ -323,8 +323,12 @@ impl Inbox {
         }
     }
 
-    /// As [`Inbox::try_take`], of so many events at most. Returns how many `take` was called with.
-    pub(crate) fn try_take_many(&self, most: usize, take: &mut dyn FnMut(Event)) -> Result<usize, Stopped> {
+    /// As [`Inbox::try_take`], of so many events at most, and as long as `take` says that it takes another. Returns how many it was called with.
+    pub(crate) fn try_take_many(
+        &self,
+        most: usize,
+        take: &mut dyn FnMut(Event) -> bool,
+    ) -> Result<usize, Stopped> {
         // The engine is told of the room once, also if `take` panics.
         struct Moved<'a>(&'a Inbox);
         impl Drop for Moved<'_> {
@@ -339,7 +343,9 @@ impl Inbox {
         {
             moved.get_or_insert_with(|| Moved(self));
             taken += 1;
-            take(self.event(entry));
+            if !take(self.event(entry)) {
+                break;
+            }
         }
         drop(moved);
         match stopped {

@@ -311,6 +311,7 @@ impl Sender {
     ///
     /// # Errors
     /// As [`Sender::try_reserve`], for the first message that was not sent.
+    #[inline]
     pub fn try_send_many<'a>(
         &self,
         messages: impl IntoIterator<Item = &'a [u8]>,
@@ -538,7 +539,7 @@ impl Open {
 
 impl Lease {
     /// For this thread's next reservation. Returns this thread's number.
-    #[inline]
+    #[inline(always)]
     fn give_back(self) -> u64 {
         let number = MINE.try_with(|mine| {
             mine.last.set(Some(self.0));
