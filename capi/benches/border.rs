@@ -6,6 +6,12 @@
 //! Latency is of one 64-byte message after the other; throughput of as many at once as a window lets. Both drive their nodes
 //! themselves. What the machine does meanwhile falls on both, so each round's figures are compared with each other, and the median of the
 //! rounds' ratios counts. Where it does much, look at what a member that is alone costs in processor time: nobody is waited for there.
+//! Where it does very much, count instructions: `--instructions` does, where there is a valgrind, of a member that is alone over TCP. That takes
+//! a build that makes its system calls through libc, for valgrind hides the kernel's own page from a process:
+//!
+//! ```text
+//! RUSTFLAGS="--cfg rustix_use_libc" cargo bench -p consort-capi --target-dir target/valgrind -- --instructions
+//! ```
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -117,7 +123,17 @@ fn main() {
         println!("Testing border");
     }
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("border");
-    let (c, rust) = (compile(&directory), std::env::current_exe().unwrap());
+    let (c, rust) = (compile(&directory, tiny), std::env::current_exe().unwrap());
+    if arguments.iter().any(|it| it == "--instructions") {
+        for how in How::ALL {
+            let (in_c, in_rust) = (count(&c, how), count(&rust, how));
+            let (name, ratio) = (how.name(), in_c as f64 / in_rust as f64);
+            println!(
+                "{name}: {in_c} instructions a message in C, {in_rust} in Rust: {ratio:.3} times as many"
+            );
+        }
+        return;
+    }
     for how in How::ALL {
         let load = Load { count: 20_000 * scale, window: 2_000, how };
         compare(&format!("alone, {}", how.name()), (&c, &rust), load, rounds, 1, |it| it.busy);
@@ -168,9 +184,21 @@ fn compare(
     );
 }
 
-fn compile(directory: &Path) -> PathBuf {
+/// The library as it is installed: with what beside the benchmark is built for Rust programs too, cargo optimizes nothing across crates.
+fn build(target: &Path) {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["rustc", "--quiet", "--package", "consort-capi", "--lib", "--crate-type", "cdylib"]);
+    cargo.args(["--profile", "release", "--target-dir"]).arg(target);
+    assert!(cargo.status().unwrap().success(), "{cargo:?}");
+}
+
+fn compile(directory: &Path, is_tiny: bool) -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let exe = std::env::current_exe().unwrap();
+    if !is_tiny {
+        // TARGET/release/deps/border-…
+        build(exe.ancestors().nth(3).unwrap());
+    }
     std::fs::create_dir_all(directory).unwrap();
     for name in ["libconsort.so", "libconsort.so.0"] {
         let _ = std::fs::remove_file(directory.join(name));
@@ -181,9 +209,25 @@ fn compile(directory: &Path) -> PathBuf {
     let mut compiler = Command::new("cc");
     compiler.args(["-std=c99", "-D_GNU_SOURCE", "-O2", "-I"]).arg(here.join("include"));
     compiler.arg(here.join("examples/ping.c")).arg("-o").arg(&program).arg("-L").arg(directory);
-    compiler.args(["-lconsort", "-pthread"]).arg(format!("-Wl,-rpath,{}", directory.display()));
+    compiler
+        .args(["-fno-inline-functions-called-once", "-lconsort", "-pthread"])
+        .arg(format!("-Wl,-rpath,{}", directory.display()));
     assert!(compiler.status().unwrap().success(), "{compiler:?}");
     program
+}
+
+/// Instructions of `exchange` for each message, those of the warming up among them.
+fn count(program: &Path, how: How) -> u64 {
+    let load = Load { count: 40_000, window: 2_000, how };
+    let mut command = Command::new("valgrind");
+    command.args(["--tool=callgrind", "--toggle-collect=*exchange*", "--callgrind-out-file=/dev/null"]);
+    command.arg(program).args(["--id", "1", "--listen", "127.0.0.1:0", "--fabric", "tcp"]);
+    let output = command.args(load.arguments()).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    let collected = told.lines().find_map(|line| line.split_once("Collected :"));
+    let collected: u64 = collected.unwrap_or_else(|| panic!("{told}")).1.trim().parse().unwrap();
+    assert!(output.status.success() && collected > 0, "{told}");
+    collected / (load.count / 10 + load.count)
 }
 
 /// A process that ends with the benchmark.
