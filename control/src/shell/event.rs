@@ -392,3 +392,74 @@ impl Inbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use consort_dataplane::names::Rank;
+
+    use super::*;
+
+    /// A bell whose owner sleeps, and how often it was woken.
+    fn bell() -> (Doorbell, Arc<AtomicUsize>) {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let counted = woken.clone();
+        let bell = Doorbell::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        bell.announce();
+        (bell, woken)
+    }
+
+    fn node(event: &Event) -> u32 {
+        match event {
+            Event::Ended { node } => node.0,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn many_events_are_taken_in_order_as_far_as_wanted() {
+        let (bell, woken) = bell();
+        let (inbox, full) = (Inbox::new(bell), Cell::new(false));
+        let mut taken = Vec::new();
+        assert_eq!(inbox.try_take_many(9, &mut |_| unreachable!()), Ok(0));
+        let mut offered = 0;
+        while inbox.offer(Incoming::Ended(NodeId(offered)), &full) == Verdict::Taken {
+            offered += 1;
+        }
+        assert!(full.get() && !inbox.stands() && inbox.stands());
+        assert_eq!(inbox.try_take_many(0, &mut |_| unreachable!()), Ok(0));
+        assert_eq!(woken.load(Ordering::Relaxed), 0, "there is no room yet");
+        let mut take = |event: Event| {
+            taken.push(node(&event));
+            taken.len() != 5
+        };
+        assert_eq!(inbox.try_take_many(3, &mut take), Ok(3));
+        assert_eq!(woken.load(Ordering::Relaxed), 1, "the engine waits for room");
+        assert!(!inbox.stands(), "something was taken");
+        assert_eq!(inbox.try_take_many(9, &mut take), Ok(2), "it wants no more");
+        inbox.stop(&Stopped::Closed);
+        assert_eq!(inbox.try_take_many(offered as usize, &mut take), Ok(offered as usize - 5));
+        assert_eq!(inbox.try_take_many(1, &mut take), Err(Stopped::Closed));
+        assert_eq!(inbox.try_take_many(0, &mut take), Ok(0));
+        assert!(taken.iter().copied().eq(0..offered));
+    }
+
+    #[test]
+    fn who_gives_many_back_rouses_every_engine() {
+        let bells: Vec<_> = (0..3).map(|_| bell()).collect();
+        let message = |at: usize| {
+            let mut delivery = Delivery::of_another(ViewId(1), Seq(0), (Rank(0), NodeId(1)), b"x");
+            let loan = delivery.lend().unwrap();
+            let returned = Returned(Some(bells[at].0.clone()));
+            let Delivery { view, seq, sender, ticket, stamp, .. } = delivery;
+            Message { view, seq, sender, ticket, stamp, loan, _returned: returned }
+        };
+        Message::give_back([0, 0, 1, 0].map(message));
+        let woken: Vec<_> = bells.iter().map(|(_, woken)| woken.load(Ordering::Relaxed)).collect();
+        assert_eq!(woken, [1, 1, 0]);
+        Message::give_back([]);
+    }
+}
