@@ -6,6 +6,12 @@
 //! Latency is of one 64-byte message after the other; throughput of as many at once as a window lets. Both drive their nodes
 //! themselves. What the machine does meanwhile falls on both, so each round's figures are compared with each other, and the median of the
 //! rounds' ratios counts. Where it does much, look at what a member that is alone costs in processor time: nobody is waited for there.
+//! Where it does very much, count instructions: `--instructions` does, where there is a valgrind, of a member that is alone over TCP. That takes
+//! a build that makes its system calls through libc, for valgrind hides the kernel's own page from a process:
+//!
+//! ```text
+//! RUSTFLAGS="--cfg rustix_use_libc" cargo bench -p consort-capi --target-dir target/valgrind -- --instructions
+//! ```
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -16,19 +22,59 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use consort::{DrivenNode, Incoming, NodeBuilder, SendError};
+use consort::{DrivenNode, FabricChoice, Incoming, NodeBuilder, SendError, Sender};
 
 /// What a run is told: messages, and how many may be under way.
 #[derive(Clone, Copy)]
 struct Load {
     count: u64,
     window: u64,
-    /// Messages are copied in by one call, rather than written in place between two.
-    is_copied: bool,
+    how: How,
+}
+
+/// How messages are sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// Written in place, between two calls.
+    InPlace,
+    /// Copied, by one call each.
+    Copied,
+    /// Copied, by one call for so many.
+    InBatches(usize),
+}
+
+impl How {
+    const ALL: [Self; 3] = [Self::Copied, Self::InPlace, Self::InBatches(64)];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::InPlace => "in place",
+            Self::Copied => "copied",
+            Self::InBatches(_) => "in batches",
+        }
+    }
+}
+
+impl Load {
+    /// What both programs are told of it.
+    fn arguments(self) -> Vec<String> {
+        let (copies, batch) = match self.how {
+            How::InPlace => (0, 1),
+            How::Copied => (1, 1),
+            How::InBatches(batch) => (1, batch),
+        };
+        let all = [
+            ("--count", self.count),
+            ("--window", self.window),
+            ("--copy", copies),
+            ("--batch", batch as u64),
+        ];
+        all.iter().flat_map(|(name, value)| [(*name).to_owned(), value.to_string()]).collect()
+    }
 }
 
 /// Messages a second, and the median latency in nanoseconds.
@@ -51,10 +97,18 @@ fn main() {
         let load = Load {
             count: number("--count").unwrap_or(0),
             window: number("--window").unwrap_or(1),
-            is_copied: number("--copy").unwrap_or(0) > 0,
+            how: match (number("--batch"), number("--copy")) {
+                (Some(batch), _) if batch > 1 => How::InBatches(batch as usize),
+                (_, Some(1)) => How::Copied,
+                _ => How::InPlace,
+            },
         };
         let listen = value("--listen").unwrap().parse().unwrap();
         let builder = NodeBuilder::new(id.parse().unwrap()).listen(listen);
+        let builder = match value("--fabric").map(String::as_str) {
+            Some("tcp") => builder.fabric(FabricChoice::Tcp),
+            _ => builder,
+        };
         let builder = match value("--peer").and_then(|it| it.split_once('=')) {
             Some((peer, address)) => builder.peer(peer.parse().unwrap(), address.parse().unwrap()),
             None => builder,
@@ -69,18 +123,29 @@ fn main() {
         println!("Testing border");
     }
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("border");
-    let (c, rust) = (compile(&directory), std::env::current_exe().unwrap());
-    for is_copied in [true, false] {
-        let how = if is_copied { "copied" } else { "in place" };
-        let load = Load { count: 20_000 * scale, window: 2_000, is_copied };
-        compare(&format!("alone, {how}"), (&c, &rust), load, rounds, 1, |it| it.busy);
+    let (c, rust) = (compile(&directory, tiny), std::env::current_exe().unwrap());
+    if arguments.iter().any(|it| it == "--instructions") {
+        for how in How::ALL {
+            let (in_c, in_rust) = (count(&c, how), count(&rust, how));
+            let (name, ratio) = (how.name(), in_c as f64 / in_rust as f64);
+            println!(
+                "{name}: {in_c} instructions a message in C, {in_rust} in Rust: {ratio:.3} times as many"
+            );
+        }
+        return;
     }
-    for is_copied in [true, false] {
-        let how = if is_copied { "copied" } else { "in place" };
-        let load = Load { count: 1_000 * scale, window: 1, is_copied };
-        compare(&format!("latency, {how}"), (&c, &rust), load, rounds, 2, |it| it.median);
-        let load = Load { count: 10_000 * scale, window: 2_000, is_copied };
-        compare(&format!("throughput, {how}"), (&c, &rust), load, rounds, 2, |it| 1e9 / it.rate);
+    for how in How::ALL {
+        let load = Load { count: 20_000 * scale, window: 2_000, how };
+        compare(&format!("alone, {}", how.name()), (&c, &rust), load, rounds, 1, |it| it.busy);
+    }
+    for how in How::ALL {
+        let name = how.name();
+        if !matches!(how, How::InBatches(_)) {
+            let load = Load { count: 1_000 * scale, window: 1, how };
+            compare(&format!("latency, {name}"), (&c, &rust), load, rounds, 2, |it| it.median);
+        }
+        let load = Load { count: 10_000 * scale, window: 2_000, how };
+        compare(&format!("throughput, {name}"), (&c, &rust), load, rounds, 2, |it| 1e9 / it.rate);
     }
     if tiny {
         println!("Success"); // as Criterion says it, for who counts
@@ -119,9 +184,21 @@ fn compare(
     );
 }
 
-fn compile(directory: &Path) -> PathBuf {
+/// The library as it is installed: with what beside the benchmark is built for Rust programs too, cargo optimizes nothing across crates.
+fn build(target: &Path) {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["rustc", "--quiet", "--package", "consort-capi", "--lib", "--crate-type", "cdylib"]);
+    cargo.args(["--profile", "release", "--target-dir"]).arg(target);
+    assert!(cargo.status().unwrap().success(), "{cargo:?}");
+}
+
+fn compile(directory: &Path, is_tiny: bool) -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let exe = std::env::current_exe().unwrap();
+    if !is_tiny {
+        // TARGET/release/deps/border-…
+        build(exe.ancestors().nth(3).unwrap());
+    }
     std::fs::create_dir_all(directory).unwrap();
     for name in ["libconsort.so", "libconsort.so.0"] {
         let _ = std::fs::remove_file(directory.join(name));
@@ -132,9 +209,25 @@ fn compile(directory: &Path) -> PathBuf {
     let mut compiler = Command::new("cc");
     compiler.args(["-std=c99", "-D_GNU_SOURCE", "-O2", "-I"]).arg(here.join("include"));
     compiler.arg(here.join("examples/ping.c")).arg("-o").arg(&program).arg("-L").arg(directory);
-    compiler.args(["-lconsort", "-pthread"]).arg(format!("-Wl,-rpath,{}", directory.display()));
+    compiler
+        .args(["-fno-inline-functions-called-once", "-lconsort", "-pthread"])
+        .arg(format!("-Wl,-rpath,{}", directory.display()));
     assert!(compiler.status().unwrap().success(), "{compiler:?}");
     program
+}
+
+/// Instructions of `exchange` for each message, those of the warming up among them.
+fn count(program: &Path, how: How) -> u64 {
+    let load = Load { count: 40_000, window: 2_000, how };
+    let mut command = Command::new("valgrind");
+    command.args(["--tool=callgrind", "--toggle-collect=*exchange*", "--callgrind-out-file=/dev/null"]);
+    command.arg(program).args(["--id", "1", "--listen", "127.0.0.1:0", "--fabric", "tcp"]);
+    let output = command.args(load.arguments()).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    let collected = told.lines().find_map(|line| line.split_once("Collected :"));
+    let collected: u64 = collected.unwrap_or_else(|| panic!("{told}")).1.trim().parse().unwrap();
+    assert!(output.status.success() && collected > 0, "{told}");
+    collected / (load.count / 10 + load.count)
 }
 
 /// A process that ends with the benchmark.
@@ -159,8 +252,7 @@ fn run(program: &Path, load: Load, members: usize) -> Figures {
             command.args(["--peer", &format!("{}={}", 2 - at, addresses[1 - at])]);
         }
         if at == 0 {
-            command.args(["--count", &load.count.to_string(), "--window", &load.window.to_string()]);
-            command.args(["--copy", if load.is_copied { "1" } else { "0" }]);
+            command.args(load.arguments());
         }
         let child = command.env_remove("LD_LIBRARY_PATH").stdout(Stdio::piped()).spawn().unwrap();
         Running(child)
@@ -182,71 +274,114 @@ fn run(program: &Path, load: Load, members: usize) -> Figures {
     Figures { rate: after("bytes: "), median: after("median "), busy: after(" takes ") }
 }
 
-/// `main` of ping.c, line by line.
-fn member(mut node: DrivenNode, load: Load) {
-    let sender = node.sender();
-    let me = if load.count > 0 { 1 } else { 2 };
-    let (mut has_view, mut has_ended, mut delivered) = (false, false, 0);
-    let mut turn = |delivered: &mut u64, has_view: &mut bool, has_ended: &mut bool| {
-        let worked = node.poll(&mut |incoming| match incoming {
-            Incoming::View(_) => *has_view = true,
-            Incoming::Message(message) if message.sender.0 == me => *delivered += 1,
-            Incoming::Ended(_) => *has_ended = true,
-            _ => {}
-        });
-        if !worked.unwrap() {
-            node.wait();
-        }
-    };
-    while !has_view {
-        turn(&mut delivered, &mut has_view, &mut has_ended);
+/// What a member was told.
+#[derive(Default)]
+struct Course {
+    has_view: bool,
+    has_ended: bool,
+    /// Own messages that came back.
+    delivered: u64,
+}
+
+/// A turn, and a rest if it had nothing to do.
+fn turn(node: &mut DrivenNode, me: u32, course: &mut Course) {
+    let worked = node.poll(&mut |incoming| match incoming {
+        Incoming::View(_) => course.has_view = true,
+        Incoming::Message(message) if message.sender.0 == me => course.delivered += 1,
+        Incoming::Ended(_) => course.has_ended = true,
+        _ => {}
+    });
+    if !worked.unwrap() {
+        node.wait();
     }
-    if load.count > 0 {
-        let (warm, mut sent) = (load.count / 10, 0);
-        let (mut began, mut busy) = (0, 0);
-        let worked = || {
-            let time = clock_gettime(ClockId::ThreadCPUTime);
-            time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Sends as many messages as there is room for, at most `most`.
+fn send_some(sender: &Sender, load: Load, copied: &[u8; 64], most: u64, fill: u8) -> Result<u64, SendError> {
+    if let How::InBatches(batch) = load.how {
+        let mut sent = 0;
+        let most = batch.min(most as usize);
+        return match sender.try_send_many((0..most).map(|_| &copied[..]), |_| sent += 1) {
+            Err(error) if sent == 0 => Err(error),
+            _ => Ok(sent),
         };
-        let copied = std::hint::black_box([0; 64]);
-        let mut took = vec![0; load.count as usize];
-        let clock = Instant::now();
-        let now = || clock.elapsed().as_nanos() as u64;
-        while delivered < warm + load.count {
-            if sent < warm + load.count && sent - delivered < load.window {
-                let at = now();
-                match sender.try_reserve(64) {
-                    Ok(mut room) => {
-                        if load.is_copied {
-                            room.copy_from_slice(&copied);
-                        } else {
-                            room.fill(sent as u8);
-                        }
-                        room.send();
+    }
+    let mut room = sender.try_reserve(64)?;
+    if load.how == How::Copied {
+        room.copy_from_slice(copied);
+    } else {
+        room.fill(fill);
+    }
+    room.send();
+    Ok(1)
+}
+
+fn busy() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// `exchange` of ping.c, line by line.
+#[inline(never)]
+fn exchange(
+    node: &mut DrivenNode,
+    (sender, me): (&Sender, u32),
+    course: &mut Course,
+    load: Load,
+    took: &mut [u64],
+) -> (u64, u64) {
+    let (warm, most) = (load.count / 10, load.count / 10 + load.count);
+    let (mut sent, mut turned, mut began, mut was_busy) = (0, 0, 0, 0);
+    let copied = std::hint::black_box([0; 64]);
+    let clock = Instant::now();
+    let now = || clock.elapsed().as_nanos() as u64;
+    while course.delivered < most {
+        let under_way = sent - course.delivered;
+        if sent < most && under_way < load.window {
+            let at = now();
+            let end = most.min(sent + load.window - under_way);
+            match send_some(sender, load, &copied, end - sent, sent as u8) {
+                Ok(more) => {
+                    for _ in 0..more {
                         if sent == warm {
-                            (began, busy) = (at, worked());
+                            (began, was_busy) = (at, busy());
                         }
                         if sent >= warm {
                             took[(sent - warm) as usize] = at;
                         }
                         sent += 1;
-                        if load.window > 1 && !sent.is_multiple_of(64) {
-                            continue;
-                        }
                     }
-                    Err(SendError::Full | SendError::Changing) => {}
-                    Err(error) => panic!("{error}"),
+                    if load.window > 1 && sent - turned < 64 {
+                        continue;
+                    }
                 }
-            }
-            let before = delivered;
-            turn(&mut delivered, &mut has_view, &mut has_ended);
-            let there = now();
-            for at in before.max(warm)..delivered {
-                took[(at - warm) as usize] = there - took[(at - warm) as usize];
+                Err(SendError::Full | SendError::Changing) => {}
+                Err(error) => panic!("{error}"),
             }
         }
-        busy = worked() - busy;
-        let rate = load.count as f64 / ((now() - began) as f64 / 1e9);
+        let before = course.delivered;
+        turn(node, me, course);
+        turned = sent;
+        let there = now();
+        for at in before.max(warm)..course.delivered {
+            took[(at - warm) as usize] = there - took[(at - warm) as usize];
+        }
+    }
+    (now() - began, busy() - was_busy)
+}
+
+/// `main` of ping.c.
+fn member(mut node: DrivenNode, load: Load) {
+    let sender = node.sender();
+    let me = if load.count > 0 { 1 } else { 2 };
+    let mut course = Course::default();
+    while !course.has_view {
+        turn(&mut node, me, &mut course);
+    }
+    if load.count > 0 {
+        let mut took = vec![0; load.count as usize];
+        let (all, busy) = exchange(&mut node, (&sender, me), &mut course, load, &mut took);
+        let rate = load.count as f64 / (all as f64 / 1e9);
         took.sort_unstable();
         let (median, p99) = (took[took.len() / 2], took[took.len() / 100 * 99]);
         let each = busy / load.count;
@@ -255,11 +390,11 @@ fn member(mut node: DrivenNode, load: Load) {
             load.count
         );
         while sender.end() == Err(SendError::WouldDeadlock) {
-            turn(&mut delivered, &mut has_view, &mut has_ended);
+            turn(&mut node, me, &mut course);
         }
     }
-    while !has_ended {
-        turn(&mut delivered, &mut has_view, &mut has_ended);
+    while !course.has_ended {
+        turn(&mut node, me, &mut course);
     }
-    node.close(std::time::Duration::from_secs(10), &mut |_| {}).unwrap();
+    node.close(Duration::from_secs(10), &mut |_| {}).unwrap();
 }

@@ -300,6 +300,12 @@ typedef struct consort_room {
     uint64_t lent; /* the library's */
 } consort_room;
 
+/* A message of a batch that is to be sent. */
+typedef struct consort_message {
+    const uint8_t *data; /* NULL only where len is 0 */
+    size_t len;
+} consort_message;
+
 /* Where a message was delivered. */
 typedef struct consort_delivered {
     uint64_t view;
@@ -491,6 +497,19 @@ consort_status consort_multicast(consort_group *group, const void *data, size_t 
 /* The same, and never blocks, like consort_try_reserve. */
 consort_status consort_try_multicast(consort_group *group, const void *data, size_t len, uint64_t *ticket);
 
+/* Multicasts copies of count messages, in their order; for small ones that is cheaper than a call for each. A batch is no unit: between two
+ * of its messages there may be others' in the order, and a view may end. Blocks like consort_reserve, until all are sent.
+ * How many were sent stands in *sent: if it is fewer than count, the next of them can't be sent, and a call with that one first says why. A
+ * call that fails has sent none. tickets is NULL, or an array of count: tickets of those that were sent are written there, and the rest of it
+ * is untouched.
+ * As consort_multicast, and CONSORT_INVALID: the first has a length, and no data. In a callback, or on the thread that drives the node, it
+ * sends what there is room for, and if there is none returns CONSORT_WOULD_DEADLOCK. */
+consort_status consort_multicast_many(consort_group *group, const consort_message *messages, size_t count, uint64_t *tickets, size_t *sent);
+
+/* The same, and never blocks: it sends as many as there is room for. CONSORT_FULL, CONSORT_CHANGING, CONSORT_NOT_STARTED when there is room for
+ * none just now. */
+consort_status consort_try_multicast_many(consort_group *group, const consort_message *messages, size_t count, uint64_t *tickets, size_t *sent);
+
 /* Multicasts a copy of data to some of the members: see consort_reserve_to. ticket may be NULL. */
 consort_status consort_multicast_to(consort_group *group, const uint32_t *nodes, size_t count, const void *data, size_t len, uint64_t *ticket);
 
@@ -538,6 +557,18 @@ consort_status consort_next(consort_group *group, int64_t timeout_ms, consort_ev
 
 /* Gives an event back, on any thread. What it points to is gone, and the struct is cleared. */
 consort_status consort_release(consort_event *event);
+
+/* The next events of a group, in their order: those that are there, at most as many as `most`, for which there is room at `events`. Waits for the
+ * first, timeout_ms at most, and for no other; *taken says how many there are, and the rest of the array is untouched. For many small messages
+ * that is cheaper than a call for each. Otherwise as consort_next: each is lent by itself, and given back by consort_release, or together
+ * with others by consort_release_many.
+ * CONSORT_INVALID: `most` is 0. */
+consort_status consort_next_many(consort_group *group, int64_t timeout_ms, consort_event *events, size_t most, size_t *taken);
+
+/* Gives count events back, of whichever groups, on any thread. What they point to is gone, and the structs are cleared; those that
+ * consort_release has cleared are passed over. Never blocks.
+ * CONSORT_BAD_HANDLE: one of them is not lent, and its struct is left as it is; the others are given back all the same. */
+consort_status consort_release_many(consort_event *events, size_t count);
 
 /* An event, lent for the call. */
 typedef void (*consort_on_event)(void *context, const consort_event *event);

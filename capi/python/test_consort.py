@@ -190,6 +190,51 @@ class Test(unittest.TestCase):
         for node in nodes:
             node.close()
 
+    def test_many_messages_at_once(self):
+        with consort.Node(1, ring_bytes=65536) as node, node.group() as group:
+            until(group, consort.VIEW).release()
+            tickets = group.multicast_many([b"one", b"", b"with\0zero"])
+            self.assertEqual(tickets, sorted(set(tickets)))
+            self.assertEqual(len(tickets), 3)
+            events = []
+            while len(events) < 3:
+                events += group.next_many(3 - len(events), 60)
+            self.assertEqual([bytes(it.data) for it in events], [b"one", b"", b"with\0zero"])
+            self.assertEqual([it.ticket for it in events], tickets)
+            piece = events[2].data[:4]
+            with self.assertRaises(BufferError):
+                consort.release_many(events)
+            self.assertEqual(bytes(events[0].data), b"one", "none was given back")
+            piece.release()
+            events[1].release()
+            consort.release_many(events + events[:1])
+            consort.release_many(events)
+            for event in events:
+                with self.assertRaises(ValueError):
+                    bytes(event.data)
+            with self.assertRaises(consort.TimedOut):
+                group.next_many(3, 0)
+            with self.assertRaises(consort.Error):
+                group.next_many(0, 0)
+            # What fits is sent; what never fits is said by a call that begins with it.
+            long = b"x" * 65536
+            self.assertEqual(len(group.multicast_many([b"fits", long, b"fits"])), 1)
+            with self.assertRaises(consort.Error) as caught:
+                group.multicast_many([long])
+            self.assertEqual(caught.exception.name, "CONSORT_TOO_LONG")
+            self.assertEqual(group.multicast_many([]), [])
+            first = until(group, consort.MESSAGE)
+            some, sent = [b"x" * 1000] * 100, 0
+            with self.assertRaises(consort.Full):
+                while True:
+                    sent += len(group.multicast_many(some, block=False))
+            self.assertTrue(30 < sent < 100, sent)
+            first.release()
+            while sent > 0:
+                events = group.next_many(100, 60)
+                sent -= len(events)
+                consort.release_many(events)
+
     def test_a_view_of_a_message_dies_with_the_event(self):
         with consort.Node(1) as node, node.group() as group:
             outcome = group.multicast_tracked(b"hello")

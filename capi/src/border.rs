@@ -116,6 +116,24 @@ impl<T> Out<T> {
         }
     }
 
+    /// Writes one of an array's, unless there is none. The caller said that there is room for more than `at` of them.
+    #[inline]
+    pub(crate) fn set_at(&self, at: usize, value: T) {
+        if !self.0.is_null() && self.0.is_aligned() {
+            // SAFETY: the border's bargain: so many lie there, in one array. (Of an array that is too long to be, the slice beside it, of as
+            // many, was refused: see `In::slice`. Where there is none beside it, `Out::array` has refused it.)
+            let place = unsafe { self.0.add(at) };
+            // SAFETY: as above; what was there may be uninitialised, and is not dropped.
+            unsafe { place.write(value) };
+        }
+    }
+
+    /// As [`Out::check`], of an array of `len`.
+    pub(crate) fn array(self, len: usize, name: &str) -> Result<Self, Error> {
+        fits::<T>(len, name)?;
+        self.check(name)
+    }
+
     /// Whether the caller wants it: where it may be left out.
     pub(crate) fn is_wanted(&self) -> bool {
         !self.0.is_null()
@@ -197,9 +215,7 @@ impl<T> In<T> {
         if self.0.is_null() || !self.0.is_aligned() {
             return Err(missing(name));
         }
-        if len.checked_mul(size_of::<T>()).is_none_or(|bytes| bytes > isize::MAX as usize) {
-            return Err(Error::invalid(format_args!("`{name}`: {len} are more than memory holds")));
-        }
+        fits::<T>(len, name)?;
         // SAFETY: the border's bargain: so many lie there; and they live as long as this parameter, which is the call.
         Ok(unsafe { std::slice::from_raw_parts(self.0, len) })
     }
@@ -256,6 +272,19 @@ impl<T> InOut<T> {
         }
         // SAFETY: the border's bargain, which for such a parameter says that no other thread has it meanwhile.
         Ok(unsafe { &mut *self.0 })
+    }
+
+    /// `len` of them.
+    pub(crate) fn slice(&mut self, len: usize, name: &str) -> Result<&mut [T], Error> {
+        if len == 0 {
+            return Ok(&mut []);
+        }
+        if self.0.is_null() || !self.0.is_aligned() {
+            return Err(missing(name));
+        }
+        fits::<T>(len, name)?;
+        // SAFETY: as in `value`; so many lie there.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.0, len) })
     }
 }
 
@@ -333,6 +362,15 @@ pub(crate) fn listener_of(descriptor: i32) -> Result<TcpListener, Error> {
             ),
         ),
     })
+}
+
+/// Whether an array of so many can be.
+#[inline]
+fn fits<T>(len: usize, name: &str) -> Result<(), Error> {
+    if len.checked_mul(size_of::<T>()).is_none_or(|bytes| bytes > isize::MAX as usize) {
+        return Err(Error::invalid(format_args!("`{name}`: {len} are more than memory holds")));
+    }
+    Ok(())
 }
 
 #[cold]

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use crate::border::{InOut, export};
 use crate::error::{Error, Status};
 use crate::layout::Bytes;
-use crate::lent::{Free, Here, Lent, Vacant};
+use crate::lent::{Free, Here, Lent, Loanable, Vacant};
 
 thread_local! {
     static HERE: Here = const { Here::new(&FREE) };
@@ -13,7 +13,18 @@ thread_local! {
 
 static FREE: Free = Mutex::new(Vec::new());
 
-static LENT: Lent<Vec<u8>> = Lent::new(&HERE, &FREE);
+impl Loanable for Vec<u8> {
+    #[inline(always)]
+    fn here<R>(body: impl FnOnce(&Here) -> R) -> Option<R> {
+        HERE.try_with(body).ok()
+    }
+
+    fn free() -> &'static Free {
+        &FREE
+    }
+}
+
+static LENT: Lent<Vec<u8>> = Lent::new();
 
 /// Where bytes may be lent: to be had before what makes them is done, which can't be undone.
 pub(crate) struct Place(Vacant<Vec<u8>>);

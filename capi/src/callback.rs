@@ -29,29 +29,66 @@ pub(crate) enum Answer {
 
 type Actor<'a> = dyn FnMut(Ask<'_>) -> Answer + 'a;
 
+/// What a thread knows of the calls of the program that it is in, in one place: in a shared library finding it costs a call.
+pub(crate) struct Calls {
+    stage: Cell<Option<NonNull<Actor<'static>>>>,
+    inside: Cell<u32>,
+    holds_state: Cell<bool>,
+}
+
 thread_local! {
-    static STAGE: Cell<Option<NonNull<Actor<'static>>>> = const { Cell::new(None) };
-    static INSIDE: Cell<u32> = const { Cell::new(0) };
-    static HOLDS_STATE: Cell<bool> = const { Cell::new(false) };
+    static CALLS: Calls =
+        const { Calls { stage: Cell::new(None), inside: Cell::new(0), holds_state: Cell::new(false) } };
+}
+
+/// For who calls the program many times, of one thread.
+#[inline]
+pub(crate) fn calls<R>(body: impl FnOnce(&Calls) -> R) -> R {
+    CALLS.with(body)
+}
+
+impl Calls {
+    /// As [`within`].
+    #[inline]
+    pub(crate) fn within<R>(&self, body: impl FnOnce() -> R) -> R {
+        struct Out<'a>(&'a Cell<u32>);
+        impl Drop for Out<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() - 1);
+            }
+        }
+        self.inside.set(self.inside.get() + 1);
+        let _out = Out(&self.inside);
+        body()
+    }
+
+    /// As [`on_stage`].
+    #[inline]
+    pub(crate) fn on_stage<R>(&self, actor: &mut Actor<'_>, body: impl FnOnce() -> R) -> R {
+        struct Exit<'a>(&'a Calls, Option<NonNull<Actor<'static>>>);
+        impl Drop for Exit<'_> {
+            fn drop(&mut self) {
+                self.0.stage.set(self.1);
+            }
+        }
+        let actor = NonNull::from(actor);
+        // SAFETY: only the lifetime changes. The pointer is off the stage when this function ends, also by a panic, and `actor` is borrowed
+        // exclusively until then.
+        let actor = unsafe { std::mem::transmute::<NonNull<Actor<'_>>, NonNull<Actor<'static>>>(actor) };
+        let _exit = Exit(self, self.stage.replace(Some(actor)));
+        body()
+    }
 }
 
 /// Calls the program on a thread that others wait for.
 pub(crate) fn within<R>(body: impl FnOnce() -> R) -> R {
-    struct Out;
-    impl Drop for Out {
-        fn drop(&mut self) {
-            INSIDE.set(INSIDE.get() - 1);
-        }
-    }
-    INSIDE.set(INSIDE.get() + 1);
-    let _out = Out;
-    body()
+    calls(|calls| calls.within(body))
 }
 
 /// Whether this thread runs such a call.
 #[inline]
 pub(crate) fn inside() -> bool {
-    INSIDE.get() > 0
+    calls(|calls| calls.inside.get() > 0)
 }
 
 /// As [`within`], while this thread has a replica's state locked.
@@ -59,32 +96,21 @@ pub(crate) fn holding_state<R>(body: impl FnOnce() -> R) -> R {
     struct Out(bool);
     impl Drop for Out {
         fn drop(&mut self) {
-            HOLDS_STATE.set(self.0);
+            calls(|calls| calls.holds_state.set(self.0));
         }
     }
-    let _out = Out(HOLDS_STATE.replace(true));
+    let _out = Out(calls(|calls| calls.holds_state.replace(true)));
     within(body)
 }
 
 /// Whether this thread has some replica's state locked: it must not wait for another's, nor for the same again.
 pub(crate) fn holds_state() -> bool {
-    HOLDS_STATE.get()
+    calls(|calls| calls.holds_state.get())
 }
 
 /// Runs `body` while `actor` is on stage.
 pub(crate) fn on_stage<R>(actor: &mut Actor<'_>, body: impl FnOnce() -> R) -> R {
-    struct Exit(Option<NonNull<Actor<'static>>>);
-    impl Drop for Exit {
-        fn drop(&mut self) {
-            STAGE.set(self.0);
-        }
-    }
-    let actor = NonNull::from(actor);
-    // SAFETY: only the lifetime changes. The pointer is off the stage when this function ends, also by a panic, and `actor` is borrowed
-    // exclusively until then.
-    let actor = unsafe { std::mem::transmute::<NonNull<Actor<'_>>, NonNull<Actor<'static>>>(actor) };
-    let _exit = Exit(STAGE.replace(Some(actor)));
-    body()
+    calls(|calls| calls.on_stage(actor, body))
 }
 
 /// Asks what is on stage on this thread; `None` if nothing is.
@@ -92,11 +118,11 @@ pub(crate) fn ask(ask: Ask<'_>) -> Option<Answer> {
     struct Back(NonNull<Actor<'static>>);
     impl Drop for Back {
         fn drop(&mut self) {
-            STAGE.set(Some(self.0));
+            calls(|calls| calls.stage.set(Some(self.0)));
         }
     }
     // Off the stage meanwhile: it can't be asked in its own answer.
-    let back = Back(STAGE.take()?);
+    let back = Back(calls(|calls| calls.stage.take())?);
     let mut actor = back.0;
     // SAFETY: `on_stage` is running on this thread, and has it borrowed exclusively for as long; and it was taken off the stage, so this is
     // the one use of it.

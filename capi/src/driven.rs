@@ -3,7 +3,7 @@
 use consort::{Event as Told, Incoming, ShardId};
 
 use crate::border::{Context, Handle, Out, export};
-use crate::callback::{Answer, Ask, inside, on_stage, within};
+use crate::callback::{Answer, Ask, Calls, calls, inside};
 use crate::error::Error;
 use crate::event::{lend, passing, take_back, vacant};
 use crate::layout::{Event, OnEvent};
@@ -12,16 +12,22 @@ use crate::node::{with, would_deadlock};
 type Call = extern "C" fn(Context, *const Event);
 
 /// Tells the program of something.
-fn tell(call: Call, context: Context, shard: ShardId, incoming: Incoming<'_, '_>) {
+#[inline(always)]
+fn tell(calls: &Calls, call: Call, context: Context, shard: ShardId, incoming: Incoming<'_, '_>) {
+    let Incoming::Message(delivery) = incoming else {
+        return tell_other(calls, call, context, shard, incoming);
+    };
+    let event = passing(shard, delivery);
+    let mut actor = |ask: Ask<'_>| match ask {
+        Ask::Keep(data) if data == delivery.payload.as_ptr() => Answer::Loan(delivery.lend()),
+        _ => Answer::Nothing,
+    };
+    calls.on_stage(&mut actor, || calls.within(|| call(context, &raw const event)));
+}
+
+#[cold]
+fn tell_other(calls: &Calls, call: Call, context: Context, shard: ShardId, incoming: Incoming<'_, '_>) {
     let told = match incoming {
-        Incoming::Message(delivery) => {
-            let event = passing(shard, delivery);
-            let mut actor = |ask: Ask<'_>| match ask {
-                Ask::Keep(data) if data == delivery.payload.as_ptr() => Answer::Loan(delivery.lend()),
-                _ => Answer::Nothing,
-            };
-            return on_stage(&mut actor, || within(|| call(context, &raw const event)));
-        }
         Incoming::Waiting(absent) => Told::Waiting { for_whom: absent.to_vec() },
         Incoming::Evicted(reason) => Told::Evicted { reason: reason.clone() },
         Incoming::View(view) => Told::View(view.clone()),
@@ -38,7 +44,7 @@ fn tell(call: Call, context: Context, shard: ShardId, incoming: Incoming<'_, '_>
     // A million are lent: this one is dropped unread, and what hangs on it is refused; the next call of the program says so.
     let Ok(vacant) = vacant() else { return };
     let event = lend(vacant, shard, told);
-    within(|| call(context, &raw const event));
+    calls.within(|| call(context, &raw const event));
     take_back(&event);
 }
 
@@ -47,7 +53,7 @@ export! {
         let call = on_event.ok_or_else(|| Error::invalid("`on_event` is NULL: pass the function to be called"))?;
         with(node, |running| {
             let polled = running.driven(|node| {
-                node.poll_groups(&mut |shard, incoming| tell(call, context, shard, incoming))
+                calls(|calls| node.poll_groups(&mut |shard, incoming| tell(calls, call, context, shard, incoming)))
             })?;
             worked.set(u32::from(polled?));
             Ok(())

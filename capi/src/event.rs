@@ -14,7 +14,7 @@ use crate::layout::{
     DIGEST, DoneFn, ENDED, EVICTED, Event, MESSAGE, READ_POINT, RESTORE, ReadFn, SNAPSHOT, STOPPED, VIEW,
     WAITING,
 };
-use crate::lent::{Free, Here, Lent, Vacant};
+use crate::lent::{Free, Here, Lent, Loanable, Vacant};
 use crate::view::OwnedView;
 
 /// What is behind an event that a program has.
@@ -36,7 +36,18 @@ thread_local! {
 
 static FREE: Free = Mutex::new(Vec::new());
 
-static LENT: Lent<Held> = Lent::new(&HERE, &FREE);
+impl Loanable for Held {
+    #[inline(always)]
+    fn here<R>(body: impl FnOnce(&Here) -> R) -> Option<R> {
+        HERE.try_with(body).ok()
+    }
+
+    fn free() -> &'static Free {
+        &FREE
+    }
+}
+
+static LENT: Lent<Held> = Lent::new();
 
 /// Room for an event, to be had before the event is taken from where it is.
 #[inline]
@@ -144,6 +155,29 @@ export! {
         let held = LENT.take(event.lent).ok_or_else(not_lent)?;
         *event = Event::NONE;
         drop(held);
+        Ok(())
+    }
+
+    fn consort_release_many(events: InOut<Event>, count: usize) {
+        let mut events = events;
+        let events = events.slice(count, "events")?;
+        let mut is_missing = false;
+        Message::give_back(events.iter_mut().filter_map(|event| {
+            if event.lent == 0 && event.kind == 0 {
+                return None; // released before, and cleared
+            }
+            let held = LENT.take(event.lent);
+            is_missing |= held.is_none();
+            let held = held?;
+            *event = Event::NONE;
+            match held {
+                Held::Message(message) => Some(message),
+                _ => None,
+            }
+        }));
+        if is_missing {
+            return Err(Error::fixed(&(Status::BadHandle, c"one of these events is not lent (any more): it was released by a copy of its struct, or finished, or kept elsewhere; the others are released")));
+        }
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use crate::border::{Handle, In, InOut, Out, Text, export};
 use crate::callback::inside;
 use crate::error::{Error, Status};
 use crate::fd::Bell;
-use crate::layout::{GroupInfo, Room};
+use crate::layout::{GroupInfo, Message, Room};
 use crate::node::{Engine, NODES, lock, over, would_deadlock};
 use crate::options::number_of;
 use crate::outcome;
@@ -52,11 +52,72 @@ fn lend(group: Handle, len: usize, room: Out<Room>, block: bool) -> Result<(), E
 fn multicast(group: Handle, data: In<u8>, len: usize, ticket: Out<u64>, block: bool) -> Result<(), Error> {
     let data = data.slice(len, "data")?;
     with(group, |lease| {
-        let mut room = reserve(lease, len, block)?;
-        room.copy_from_slice(data);
-        ticket.set(room.send().0.0);
-        Ok(())
+        // As a batch of one: a reservation would have to be moved from call to call.
+        let sent = lease.sender.try_send_many(std::iter::once(data), |sent| ticket.set(sent.0.0));
+        sent.or_else(|error| {
+            let mut room = refused(error, block, || lease.sender.reserve(len))?;
+            room.copy_from_slice(data);
+            ticket.set(room.send().0.0);
+            Ok(())
+        })
     })
+}
+
+/// Sends of a batch as many as there is room for; or who blocks waits for room, as far as that may be waited for. What goes wrong is an error
+/// only if nothing was sent: else the next call, which begins with that message, runs into it.
+fn multicast_many(
+    group: Handle,
+    (messages, count): (&In<Message>, usize),
+    tickets: Out<u64>,
+    sent: Out<usize>,
+    block: bool,
+) -> Result<(), Error> {
+    let sent = sent.check("sent")?;
+    let messages = messages.slice(count, "messages")?;
+    with(group, |lease| {
+        let mut done = 0;
+        let why = loop {
+            let mut wrong = None;
+            let rest = messages[done..].iter().map_while(|message| match bytes_of(message) {
+                Ok(bytes) => Some(bytes),
+                Err(error) => {
+                    wrong = Some(error);
+                    None
+                }
+            });
+            let result = lease.sender.try_send_many(rest, |ticket| {
+                tickets.set_at(done, ticket.0.0);
+                done += 1;
+            });
+            let error = match (result, wrong) {
+                (Ok(()), None) => break None,
+                (Ok(()), wrong) => break wrong,
+                (Err(error), _) => error,
+            };
+            // The one that has found no room.
+            let bytes = messages.get(done).map_or(Ok(&[][..]), bytes_of)?;
+            match refused(error, block, || lease.sender.reserve(bytes.len())) {
+                Ok(mut room) => {
+                    room.copy_from_slice(bytes);
+                    tickets.set_at(done, room.send().0.0);
+                    done += 1;
+                }
+                Err(error) => break Some(error),
+            }
+        };
+        match why {
+            Some(error) if done == 0 => Err(error),
+            _ => {
+                sent.set(done);
+                Ok(())
+            }
+        }
+    })
+}
+
+#[inline]
+fn bytes_of(message: &Message) -> Result<&[u8], Error> {
+    message.data.slice(message.len, "data")
 }
 
 /// The most nodes that a list of destinations may name.
@@ -266,6 +327,14 @@ export! {
 
     fn consort_try_multicast(group: Handle, data: In<u8>, len: usize, ticket: Out<u64>) {
         multicast(group, data, len, ticket, false)
+    }
+
+    fn consort_multicast_many(group: Handle, messages: In<Message>, count: usize, tickets: Out<u64>, sent: Out<usize>) {
+        multicast_many(group, (&messages, count), tickets, sent, true)
+    }
+
+    fn consort_try_multicast_many(group: Handle, messages: In<Message>, count: usize, tickets: Out<u64>, sent: Out<usize>) {
+        multicast_many(group, (&messages, count), tickets, sent, false)
     }
 
     fn consort_multicast_tracked(group: Handle, data: In<u8>, len: usize, outcome: Out<Handle>) {

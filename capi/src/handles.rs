@@ -13,7 +13,6 @@ use std::cell::Cell;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::LocalKey;
 
 use crate::border::{Handle, panicked};
 use crate::error::{Error, Status};
@@ -91,15 +90,20 @@ impl<T> Object<T> {
     }
 }
 
-/// Sets the mark unless it is disarmed: a panic went through.
+/// Sets the mark unless it is [cut](Fuse::cut): a panic went through.
 struct Fuse<'a>(&'a AtomicBool);
 
+impl Fuse<'_> {
+    #[inline(always)]
+    fn cut(self) {
+        std::mem::forget(self);
+    }
+}
+
 impl Drop for Fuse<'_> {
-    #[inline]
+    #[cold]
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.store(true, Ordering::Relaxed);
-        }
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -119,7 +123,7 @@ struct Free {
 /// All handles of one kind.
 pub(crate) struct Registry<T> {
     kind: Kind,
-    chunks: [OnceLock<Box<[Place<T>]>>; CHUNKS],
+    chunks: [OnceLock<Box<[Place<T>; CHUNK]>>; CHUNKS],
     free: Mutex<Free>,
 }
 
@@ -150,7 +154,9 @@ impl<T> Registry<T> {
         drop(free);
         let token = (self.kind as u64) << KIND_SHIFT | generation << PLACE_BITS | at as u64;
         let chunk = self.chunks[at / CHUNK].get_or_init(|| {
-            (0..CHUNK).map(|_| Place { live: AtomicU64::new(0), object: Mutex::new(None) }).collect()
+            let place = || Place { live: AtomicU64::new(0), object: Mutex::new(None) };
+            let chunk: Box<[_]> = (0..CHUNK).map(|_| place()).collect();
+            chunk.try_into().unwrap_or_else(|_| unreachable!("it has as many places as were made"))
         });
         let place = &chunk[at % CHUNK];
         let mut object = lock(&place.object);
@@ -159,6 +165,7 @@ impl<T> Registry<T> {
         Ok(Handle::of(token))
     }
 
+    #[inline(always)]
     fn place(&self, token: u64) -> Option<&Place<T>> {
         if token >> KIND_SHIFT != self.kind as u64 {
             return None;
@@ -229,48 +236,55 @@ impl<T> Registry<T> {
     ) -> Result<(), Error> {
         let object = self.find(handle)?;
         object.usable()?;
-        let _fuse = Fuse(&object.broken);
-        body(&object)
+        let fuse = Fuse(&object.broken);
+        let result = body(&object);
+        fuse.cut();
+        result
     }
 }
 
 /// What a thread used last of a kind: see [`Registry::lease`].
 pub(crate) type Last<T> = Cell<Option<(u64, Arc<Object<T>>)>>;
 
-impl<T: 'static> Registry<T> {
+/// What a thread keeps its last of. (Known by its type: a field with the key of it would be a call for each message.)
+pub(crate) trait Leased: Sized + 'static {
+    /// What this thread used last; `None` if that is gone, while the thread ends.
+    fn last<R>(body: impl FnOnce(&Last<Self>) -> R) -> Option<R>;
+}
+
+impl<T: Leased> Registry<T> {
     /// As [`Registry::find`], for calls that there is one of for every message, which can't afford a lock or a shared counter: each thread
     /// keeps what it used last, lends it to the call, and gets it back after it. One load tells whether the handle is still good.
     #[inline(always)]
-    pub(crate) fn lease(&self, handle: Handle, last: &'static LocalKey<Last<T>>) -> Result<Lease<T>, Error> {
+    pub(crate) fn lease(&self, handle: Handle) -> Result<Lease<T>, Error> {
         let token = handle.token();
-        let object = match last.try_with(Cell::take) {
-            Ok(Some((known, object))) if known == token && self.is_live(token) => object,
+        let object = match T::last(Cell::take).flatten() {
+            Some((known, object)) if known == token && self.is_live(token) => object,
             _ => self.find(handle)?,
         };
         object.usable()?;
-        Ok(Lease { token, object: Some(object), last })
+        Ok(Lease { token, object: Some(object) })
     }
 }
 
 /// An object, from a thread's [`Last`], where it goes back to.
-pub(crate) struct Lease<T: 'static> {
+pub(crate) struct Lease<T: Leased> {
     token: u64,
     object: Option<Arc<Object<T>>>,
-    last: &'static LocalKey<Last<T>>,
 }
 
-impl<T> Lease<T> {
+impl<T: Leased> Lease<T> {
     /// A call with it. A panic in it breaks the object for good.
     #[inline(always)]
     pub(crate) fn call<R>(&self, body: impl FnOnce(&Self) -> Result<R, Error>) -> Result<R, Error> {
         let fuse = Fuse(&self.broken);
         let result = body(self);
-        drop(fuse);
+        fuse.cut();
         result
     }
 }
 
-impl<T> Deref for Lease<T> {
+impl<T: Leased> Deref for Lease<T> {
     type Target = Object<T>;
 
     #[inline]
@@ -282,11 +296,11 @@ impl<T> Deref for Lease<T> {
     }
 }
 
-impl<T> Drop for Lease<T> {
-    #[inline]
+impl<T: Leased> Drop for Lease<T> {
+    #[inline(always)]
     fn drop(&mut self) {
         if let Some(object) = self.object.take() {
-            let _ = self.last.try_with(|last| last.set(Some((self.token, object)))); // a thread that ends needs none
+            T::last(|last| last.set(Some((self.token, object)))); // a thread that ends needs none
         }
     }
 }

@@ -215,6 +215,14 @@ pub struct Room {
     pub lent: u64,
 }
 
+/// `consort_message`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Message {
+    pub data: In<u8>,
+    pub len: usize,
+}
+
 /// `consort_delivered`.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]

@@ -14,11 +14,10 @@
 //! Threads keep lists of places of their own.
 #![allow(unsafe_code)]
 
-use std::cell::{RefCell, UnsafeCell};
+use std::cell::{Cell, UnsafeCell};
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::thread::LocalKey;
 
 const PLACE_BITS: u32 = 20;
 const CHUNK: usize = 1 << 10;
@@ -32,20 +31,53 @@ pub(crate) type Free = Mutex<Vec<u32>>;
 
 /// A thread's list of free places. They are free for others when the thread ends.
 pub(crate) struct Here {
-    places: RefCell<Vec<u32>>,
+    places: [Cell<u32>; 2 * HERE],
+    len: Cell<usize>,
     free: &'static Free,
 }
 
 impl Here {
     pub(crate) const fn new(free: &'static Free) -> Self {
-        Self { places: RefCell::new(Vec::new()), free }
+        Self { places: [const { Cell::new(0) }; 2 * HERE], len: Cell::new(0), free }
+    }
+
+    #[inline(always)]
+    fn pop(&self) -> Option<u32> {
+        let place = self.places.get(self.len.get().wrapping_sub(1))?;
+        self.len.set(self.len.get() - 1);
+        Some(place.get())
+    }
+
+    /// False: there is no room for it.
+    #[inline(always)]
+    fn push(&self, at: u32) -> bool {
+        let Some(place) = self.places.get(self.len.get()) else { return false };
+        place.set(at);
+        self.len.set(self.len.get() + 1);
+        true
+    }
+
+    /// Leaves so many here, and the others to all threads.
+    #[cold]
+    fn leave(&self, here: usize) {
+        let spare = (here..self.len.get()).map_while(|_| self.pop());
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).extend(spare);
     }
 }
 
 impl Drop for Here {
     fn drop(&mut self) {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).append(self.places.get_mut());
+        self.leave(0);
     }
+}
+
+/// What may be lent. Each kind has lists of free places of its own.
+pub(crate) trait Loanable: Send + Sized + 'static {
+    /// This thread's list; `None` if it is gone, while the thread ends. (No field with the key of it: that would be a call for each loan.)
+    fn here<R>(body: impl FnOnce(&Here) -> R) -> Option<R>;
+
+    /// Where all those lists get their places from.
+    fn free() -> &'static Free;
 }
 
 struct Place<T> {
@@ -58,23 +90,21 @@ unsafe impl<T: Send> Sync for Place<T> {}
 
 /// All loans of one kind.
 pub(crate) struct Lent<T: 'static> {
-    chunks: [OnceLock<Box<[Place<T>]>>; CHUNKS],
-    here: &'static LocalKey<Here>,
-    free: &'static Free,
+    chunks: [OnceLock<Box<[Place<T>; CHUNK]>>; CHUNKS],
     /// Places from here on were never used.
     next: AtomicUsize,
 }
 
-impl<T: Send> Lent<T> {
-    /// `free` is that of `here` too.
-    pub(crate) const fn new(here: &'static LocalKey<Here>, free: &'static Free) -> Self {
-        Self { chunks: [const { OnceLock::new() }; CHUNKS], here, free, next: AtomicUsize::new(0) }
+impl<T: Loanable> Lent<T> {
+    pub(crate) const fn new() -> Self {
+        Self { chunks: [const { OnceLock::new() }; CHUNKS], next: AtomicUsize::new(0) }
     }
 
     /// Room for a loan; `None` if a million are out.
     #[inline(always)]
     pub(crate) fn vacant(&'static self) -> Option<Vacant<T>> {
-        Some(Vacant { lent: self, at: self.free_place()? })
+        let at = self.free_place()?;
+        Some(Vacant { lent: self, at, place: self.place(at)? })
     }
 
     /// Takes it back. `None` if it isn't lent (any more).
@@ -113,13 +143,12 @@ impl<T: Send> Lent<T> {
 
     #[inline(always)]
     fn free_place(&self) -> Option<u32> {
-        let here = self.here.try_with(|here| here.places.borrow_mut().pop()).ok().flatten();
-        here.or_else(|| self.more())
+        T::here(Here::pop).flatten().or_else(|| self.more())
     }
 
     #[cold]
     fn more(&self) -> Option<u32> {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = T::free().lock().unwrap_or_else(PoisonError::into_inner);
         let mut got: Vec<u32> = (0..HERE).map_while(|_| free.pop()).collect();
         drop(free);
         if got.is_empty() {
@@ -131,28 +160,35 @@ impl<T: Send> Lent<T> {
             self.chunks[first / CHUNK].get_or_init(|| {
                 let place =
                     || Place { word: AtomicU64::new(0), loan: UnsafeCell::new(MaybeUninit::uninit()) };
-                (0..CHUNK).map(|_| place()).collect()
+                let chunk: Box<[_]> = (0..CHUNK).map(|_| place()).collect();
+                chunk.try_into().unwrap_or_else(|_| unreachable!("it has as many places as were made"))
             });
             got = (first as u32..(first + HERE) as u32).rev().collect(); // a chunk is a multiple of HERE
         }
         let one = got.pop();
-        if self.here.try_with(|here| here.places.borrow_mut().append(&mut got)).is_err() {
-            self.free.lock().unwrap_or_else(PoisonError::into_inner).append(&mut got);
-        }
+        // A list that is empty has room for all of them; a thread that ends has none.
+        let kept = T::here(|here| got.iter().take_while(|at| here.push(**at)).count());
+        let rest = got.drain(kept.unwrap_or(0)..);
+        T::free().lock().unwrap_or_else(PoisonError::into_inner).extend(rest);
         one
     }
 
     #[inline(always)]
     fn give_back(&self, at: u32) {
-        let spare = self.here.try_with(|here| {
-            let mut here = here.places.borrow_mut();
-            here.push(at);
-            // A thread that only takes must not end up with all of them.
-            if here.len() > 2 * HERE { here.split_off(HERE) } else { Vec::new() }
+        if T::here(|here| here.push(at)) != Some(true) {
+            self.spare(at);
+        }
+    }
+
+    /// A thread that only takes must not end up with all of them.
+    #[cold]
+    fn spare(&self, at: u32) {
+        let kept = T::here(|here| {
+            here.leave(HERE);
+            here.push(at)
         });
-        let mut spare = spare.unwrap_or_else(|_| vec![at]);
-        if !spare.is_empty() {
-            self.free.lock().unwrap_or_else(PoisonError::into_inner).append(&mut spare);
+        if kept != Some(true) {
+            T::free().lock().unwrap_or_else(PoisonError::into_inner).push(at);
         }
     }
 }
@@ -170,18 +206,18 @@ impl Drop for Back<'_> {
 }
 
 /// A place that is free, and this value's alone.
-pub(crate) struct Vacant<T: Send + 'static> {
+pub(crate) struct Vacant<T: Loanable> {
     lent: &'static Lent<T>,
     at: u32,
+    place: &'static Place<T>,
 }
 
-impl<T: Send> Vacant<T> {
+impl<T: Loanable> Vacant<T> {
     /// Lends it. Returns its ticket, which is not 0.
     #[inline(always)]
     pub(crate) fn fill(self, loan: T) -> u64 {
         let vacant = ManuallyDrop::new(self);
-        let at = vacant.at;
-        let Some(place) = vacant.lent.place(at) else { return 0 }; // not reached: a free place is there
+        let (at, place) = (vacant.at, vacant.place);
         let word = place.word.load(Ordering::Relaxed) + 1;
         // SAFETY: this thread popped the place from a list of free ones, where each is once, so nobody else puts; and as its word is even
         // nobody takes. What lay there was moved out.
@@ -191,7 +227,7 @@ impl<T: Send> Vacant<T> {
     }
 }
 
-impl<T: Send> Drop for Vacant<T> {
+impl<T: Loanable> Drop for Vacant<T> {
     fn drop(&mut self) {
         self.lent.give_back(self.at);
     }
@@ -205,7 +241,33 @@ mod tests {
         static HERE_TOO: Here = const { Here::new(&FREE_TOO) };
     }
     static FREE_TOO: Free = Mutex::new(Vec::new());
-    static BOXES: Lent<Box<u64>> = Lent::new(&HERE_TOO, &FREE_TOO);
+    static BOXES: Lent<Box<u64>> = Lent::new();
+
+    impl Loanable for Box<u64> {
+        fn here<R>(body: impl FnOnce(&Here) -> R) -> Option<R> {
+            HERE_TOO.try_with(body).ok()
+        }
+
+        fn free() -> &'static Free {
+            &FREE_TOO
+        }
+    }
+
+    thread_local! {
+        static HERE_ALONE: Here = const { Here::new(&FREE_ALONE) };
+    }
+    static FREE_ALONE: Free = Mutex::new(Vec::new());
+    static ALONE: Lent<u64> = Lent::new();
+
+    impl Loanable for u64 {
+        fn here<R>(body: impl FnOnce(&Here) -> R) -> Option<R> {
+            HERE_ALONE.try_with(body).ok()
+        }
+
+        fn free() -> &'static Free {
+            &FREE_ALONE
+        }
+    }
 
     fn put(number: u64) -> u64 {
         BOXES.vacant().unwrap().fill(Box::new(number))
@@ -244,11 +306,6 @@ mod tests {
 
     #[test]
     fn a_thread_that_ends_leaves_its_places_to_others() {
-        thread_local! {
-            static HERE_ALONE: Here = const { Here::new(&FREE_ALONE) };
-        }
-        static FREE_ALONE: Free = Mutex::new(Vec::new());
-        static ALONE: Lent<u64> = Lent::new(&HERE_ALONE, &FREE_ALONE);
         for number in 0..100 {
             let thread = std::thread::spawn(move || {
                 let ticket = ALONE.vacant().unwrap().fill(number);

@@ -17,7 +17,7 @@ use crate::bytes;
 use crate::callback::inside;
 use crate::error::{Error, Status};
 use crate::fd::Bell;
-use crate::handles::{Kind, Last, Registry};
+use crate::handles::{Kind, Last, Leased, Registry};
 use crate::layout::{ASK_EXPLAIN, ASK_STATUS, Bytes, NodeOptions, Stats};
 use crate::options::{address, builder};
 
@@ -27,10 +27,17 @@ thread_local! {
     static LAST: Last<Running> = const { Cell::new(None) };
 }
 
+impl Leased for Running {
+    #[inline(always)]
+    fn last<R>(body: impl FnOnce(&Last<Self>) -> R) -> Option<R> {
+        LAST.try_with(body).ok()
+    }
+}
+
 /// A call on a node, for what is called over and over.
 #[inline(always)]
 pub(crate) fn with(handle: Handle, body: impl FnOnce(&Running) -> Result<(), Error>) -> Result<(), Error> {
-    NODES.lease(handle, &LAST)?.call(|running| body(running))
+    NODES.lease(handle)?.call(|running| body(running))
 }
 
 /// A node, whoever drives it.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use consort::{Event as Told, Stopped};
+use consort::{Event as Told, Group, Stopped};
 
 use crate::border::{Context, Handle, Out, export};
 use crate::callback::{inside, within};
@@ -20,22 +20,55 @@ fn not_here() -> Error {
     ))
 }
 
-/// What is there just now. Lowers the descriptor where nothing is.
+/// What `take` finds there just now. Lowers the descriptor where nothing is.
 #[inline]
-fn look(stream: &Stream) -> Result<Option<Told>, Error> {
+fn look<T>(
+    stream: &Stream,
+    mut take: impl FnMut(&Group) -> Result<Option<T>, Stopped>,
+) -> Result<Option<T>, Error> {
     let group = stream.group.as_ref().ok_or_else(not_here)?;
-    match group.try_recv()? {
-        Some(event) => Ok(Some(event)),
+    match take(group)? {
+        Some(taken) => Ok(Some(taken)),
         None => {
             let Some(bell) = stream.bell.get() else { return Ok(None) };
             bell.lower();
-            let event = group.try_recv();
-            if !matches!(event, Ok(None)) {
+            let taken = take(group);
+            if !matches!(taken, Ok(None)) {
                 bell.raise(); // there may be more
             }
-            Ok(event?)
+            Ok(taken?)
         }
     }
+}
+
+/// Takes what is there, `most` at most, and lends it; or waits for one first.
+fn next_many(stream: &Stream, timeout_ms: i64, events: Out<Event>, most: usize) -> Result<usize, Error> {
+    // A place for each before it is taken: there may be no more of them.
+    let mut place = Some(vacant()?);
+    let mut taken = 0;
+    let mut lent = |told| {
+        if let Some(room) = place.take() {
+            events.set_at(taken, lend(room, stream.shard, told));
+            taken += 1;
+        }
+        if taken < most {
+            place = vacant().ok();
+        }
+        place.is_some()
+    };
+    let mut some = |group: &Group, most| match group.try_recv_many(most, &mut lent)? {
+        0 => Ok(None),
+        taken => Ok(Some(taken)),
+    };
+    if look(stream, |group| some(group, most))?.is_none() {
+        let first = wait(stream, timeout_ms)?.ok_or(TIMED_OUT)?;
+        if lent(first)
+            && let Some(group) = &stream.group
+        {
+            let _ = group.try_recv_many(most - 1, &mut lent); // that it stopped, the next call says
+        }
+    }
+    Ok(taken)
 }
 
 fn wait(stream: &Stream, timeout_ms: i64) -> Result<Option<Told>, Error> {
@@ -53,11 +86,22 @@ export! {
         let event = event.check("event")?;
         with(group, |stream| {
             let vacant = vacant()?;
-            let told = match look(stream)? {
+            let told = match look(stream, |group| group.try_recv())? {
                 Some(told) => told,
                 None => wait(stream, timeout_ms)?.ok_or(TIMED_OUT)?,
             };
             event.set(lend(vacant, stream.shard, told));
+            Ok(())
+        })
+    }
+
+    fn consort_next_many(group: Handle, timeout_ms: i64, events: Out<Event>, most: usize, taken: Out<usize>) {
+        let (events, taken) = (events.array(most, "events")?, taken.check("taken")?);
+        if most == 0 {
+            return Err(Error::invalid("`most` is 0: pass how many events there is room for"));
+        }
+        with(group, |stream| {
+            taken.set(next_many(stream, timeout_ms, events, most)?);
             Ok(())
         })
     }

@@ -1,14 +1,12 @@
 //! Room in a ring, lent to C: the reservation, and the group that it borrows from, in one place of [`LENT`].
 #![allow(unsafe_code)]
 
-use std::sync::Mutex;
-
 use consort::{Outcome, Reservation};
 
 use crate::error::{Error, Status};
 use crate::layout::Room;
-use crate::lent::{Free, Here, Lent};
-use crate::stream::Lease;
+use crate::lent::{Free, Here, Lent, Loanable};
+use crate::stream::{Lease, MINE, ROOMS};
 
 /// A reservation that is out.
 pub(crate) struct Held {
@@ -17,13 +15,18 @@ pub(crate) struct Held {
     _lease: Lease,
 }
 
-thread_local! {
-    static HERE: Here = const { Here::new(&FREE) };
+impl Loanable for Held {
+    #[inline(always)]
+    fn here<R>(body: impl FnOnce(&Here) -> R) -> Option<R> {
+        MINE.try_with(|mine| body(&mine.rooms)).ok()
+    }
+
+    fn free() -> &'static Free {
+        &ROOMS
+    }
 }
 
-static FREE: Free = Mutex::new(Vec::new());
-
-static LENT: Lent<Held> = Lent::new(&HERE, &FREE);
+static LENT: Lent<Held> = Lent::new();
 
 /// Lends what `reserve` finds in a group.
 #[inline(always)]

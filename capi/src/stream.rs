@@ -2,14 +2,15 @@
 
 use std::cell::Cell;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use consort::{Group, Sender, ShardId};
 
 use crate::border::Handle;
 use crate::error::Error;
 use crate::fd::Bell;
-use crate::handles::{self, Kind, Last, Registry};
+use crate::handles::{self, Kind, Last, Leased, Registry};
+use crate::lent::{Free, Here};
 use crate::node::{Shape, Threads};
 
 pub(crate) static GROUPS: Registry<Stream> = Registry::new(Kind::Group);
@@ -32,13 +33,30 @@ pub(crate) struct Stream {
 /// A group, for a call or a reservation.
 pub(crate) type Lease = handles::Lease<Stream>;
 
+/// What a thread needs for each send, in one place: in a shared library finding it costs a call.
+pub(crate) struct Mine {
+    last: Last<Stream>,
+    /// Places for rooms, see [`room`](crate::room).
+    pub(crate) rooms: Here,
+}
+
 thread_local! {
-    static LAST: Last<Stream> = const { Cell::new(None) };
+    pub(crate) static MINE: Mine = const { Mine { last: Cell::new(None), rooms: Here::new(&ROOMS) } };
+}
+
+/// Places for rooms that no thread has.
+pub(crate) static ROOMS: Free = Mutex::new(Vec::new());
+
+impl Leased for Stream {
+    #[inline(always)]
+    fn last<R>(body: impl FnOnce(&Last<Self>) -> R) -> Option<R> {
+        MINE.try_with(|mine| body(&mine.last)).ok()
+    }
 }
 
 #[inline(always)]
 pub(crate) fn lease(handle: Handle) -> Result<Lease, Error> {
-    GROUPS.lease(handle, &LAST)
+    GROUPS.lease(handle)
 }
 
 /// A call on a group.
@@ -49,5 +67,5 @@ pub(crate) fn with<R>(handle: Handle, body: impl FnOnce(&Lease) -> Result<R, Err
 
 /// This thread's last group is let go: it would be kept until the thread uses another.
 pub(crate) fn forget() {
-    let _ = LAST.try_with(Cell::take);
+    drop(Stream::last(Cell::take));
 }

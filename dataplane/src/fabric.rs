@@ -344,6 +344,11 @@ impl Doorbell {
         }
     }
 
+    /// Whether the other rouses the same owner.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.bell, &other.bell)
+    }
+
     /// For fabrics: the owner is about to sleep. It must look for work once more after this.
     pub fn announce(&self) {
         self.bell.asleep.store(true, Ordering::Relaxed);

@@ -45,7 +45,9 @@ pub(crate) fn install(
     let version = package.version.to_string();
     let repository = package.repository.unwrap_or_default();
     let mut build = workspace.cargo();
-    build.args(["build", "--package", "consort-capi", "--profile", profile]);
+    // The two alone: cargo optimizes nothing across crates (`lto`) for a library that is built for Rust programs too.
+    build.args(["rustc", "--package", "consort-capi", "--lib", "--crate-type", "cdylib,staticlib"]);
+    build.args(["--profile", profile]);
     build.arg("--target-dir").arg(&workspace.target);
     quiet(build)?;
     // Cargo's name for the profile `dev` is older than profiles.

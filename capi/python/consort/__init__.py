@@ -31,7 +31,7 @@ from ._abi import library as _library
 
 __all__ = ["AGREED", "ATOMIC", "ADAPTIVE", "BLOCK", "CHAIN", "DIRECT", "DURABLE", "DrivenNode", "Error", "Event", "FIFO", "Full", "Group", "Log", "Node",
            "Outcome", "Pending", "PendingReplies", "Record", "Replica", "Replies", "Room", "SHM", "SPIN", "Stopped", "TCP", "TimedOut", "Unknown", "View", "Member", "Update", "WAITING", "EVICTED", "VIEW", "MESSAGE",
-           "SNAPSHOT", "RESTORE", "ENDED", "READ_POINT", "DIGEST", "STOPPED", "version"]
+           "SNAPSHOT", "RESTORE", "ENDED", "READ_POINT", "DIGEST", "STOPPED", "release_many", "version"]
 
 ATOMIC, AGREED, FIFO, DURABLE = 0, 1, 2, 3
 DIRECT, CHAIN = 0, 1
@@ -380,6 +380,26 @@ def _told(callback):
     return _abi.ON_EVENT(call)
 
 
+def release_many(events):
+    """Gives many events back, by one call. BufferError: there is another view of one's data, a slice for one; then none is given back."""
+    lent = []
+    for event in events:
+        if event._lent is not None and event._lent not in lent:
+            event.data.release()
+            lent.append(event._lent)
+    if any(it.is_seen() for it in lent):
+        for event in events:
+            if event._lent is not None:
+                event.data = event._lent.view()
+        raise BufferError("there are other views of an event's data, slices perhaps: release them first")
+    structs = (_abi.Event * len(lent))(*(it.struct for it in lent))
+    for event in events:
+        event._lent = None
+    for it in lent:
+        it.done()
+    _check(_library.consort_release_many(structs, len(structs)))
+
+
 class Group(_Handle):
     """A group at a node, or one of its shards. Any threads may use it."""
 
@@ -394,6 +414,17 @@ class Group(_Handle):
         function, ticket = _library.consort_multicast if block else _library.consort_try_multicast, ctypes.c_uint64()
         _check(function(self._handle, bytes(data), len(data), ctypes.byref(ticket)))
         return ticket.value
+
+    def multicast_many(self, messages, block=True):
+        """Multicasts copies of many messages, a list of bytes, in their order. Gives the tickets of those that were sent: if they are fewer, the next
+        message can't be sent, and a call that begins with that one raises why."""
+        function = _library.consort_multicast_many if block else _library.consort_try_multicast_many
+        copies, sent = [bytes(message) for message in messages], ctypes.c_size_t()
+        batch, tickets = (_abi.Message * len(copies))(), (ctypes.c_uint64 * len(copies))()
+        for to, copy in zip(batch, copies):
+            to.data, to.len = copy, len(copy)
+        _check(function(self._handle, batch, len(copies), tickets, ctypes.byref(sent)))
+        return tickets[:sent.value]
 
     def multicast_to(self, nodes, data):
         """Multicasts a copy to some of the members, by their nodes' numbers. Gives its ticket."""
@@ -426,6 +457,14 @@ class Group(_Handle):
         event = _abi.Event()
         _check(_library.consort_next(self._handle, _ms(timeout), ctypes.byref(event)))
         return Event(_Lent(event, _library.consort_release))
+
+    def next_many(self, most, timeout=None):
+        """The next events, as many as there are, `most` at most: a list. Waits for the first alone. Release each when it is read, or all by
+        `release_many`."""
+        events, taken = (_abi.Event * most)(), ctypes.c_size_t()
+        _check(_library.consort_next_many(self._handle, _ms(timeout), events, most, ctypes.byref(taken)))
+        # Copies of the structs: an element of an array keeps all of it.
+        return [Event(_Lent(_abi.Event.from_buffer_copy(events[at]), _library.consort_release)) for at in range(taken.value)]
 
     def events(self):
         """All events, until the node stops. Each is released when the next is asked for."""

@@ -45,6 +45,10 @@ class Room(Structure):
     _fields_ = [("data", c_void_p), ("len", c_size_t), ("lent", c_uint64)]
 
 
+class Message(Structure):
+    _fields_ = [("data", c_char_p), ("len", c_size_t)]
+
+
 class Delivered(Structure):
     _fields_ = [("view", c_uint64), ("seq", c_uint64)]
 
@@ -107,7 +111,7 @@ class Machine(Structure):
 
 
 STRUCTS = {"consort_peer": Peer, "consort_node_options": NodeOptions, "consort_group_options": GroupOptions,
-           "consort_group_info": GroupInfo, "consort_stats": Stats, "consort_room": Room, "consort_delivered": Delivered,
+           "consort_group_info": GroupInfo, "consort_stats": Stats, "consort_room": Room, "consort_message": Message, "consort_delivered": Delivered,
            "consort_member": Member, "consort_shard": Shard, "consort_view": View, "consort_event": Event,
            "consort_bytes": Bytes, "consort_reply": Reply, "consort_record": Record, "consort_update": Update, "consort_machine": Machine}
 
@@ -141,6 +145,8 @@ FUNCTIONS = {
     "consort_cancel": [POINTER(Room)],
     "consort_multicast": [_HANDLE, c_char_p, c_size_t, POINTER(c_uint64)],
     "consort_try_multicast": [_HANDLE, c_char_p, c_size_t, POINTER(c_uint64)],
+    "consort_multicast_many": [_HANDLE, POINTER(Message), c_size_t, POINTER(c_uint64), POINTER(c_size_t)],
+    "consort_try_multicast_many": [_HANDLE, POINTER(Message), c_size_t, POINTER(c_uint64), POINTER(c_size_t)],
     "consort_multicast_tracked": [_HANDLE, c_char_p, c_size_t, _OUT],
     "consort_reserve_to": [_HANDLE, POINTER(c_uint32), c_size_t, c_size_t, POINTER(Room)],
     "consort_try_reserve_to": [_HANDLE, POINTER(c_uint32), c_size_t, c_size_t, POINTER(Room)],
@@ -153,6 +159,8 @@ FUNCTIONS = {
     "consort_outcome_free": [_HANDLE],
     "consort_next": [_HANDLE, c_int64, POINTER(Event)],
     "consort_release": [POINTER(Event)],
+    "consort_next_many": [_HANDLE, c_int64, POINTER(Event), c_size_t, POINTER(c_size_t)],
+    "consort_release_many": [POINTER(Event), c_size_t],
     "consort_listen": [_HANDLE, ON_EVENT, c_void_p],
     "consort_keep": [POINTER(Event), POINTER(Event)],
     "consort_snapshot_give": [POINTER(Event), c_char_p, c_size_t],

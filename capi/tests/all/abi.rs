@@ -37,6 +37,7 @@ pub(crate) fn implemented() -> BTreeMap<String, usize> {
             struct_size, delivered, sent, system_calls, bytes_out, bytes_in, sleeps, wakes, fabric, engine
         }
         "consort_room": Room { data, len, lent }
+        "consort_message": Message { data, len }
         "consort_delivered": Delivered { view, seq }
         "consort_member": Member { node, role, incarnation, address, domain }
         "consort_shard": Shard { members, members_len, learners, learners_len, since, is_lost, reserved }

@@ -169,9 +169,9 @@ fn a_loop_loses_no_input_that_finds_no_room() {
     );
 }
 
-fn ping(build: Build, window: &str) {
+fn ping(build: Build, window: &str, batch: &str) {
     let (program, sockets) = (example("ping.c", build), sockets(2));
-    let pinger = member(&program, 0, &sockets, &["--count", "2000", "--window", window]);
+    let pinger = member(&program, 0, &sockets, &["--count", "2000", "--window", window, "--batch", batch]);
     let other = member(&program, 1, &sockets, &[]);
     let (status, lines) = pinger.end();
     assert!(status.success() && lines[0].starts_with("2000 messages of 64 bytes: "), "{status} {lines:?}");
@@ -180,11 +180,13 @@ fn ping(build: Build, window: &str) {
 
 #[test]
 fn ping_measures() {
-    ping(Build::Plain, "1");
-    ping(Build::Plain, "100");
+    ping(Build::Plain, "1", "1");
+    ping(Build::Plain, "100", "1");
+    ping(Build::Plain, "100", "64");
 }
 
 #[test]
 fn ping_under_sanitizers() {
-    ping(Build::Sanitized, "100");
+    ping(Build::Sanitized, "100", "1");
+    ping(Build::Sanitized, "100", "64");
 }

@@ -48,6 +48,11 @@ fn logs_are_read_from_a_record_or_a_time_on_and_damage_is_told() {
 }
 
 #[test]
+fn batches_are_sent_as_far_as_there_is_room_and_given_back_once() {
+    runs("batch.c", "all came back");
+}
+
+#[test]
 fn threads_that_send_while_another_closes() {
     runs("closing.c", "all ended");
 }
@@ -87,10 +92,11 @@ const HANDLES: [&str; 9] =
     ["node", "group", "outcome", "replica", "pending", "replies", "log", "writer", "reader"];
 
 /// Parameters that may be NULL, as the header says.
-const MAY_BE_NULL: [&str; 13] = [
+const MAY_BE_NULL: [&str; 14] = [
     "void *context",
     "consort_done_fn done",
     "uint64_t *ticket",
+    "uint64_t *tickets",
     "uint32_t *worked",
     "consort_delivered *delivered",
     "consort_bytes *reply",
@@ -130,6 +136,7 @@ fn argument(parameter: &str) -> String {
         ("const consort_node_options", _) => "&options".into(),
         ("const consort_machine", _) => "&machine".into(),
         ("const consort_event", _) => "&none".into(),
+        ("const consort_message", _) => "(const consort_message *)(const void *)untouched".into(),
         _ => "(void *)untouched".into(),
     }
 }

@@ -63,6 +63,32 @@ static void *receive_on(void *context)
     return NULL;
 }
 
+static void *send_many_on(void *context)
+{
+    round_of *round = (round_of *)context;
+    const consort_message messages[] = {{(const uint8_t *)"one", 3}, {(const uint8_t *)"two", 3}};
+    consort_status status = CONSORT_OK;
+    size_t sent;
+    pthread_barrier_wait(&round->begin);
+    while (status == CONSORT_OK)
+        status = consort_multicast_many(round->group, messages, 2, NULL, &sent);
+    SURE(is_an_end(status));
+    return NULL;
+}
+
+static void *receive_many_on(void *context)
+{
+    round_of *round = (round_of *)context;
+    consort_status status;
+    consort_event events[8];
+    size_t taken;
+    pthread_barrier_wait(&round->begin);
+    while ((status = consort_next_many(round->group, -1, events, 8, &taken)) == CONSORT_OK)
+        MUST(consort_release_many(events, taken));
+    SURE(is_an_end(status));
+    return NULL;
+}
+
 static void *ask_on(void *context)
 {
     round_of *round = (round_of *)context;
@@ -348,17 +374,18 @@ int main(void)
         replicas(number);
     for (int number = 0; number < ROUNDS; number++) {
         consort_node_options options = alone(1);
-        pthread_t threads[SENDERS + 4];
+        pthread_t threads[SENDERS + 5];
         round_of round;
         size_t count = 0;
         MUST(consort_node_new(&options, &round.node));
         MUST(consort_node_group(round.node, NULL, 0, &round.group));
-        pthread_barrier_init(&round.begin, NULL, SENDERS + 5);
+        pthread_barrier_init(&round.begin, NULL, SENDERS + 6);
         for (int at = 0; at < SENDERS; at++)
             pthread_create(&threads[count++], NULL, send_on, &round);
         pthread_create(&threads[count++], NULL, track_on, &round);
+        pthread_create(&threads[count++], NULL, send_many_on, &round);
         pthread_create(&threads[count++], NULL, receive_on, &round);
-        pthread_create(&threads[count++], NULL, receive_on, &round);
+        pthread_create(&threads[count++], NULL, receive_many_on, &round);
         pthread_create(&threads[count++], NULL, ask_on, &round);
         pthread_barrier_wait(&round.begin);
         if (number % 3 == 0)

@@ -117,6 +117,17 @@ impl Message {
     pub fn payload(&self) -> &[u8] {
         &self.loan
     }
+
+    /// Drops many, and rouses the engine once for all of them: for who has taken many at once. On any thread.
+    pub fn give_back(messages: impl IntoIterator<Item = Self>) {
+        let mut last: Option<Returned> = None;
+        for Self { loan, _returned: returned, .. } in messages {
+            drop(loan);
+            if let Some(before) = last.replace(returned) {
+                before.unless_rung_by(last.as_ref());
+            }
+        }
+    }
 }
 
 impl Deref for Message {
@@ -134,11 +145,25 @@ impl fmt::Debug for Message {
 }
 
 /// Rouses the engine when dropped: a sender elsewhere may wait for the room.
-struct Returned(Doorbell);
+struct Returned(Option<Doorbell>);
+
+impl Returned {
+    /// Drops this; the other, which is dropped later, rouses the same engine, or another.
+    #[inline]
+    fn unless_rung_by(mut self, other: Option<&Self>) {
+        if let (Some(bell), Some(Self(Some(other)))) = (&self.0, other)
+            && bell.is(other)
+        {
+            self.0 = None;
+        }
+    }
+}
 
 impl Drop for Returned {
     fn drop(&mut self) {
-        self.0.ring();
+        if let Some(bell) = &self.0 {
+            bell.ring();
+        }
     }
 }
 
@@ -289,9 +314,43 @@ impl Inbox {
         // Looked at before the queue: what was pushed before the stop is still to be had.
         let stopped = self.stopped.get();
         match (self.queue.pop(), stopped) {
-            (Some(entry), _) => Ok(Some(self.event(entry))),
+            (Some(entry), _) => {
+                self.moved();
+                Ok(Some(self.event(entry)))
+            }
             (None, Some(reason)) => Err(reason.clone()),
             (None, None) => Ok(None),
+        }
+    }
+
+    /// As [`Inbox::try_take`], of so many events at most, and as long as `take` says that it takes another. Returns how many it was called with.
+    pub(crate) fn try_take_many(
+        &self,
+        most: usize,
+        take: &mut dyn FnMut(Event) -> bool,
+    ) -> Result<usize, Stopped> {
+        // The engine is told of the room once, also if `take` panics.
+        struct Moved<'a>(&'a Inbox);
+        impl Drop for Moved<'_> {
+            fn drop(&mut self) {
+                self.0.moved();
+            }
+        }
+        let stopped = self.stopped.get(); // before the queue, as there
+        let (mut taken, mut moved) = (0, None);
+        while taken < most
+            && let Some(entry) = self.queue.pop()
+        {
+            moved.get_or_insert_with(|| Moved(self));
+            taken += 1;
+            if !take(self.event(entry)) {
+                break;
+            }
+        }
+        drop(moved);
+        match stopped {
+            Some(reason) if taken == 0 && most > 0 => Err(reason.clone()),
+            _ => Ok(taken),
         }
     }
 
@@ -305,7 +364,8 @@ impl Inbox {
         self.gate.wait(until, || self.try_take().transpose()).transpose()
     }
 
-    fn event(&self, entry: Entry) -> Event {
+    /// Events were taken.
+    fn moved(&self) {
         if self.unmoved.load(Ordering::Relaxed) {
             self.unmoved.store(false, Ordering::Relaxed);
         }
@@ -313,12 +373,15 @@ impl Inbox {
         if self.full.load(Ordering::Relaxed) && self.full.swap(false, Ordering::Relaxed) {
             self.bell.ring();
         }
+    }
+
+    fn event(&self, entry: Entry) -> Event {
         match entry {
             Entry::Waiting(for_whom) => Event::Waiting { for_whom },
             Entry::Evicted(reason) => Event::Evicted { reason },
             Entry::View(view) => Event::View(view),
             Entry::Message { view, seq, sender, ticket, stamp, loan } => {
-                let returned = Returned(self.bell.clone());
+                let returned = Returned(Some(self.bell.clone()));
                 Event::Message(Message { view, seq, sender, ticket, stamp, loan, _returned: returned })
             }
             Entry::Snapshot(request) => Event::Snapshot(request),
@@ -327,5 +390,76 @@ impl Inbox {
             Entry::ReadPoint(point) => Event::ReadPoint(point),
             Entry::Digest(node, digest) => Event::Digest { node, digest },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use consort_dataplane::names::Rank;
+
+    use super::*;
+
+    /// A bell whose owner sleeps, and how often it was woken.
+    fn bell() -> (Doorbell, Arc<AtomicUsize>) {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let counted = woken.clone();
+        let bell = Doorbell::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        bell.announce();
+        (bell, woken)
+    }
+
+    fn node(event: &Event) -> u32 {
+        match event {
+            Event::Ended { node } => node.0,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn many_events_are_taken_in_order_as_far_as_wanted() {
+        let (bell, woken) = bell();
+        let (inbox, full) = (Inbox::new(bell), Cell::new(false));
+        let mut taken = Vec::new();
+        assert_eq!(inbox.try_take_many(9, &mut |_| unreachable!()), Ok(0));
+        let mut offered = 0;
+        while inbox.offer(Incoming::Ended(NodeId(offered)), &full) == Verdict::Taken {
+            offered += 1;
+        }
+        assert!(full.get() && !inbox.stands() && inbox.stands());
+        assert_eq!(inbox.try_take_many(0, &mut |_| unreachable!()), Ok(0));
+        assert_eq!(woken.load(Ordering::Relaxed), 0, "there is no room yet");
+        let mut take = |event: Event| {
+            taken.push(node(&event));
+            taken.len() != 5
+        };
+        assert_eq!(inbox.try_take_many(3, &mut take), Ok(3));
+        assert_eq!(woken.load(Ordering::Relaxed), 1, "the engine waits for room");
+        assert!(!inbox.stands(), "something was taken");
+        assert_eq!(inbox.try_take_many(9, &mut take), Ok(2), "it wants no more");
+        inbox.stop(&Stopped::Closed);
+        assert_eq!(inbox.try_take_many(offered as usize, &mut take), Ok(offered as usize - 5));
+        assert_eq!(inbox.try_take_many(1, &mut take), Err(Stopped::Closed));
+        assert_eq!(inbox.try_take_many(0, &mut take), Ok(0));
+        assert!(taken.iter().copied().eq(0..offered));
+    }
+
+    #[test]
+    fn who_gives_many_back_rouses_every_engine() {
+        let bells: Vec<_> = (0..3).map(|_| bell()).collect();
+        let message = |at: usize| {
+            let mut delivery = Delivery::of_another(ViewId(1), Seq(0), (Rank(0), NodeId(1)), b"x");
+            let loan = delivery.lend().unwrap();
+            let returned = Returned(Some(bells[at].0.clone()));
+            let Delivery { view, seq, sender, ticket, stamp, .. } = delivery;
+            Message { view, seq, sender, ticket, stamp, loan, _returned: returned }
+        };
+        Message::give_back([0, 0, 1, 0].map(message));
+        let woken: Vec<_> = bells.iter().map(|(_, woken)| woken.load(Ordering::Relaxed)).collect();
+        assert_eq!(woken, [1, 1, 0]);
+        Message::give_back([]);
     }
 }

@@ -138,6 +138,15 @@ impl Group {
         self.inbox().try_take()
     }
 
+    /// Gives `take` the events that are there, in their order, `most` of them at most, as long as it says that it takes another; returns how many. What there is once for a batch and not
+    /// for each event makes it cheaper than [`Group::try_recv`]; give messages back in the same way, by [`Message::give_back`](super::Message::give_back). Never blocks.
+    ///
+    /// # Errors
+    /// As [`Group::recv`]; none was taken then.
+    pub fn try_recv_many(&self, most: usize, take: &mut dyn FnMut(Event) -> bool) -> Result<usize, Stopped> {
+        self.inbox().try_take_many(most, take)
+    }
+
     /// The next event, or `None` if there is none within `within`.
     ///
     /// # Errors

@@ -90,11 +90,18 @@ pub(crate) struct Open {
 thread_local! {
     /// This thread's number; 0 while it has none.
     static NUMBER: Cell<u64> = const { Cell::new(0) };
-    /// The ring that this thread used last, unless it is lent to a reservation.
-    static LAST: Cell<Option<Arc<Open>>> = const { Cell::new(None) };
+    static MINE: Mine = const { Mine { last: Cell::new(None), number: Cell::new(0) } };
 }
 
-/// A ring, from this thread's [`LAST`], where it goes back to.
+/// What a thread needs for each send, in one place: in a shared library finding it costs a call.
+struct Mine {
+    /// The ring that this thread used last, unless it is lent to a reservation.
+    last: Cell<Option<Arc<Open>>>,
+    /// A copy of [`NUMBER`], or 0. (That is there also when this is gone, while a thread ends.)
+    number: Cell<u64>,
+}
+
+/// A ring, from this thread's [`Mine`], where it goes back to.
 struct Lease(Arc<Open>);
 
 /// A message can't be sent.
@@ -296,6 +303,39 @@ impl Sender {
         Ok(room.send())
     }
 
+    /// Multicasts copies of as many of these messages as there is room for, in their order, and rouses the engine once for all of them. `sent`
+    /// is called with the ticket of each, and how often it is called says how many were sent. Never blocks. It is for who has many small
+    /// messages at once: for each the way to the ring is shorter than by [`Sender::try_reserve`].
+    ///
+    /// A batch is no unit: between two messages of it there may be others' in the order, and a view may end.
+    ///
+    /// # Errors
+    /// As [`Sender::try_reserve`], for the first message that was not sent.
+    #[inline]
+    pub fn try_send_many<'a>(
+        &self,
+        messages: impl IntoIterator<Item = &'a [u8]>,
+        mut sent: impl FnMut(Ticket),
+    ) -> Result<(), SendError> {
+        let outbox = &*self.outbox;
+        let mut batch = Batch { lease: Some(self.lease()?), outbox, is_any: false };
+        let Some(Lease(open)) = &batch.lease else { return Ok(()) }; // not reached
+        for message in messages {
+            match open.ring.try_reserve(message.len().saturating_add(open.dated)) {
+                Ok(mut room) => {
+                    let (date, payload) = room.split_at_mut(open.dated);
+                    write_date(date);
+                    payload.copy_from_slice(message);
+                    let Ticket(end) = room.send();
+                    batch.is_any = true;
+                    sent(open.ticket(end));
+                }
+                Err(error) => return Err(outbox.refused(error, open.dated)),
+            }
+        }
+        Ok(())
+    }
+
     /// As [`Sender::send`], and tells what becomes of it.
     ///
     /// # Errors
@@ -375,12 +415,8 @@ impl Reservation<'_> {
         let Self { room, outbox, .. } = self;
         let (Ticket(end), lease) = room.send_back();
         let ticket = lease.0.ticket(end);
-        lease.give_back();
-        // The thread that drives the engine is not asleep, and its next turn takes the message: no fence on its way.
-        compiler_fence(Ordering::SeqCst); // the commit comes before the look at who drives
-        if !outbox.is_driven_here() {
-            outbox.bell.ring();
-        }
+        let me = lease.give_back();
+        outbox.rouse(me);
         ticket
     }
 
@@ -403,9 +439,31 @@ impl Reservation<'_> {
     /// Writes down when this is sent, where that is kept.
     #[inline]
     fn date(&mut self) {
-        if self.dated > 0 {
-            let now = clock::since_1970().to_le_bytes();
-            self.room[..self.dated].copy_from_slice(&now);
+        write_date(&mut self.room[..self.dated]);
+    }
+}
+
+/// Writes down the time, where a message has room for it.
+#[inline]
+fn write_date(date: &mut [u8]) {
+    if !date.is_empty() {
+        date.copy_from_slice(&clock::since_1970().to_le_bytes());
+    }
+}
+
+/// A batch that is being sent. However that ends, also by a panic of who gives the messages, the engine is told of those that went.
+struct Batch<'a> {
+    /// There until it is dropped.
+    lease: Option<Lease>,
+    outbox: &'a Outbox,
+    is_any: bool,
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        let me = self.lease.take().map_or_else(this_thread, Lease::give_back);
+        if self.is_any {
+            self.outbox.rouse(me);
         }
     }
 }
@@ -480,10 +538,17 @@ impl Open {
 }
 
 impl Lease {
-    /// For this thread's next reservation.
-    #[inline]
-    fn give_back(self) {
-        let _ = LAST.try_with(|last| last.set(Some(self.0))); // a thread that ends needs none
+    /// For this thread's next reservation. Returns this thread's number.
+    #[inline(always)]
+    fn give_back(self) -> u64 {
+        let number = MINE.try_with(|mine| {
+            mine.last.set(Some(self.0));
+            mine.number.get()
+        });
+        match number {
+            Ok(number) if number != 0 => number,
+            _ => this_thread(), // a thread that ends needs no ring
+        }
     }
 }
 
@@ -520,7 +585,7 @@ impl Outbox {
     fn lease(&self) -> Option<Lease> {
         // Whichever is read: the old ring refuses, and the new one is found at the next try.
         let number = self.number.load(Ordering::Relaxed);
-        match LAST.try_with(Cell::take) {
+        match MINE.try_with(|mine| mine.last.take()) {
             Ok(Some(open)) if open.number == number => Some(Lease(open)),
             _ => self.lease_anew(),
         }
@@ -569,6 +634,16 @@ impl Outbox {
     /// Whether [`Outbox::take_wanted_here`] would say yes.
     pub(crate) fn is_wanted_here(&self) -> bool {
         self.wanted_here.load(Ordering::Relaxed)
+    }
+
+    /// Something was committed, by the thread with that number.
+    #[inline]
+    fn rouse(&self, me: u64) {
+        // The thread that drives the engine is not asleep, and its next turn takes the message: no fence on its way.
+        compiler_fence(Ordering::SeqCst); // the commit comes before the look at who drives
+        if self.driving.load(Ordering::Relaxed) != me {
+            self.bell.ring();
+        }
     }
 
     /// Whether the calling thread is the one that drives the engine.
@@ -654,15 +729,21 @@ pub(super) fn drive_here(driving: &AtomicU64) -> bool {
 /// A number that this thread shares with no other of the process; never 0.
 #[inline]
 fn this_thread() -> u64 {
-    let number = NUMBER.get();
-    if number == 0 { name_thread() } else { number }
+    match MINE.try_with(|mine| mine.number.get()) {
+        Ok(number) if number != 0 => number,
+        _ => name_thread(),
+    }
 }
 
 #[cold]
 fn name_thread() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    NUMBER.set(NEXT.fetch_add(1, Ordering::Relaxed));
-    NUMBER.get()
+    if NUMBER.get() == 0 {
+        NUMBER.set(NEXT.fetch_add(1, Ordering::Relaxed));
+    }
+    let number = NUMBER.get();
+    let _ = MINE.try_with(|mine| mine.number.set(number)); // a thread that ends asks again
+    number
 }
 
 impl fmt::Debug for Sender {

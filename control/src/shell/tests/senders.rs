@@ -33,6 +33,28 @@ fn a_sender_is_told_what_it_has_to_wait_for() {
     world.check_complete();
 }
 
+#[test]
+fn a_batch_is_sent_as_far_as_there_is_room() {
+    let mut world = World::new(43, 2, Guarantee::Atomic);
+    world.add(3);
+    let waiting = world.host(3).sender.clone();
+    let none = |_| panic!("nothing can be sent");
+    assert_eq!(waiting.try_send_many([&[0; 1][..]], none), Err(SendError::NotStarted));
+    let sender = world.host(1).sender.clone();
+    let (max, long) = (RING / 2 - 8, [0; RING]);
+    let mut tickets = Vec::new();
+    let too_long = SendError::TooLong { len: RING, max };
+    let messages = [&long[..8], &long[..0], &long, &long[..8]];
+    assert_eq!(sender.try_send_many(messages, |ticket| tickets.push(ticket)), Err(too_long));
+    assert_eq!(tickets.len(), 2, "those before it");
+    let many = std::iter::repeat_n(&long[..max / 8], 64);
+    assert_eq!(sender.try_send_many(many, |ticket| tickets.push(ticket)), Err(SendError::Full));
+    assert!((2 + 8..2 + 64).contains(&tickets.len()) && tickets.is_sorted_by(|one, next| one < next));
+    world.wedge(&[1, 2], &[]);
+    assert_eq!(sender.try_send_many([&long[..1]], none), Err(SendError::Changing));
+    assert_eq!(sender.try_send_many([], none), Ok(()));
+}
+
 // D13: a reservation that is held is sent in the next view, before everything that is sent after it.
 #[test]
 fn a_reservation_is_held_over_a_change() {
