@@ -543,3 +543,56 @@ fn the_last_of_a_shard_leaves_in_order() {
         cluster.stop();
     }
 }
+
+/// Over shared memory a view change gives every session fresh memory, since one that is out may still read the old: of as many groups as a node
+/// can have, at each change anew. Whoever is out lives on here, in this process.
+#[test]
+fn as_many_groups_as_there_can_be_change_their_views() {
+    const GROUPS: usize = 63;
+    let sockets = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let addresses: Vec<SocketAddr> = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
+    let name = |number: usize| format!("group-{number}");
+    let builder = |id: u32| {
+        let builder = NodeBuilder::new(id).fabric(FabricChoice::Shm).start_within(LONG);
+        (0..GROUPS).fold(builder, |builder, number| {
+            builder.group(GroupConfig::new(&name(number)).ring_bytes(64 << 10))
+        })
+    };
+    let mut nodes: Vec<Node> = (1..)
+        .zip(sockets)
+        .map(|(id, socket)| {
+            let peers = (1..).zip(&addresses).filter(|(peer, _)| *peer != id);
+            peers.fold(builder(id).listener(socket), |it, (peer, at)| it.peer(peer, *at)).start().unwrap()
+        })
+        .collect();
+    // Each group of each of these nodes comes to a view of so many, in which a message of node 1 is delivered at all.
+    let comes_to = |nodes: &[Node], members: usize| {
+        for number in 0..GROUPS {
+            let groups: Vec<_> = nodes.iter().map(|node| node.group(&name(number)).unwrap()).collect();
+            for group in &groups {
+                loop {
+                    match group.recv_timeout(LONG).unwrap().expect("a view") {
+                        Event::View(view) if view.members.len() == members => break,
+                        _ => {}
+                    }
+                }
+            }
+            groups[0].sender().send(&[number as u8]).unwrap();
+            for group in &groups {
+                loop {
+                    match group.recv_timeout(LONG).unwrap().expect("the message") {
+                        Event::Message(message) => break assert_eq!(*message, [number as u8]),
+                        _ => {}
+                    }
+                }
+            }
+        }
+    };
+    comes_to(&nodes, 3);
+    for _ in 0..3 {
+        nodes.pop().unwrap().close(LONG).unwrap();
+        comes_to(&nodes, 2);
+        nodes.push(builder(3).join(addresses[0]).join(addresses[1]).start().unwrap());
+        comes_to(&nodes, 3);
+    }
+}

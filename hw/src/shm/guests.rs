@@ -153,10 +153,11 @@ impl Guests {
             Ok(Received::Nothing) => return,
             Ok(Received::Packet(packet)) if self.list[at].hello.is_none() => match self.introduce(packet) {
                 Ok((hello, files)) => {
+                    let who = (hello.from, hello.own);
                     self.list[at].hello = Some((hello, files));
                     // Its node may have dialled before and given up: the newest counts.
                     self.list.retain(|guest| {
-                        let same = |other: &Hello| (other.from, other.own) == (hello.from, hello.own);
+                        let same = |other: &Hello| (other.from, other.own) == who;
                         guest.id == id || !guest.hello.as_ref().is_some_and(|(other, _)| same(other))
                     });
                     return;

@@ -6,7 +6,7 @@
 //! ```text
 //! offer   0 magic "cnsrtshm"   8 version u32      12 node u32        16 process u32    20 length of the name u32
 //!        24 segment bytes u64  32 token [16]      48 machine [16]    64 network u64    72 name (1 to 100 bytes)
-//! hello   0 magic "cnsrtshm"   8 version u32      12 from u32        16 to u32         20 renewals u32, up to 7
+//! hello   0 magic "cnsrtshm"   8 version u32      12 from u32        16 to u32         20 renewals u32, up to 128
 //!        24 segment bytes u64  32 token of the one spoken to [16]    48 token of the speaker [16]
 //!        64 for each renewal: start u64, bytes u64
 //! renewal 0 magic "renewal."   8 start u64        16 bytes u64       24 (end)
@@ -26,8 +26,9 @@ const VERSION: u32 = 2;
 const OFFER_HEADER: usize = 72;
 const NAME_MAX: usize = 100; // 107 fit into an abstract Unix address
 
-/// Renewed pieces that a segment may have, at any time.
-pub(super) const RENEWALS_MAX: usize = 7;
+/// Renewed pieces that a segment may have, at any time. A node has up to 64 shards, with memory for two sessions each, and every one of these
+/// can be a piece of its own. Each is a descriptor at both ends.
+pub(super) const RENEWALS_MAX: usize = 128;
 
 /// Bytes in a [`Hello`] of a segment of which nothing was renewed.
 const HELLO_BYTES: usize = 64;
@@ -71,7 +72,7 @@ pub(super) struct Offer {
 }
 
 /// What both ends of a new connection say first, with the segment's file descriptors attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hello {
     pub(super) from: NodeId,
     pub(super) to: NodeId,
@@ -91,11 +92,8 @@ pub(super) struct Renewal {
 }
 
 /// All renewals of a segment, oldest first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Renewals {
-    list: [Renewal; RENEWALS_MAX],
-    len: usize,
-}
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Renewals(Vec<Renewal>);
 
 /// Why bytes are no offer or no hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -207,13 +205,11 @@ impl Renewal {
 impl Renewals {
     /// One more; `None` if there are too many.
     pub(super) fn push(&mut self, renewal: Renewal) -> Option<()> {
-        *self.list.get_mut(self.len)? = renewal;
-        self.len += 1;
-        Some(())
+        (self.0.len() < RENEWALS_MAX).then(|| self.0.push(renewal))
     }
 
     pub(super) fn as_slice(&self) -> &[Renewal] {
-        &self.list[..self.len]
+        &self.0
     }
 }
 

@@ -123,7 +123,8 @@ fn covers(outer: &Range<usize>, inner: &Range<usize>) -> bool {
 mod tests {
     use super::*;
 
-    const SEGMENT: usize = 64 * PAGE;
+    const PAGES: usize = 2 * (RENEWALS_MAX + 2);
+    const SEGMENT: usize = PAGES * PAGE;
 
     fn pages(range: Range<usize>) -> Range<usize> {
         range.start * PAGE..range.end * PAGE
@@ -143,18 +144,18 @@ mod tests {
     #[test]
     fn tops_are_what_was_laid_last() {
         let mut layers = Layers::default();
-        let mut expected = [0u64; 64];
+        let mut expected = [0u64; PAGES];
         let laid = [1..32, 32..64, 4..8, 30..34, 1..32, 10..11, 32..64, 9..12, 20..21];
         for (number, range) in (1..).zip(laid) {
             expected[range.clone()].fill(number);
             lay(&mut layers, range).unwrap();
-            let mut found = [u64::MAX; 64];
+            let mut found = [u64::MAX; PAGES];
             for (part, top) in layers.tops(0..SEGMENT) {
                 assert!(!part.is_empty() && part.start.is_multiple_of(PAGE));
                 found[part.start / PAGE..part.end / PAGE].fill(top.map_or(0, |layer| layer.number));
             }
             assert_eq!(found, expected, "after {number}");
-            for (start, end) in [(0, 64), (1, 32), (5, 6), (32, 64), (9, 12), (63, 64)] {
+            for (start, end) in [(0, PAGES), (1, 32), (5, 6), (32, 64), (9, 12), (63, 64)] {
                 let least = expected[start..end].iter().min().copied().unwrap();
                 assert_eq!(layers.oldest(pages(start..end)), least, "{start}..{end} after {number}");
             }
@@ -172,7 +173,7 @@ mod tests {
         }
         assert_eq!(lay(&mut layers, 1..2), Err(LayerError::Pieces));
         lay(&mut layers, 2..3).unwrap(); // in the place of one
-        lay(&mut layers, 1..64).unwrap(); // of all
+        lay(&mut layers, 1..PAGES).unwrap(); // of all
         assert_eq!((layers.iter().count(), layers.count()), (1, RENEWALS_MAX as u64 + 2));
         for (start, bytes) in [
             (0, PAGE as u64),

@@ -388,6 +388,7 @@ impl Links {
                 },
                 Ok(Received::Oversize) => LinkDown::Corrupt("more than any renewal".to_owned()),
                 Ok(Received::End) => LinkDown::Broken(format!("process {} hung up", link.offer.process)),
+                Err(error @ (Errno::MFILE | Errno::NFILE)) => LinkDown::Own(error_text(error)),
                 Err(error) => LinkDown::Broken(error_text(error)),
             },
             Phase::Dial | Phase::Awaited | Phase::Down => return,

@@ -124,6 +124,10 @@ impl Socket {
                 attached.extend(descriptors);
             }
         }
+        // Where there was room for more, it is this process that can't have more.
+        if got.flags.contains(ReturnFlags::CTRUNC) && attached.len() < ATTACHED_MAX {
+            return Err(Errno::MFILE);
+        }
         if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) || attached.len() > ATTACHED_MAX {
             return Ok(Received::Oversize);
         }
