@@ -89,6 +89,11 @@ pub(crate) struct Driver {
     stopped: Option<Stopped>,
 }
 
+/// Whether it costs something to publish: in shared memory a row is published by having been written.
+fn publishing_costs(fabric: &dyn Fabric) -> bool {
+    fabric.name() != "shm"
+}
+
 /// Whether a shard's application has stood still since this was asked last.
 pub(super) type Stands = Box<dyn Fn(ShardId) -> bool + Send>;
 
@@ -123,8 +128,7 @@ impl Driver {
             }
         }
         Self {
-            // In shared memory a row is published by having been written.
-            waiting: Waiting::new(config.wait, fabric.name() != "shm"),
+            waiting: Waiting::new(config.wait, publishing_costs(&*fabric)),
             streams,
             home,
             config,
@@ -368,6 +372,7 @@ impl Driver {
         let mut any = false;
         while let Some(event) = self.fabric.poll_event() {
             any = true;
+            self.waiting.set_learns(publishing_costs(&*self.fabric));
             let (LinkEvent::Up(slot) | LinkEvent::Down(slot, _)) = &event else { continue };
             let Some(number) = self.links.get(slot).copied() else { continue };
             self.reports.tell(match event {

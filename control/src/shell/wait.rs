@@ -89,6 +89,13 @@ impl Waiting {
         }
     }
 
+    /// Whether what it publishes costs something from now on, since links came or went.
+    pub(crate) fn set_learns(&mut self, learns: bool) {
+        if self.learns != learns {
+            (self.learns, self.settle_after) = (learns, SETTLE_AFTER);
+        }
+    }
+
     /// A turn in which something happened, or a sleep, is over.
     ///
     /// If that came soon after it had settled, what it published then could have gone with the answer, and now the answer waits behind it: an exchange
