@@ -150,6 +150,17 @@ pub(crate) fn describe(report: &Report) -> String {
             column.set_cell_alignment(comfy_table::CellAlignment::Right);
         }
     }
+    let p50 = if report.ratio.p50.is_finite() && report.latency_us.p50 > 0.0 {
+        format!(
+            "p50 is {:.2} × the floor's ({}); uncorrected {} against {}",
+            report.ratio.p50,
+            report.floor.latency,
+            micros(report.uncorrected_latency_us.p50),
+            micros(report.floor.uncorrected_p50_us)
+        )
+    } else {
+        "no latency: too few messages to sample".to_owned()
+    };
     let throughput = match report.ratio.throughput {
         Some(ratio) => format!(
             "{} messages/s ({:.3} GB/s), {ratio:.2} × the floor's {} ({})",
@@ -162,7 +173,7 @@ pub(crate) fn describe(report: &Report) -> String {
     };
     format!(
         "{}: {} members, {} sending {}, {} over {} ({}), waiting {}\n{table}\n\
-         p50 is {:.2} × the floor's ({}); uncorrected {} against {}\n{throughput}\n\
+         {p50}\n{throughput}\n\
          {:.2} CPU-seconds per million messages and {:.2} system calls per message, all members together\n\
          {} of {:.1} s; latency: {}",
         report.bench,
@@ -173,10 +184,6 @@ pub(crate) fn describe(report: &Report) -> String {
         report.fabric,
         report.engine,
         report.wait,
-        report.ratio.p50,
-        report.floor.latency,
-        micros(report.uncorrected_latency_us.p50),
-        micros(report.floor.uncorrected_p50_us),
         report.cpu_s_per_million,
         report.system_calls_per_message,
         if report.runs.len() == 1 {
