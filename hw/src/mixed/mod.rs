@@ -139,6 +139,7 @@ pub struct MixedFabric {
     events: VecDeque<LinkEvent>,
     /// The names of all kinds that it has.
     has: &'static str,
+    /// What drives the best of its kinds for other machines.
     engine: &'static str,
 }
 
@@ -196,7 +197,7 @@ impl MixedFabric {
             });
             match made {
                 Ok(fabric) => {
-                    engine = fabric.engine();
+                    engine = if far.is_empty() { fabric.engine() } else { engine };
                     far.push((Kind::Tcp, Box::new(fabric)));
                 }
                 Err(error) => refused.push(format!("tcp: {error}")),
@@ -232,9 +233,14 @@ impl MixedFabric {
         })
     }
 
-    /// What drives the links to other machines: `io_uring`, `epoll`, `rc`; `futex` if there are none.
+    /// What drives its links: `futex` those over shared memory, `io_uring` or `epoll` those over TCP, `rc` those over RDMA.
     pub fn engine(&self) -> &'static str {
-        self.engine
+        match (&self.near, self.engine) {
+            (Some(_), "io_uring") => "futex+io_uring",
+            (Some(_), "epoll") => "futex+epoll",
+            (Some(_), "rc") => "futex+rc",
+            (_, engine) => engine,
+        }
     }
 
     fn part(&mut self, kind: Kind) -> Option<&mut dyn Fabric> {
