@@ -10,7 +10,7 @@ use crate::steps::{Done, FUZZ_SECONDS, SIM_SEEDS, Sim, Step};
 pub(crate) const CHECK: [Step; 5] = [Step::Fmt, Step::Layers, Step::Clippy, Step::Docs, Step::Deny];
 
 /// What CI runs: the quick and the likely to fail first.
-pub(crate) const ALL: [Step; 14] = [
+pub(crate) const ALL: [Step; 15] = [
     Step::Fmt,
     Step::Layers,
     Step::Clippy,
@@ -21,6 +21,7 @@ pub(crate) const ALL: [Step; 14] = [
     Step::BenchTest,
     Step::Instructions { bless: false },
     Step::Valgrind,
+    Step::Verbs,
     Step::Loom,
     Step::Miri,
     Step::Fuzz { seconds: FUZZ_SECONDS, target: None },

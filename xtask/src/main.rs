@@ -118,6 +118,8 @@ enum Command {
     },
     /// The C library's misuse tests under valgrind
     Valgrind,
+    /// RDMA as far as it needs no card: that it builds, and the tests of its parts; the rest is hw/rig/test
+    Verbs,
     /// Everything that CI does, in order
     Ci,
     /// Builds libconsort, the C library, and installs it with its header and what pkg-config and CMake ask for
@@ -167,6 +169,7 @@ fn main() -> ExitCode {
         Command::BenchTest => one(Step::BenchTest),
         Command::Instructions { bless } => one(Step::Instructions { bless }),
         Command::Valgrind => one(Step::Valgrind),
+        Command::Verbs => one(Step::Verbs),
         Command::Ci => ci::run(&workspace, &ci::ALL),
         Command::Install { prefix, destdir, profile } => {
             done(install::install(&workspace, &prefix, destdir.as_deref(), &profile).map(drop))

@@ -46,6 +46,7 @@ pub(crate) enum Step {
     BenchTest,
     Instructions { bless: bool },
     Valgrind,
+    Verbs,
 }
 
 /// Which simulated runs.
@@ -88,6 +89,7 @@ impl Step {
             Self::BenchTest => "bench-test",
             Self::Instructions { .. } => "instructions",
             Self::Valgrind => "valgrind",
+            Self::Verbs => "verbs",
         }
     }
 
@@ -239,6 +241,7 @@ impl Step {
             Self::Miri => miri(workspace, limit),
             Self::Fuzz { seconds, target } => fuzz(workspace, limit, *seconds, target.as_deref()),
             Self::Valgrind => valgrind(workspace, limit),
+            Self::Verbs => verbs(workspace, limit),
             Self::BenchTest => {
                 let mut command = workspace.cargo();
                 command.args([
@@ -314,6 +317,26 @@ fn valgrind(workspace: &Workspace, limit: Option<Duration>) -> Outcome {
     let mut command = workspace.cargo();
     command.args(["test", "-p", "consort-capi", "--test", "all", "valgrind"]);
     command.env("CONSORT_VALGRIND_LIBRARY", target.join("debug/libconsort_c.so"));
+    counted(run(command, limit))
+}
+
+/// What of RDMA needs no card: that it builds, without a warning, and the tests of its parts. The rest is `hw/rig/test`.
+fn verbs(workspace: &Workspace, limit: Option<Duration>) -> Outcome {
+    let mut library = workspace.command("pkg-config");
+    library.args(["--exists", "libibverbs", "librdmacm"]);
+    if !succeeds(library) {
+        let why = "no libibverbs; apt-get install libibverbs-dev librdmacm-dev libclang-dev";
+        return (Tally::default(), Ok(Done::Skipped(why.to_owned())));
+    }
+    let mut clippy = workspace.cargo();
+    clippy.args(["clippy", "-p", "consort-hw", "-p", "consort-cli", "-p", "consort-tests", "--all-targets", "--quiet"]);
+    clippy.args(["--features", "consort-hw/verbs,consort-cli/verbs,consort-tests/verbs", "--", "-D", "warnings"]);
+    let (tally, result) = run(clippy, limit);
+    if let Err(trouble) = result {
+        return (tally, Err(trouble));
+    }
+    let mut command = workspace.cargo();
+    command.args(["test", "-p", "consort-hw", "--features", "verbs", "--lib", "verbs"]);
     counted(run(command, limit))
 }
 
