@@ -329,8 +329,24 @@ fn verbs(workspace: &Workspace, limit: Option<Duration>) -> Outcome {
         return (Tally::default(), Ok(Done::Skipped(why.to_owned())));
     }
     let mut clippy = workspace.cargo();
-    clippy.args(["clippy", "-p", "consort-hw", "-p", "consort-cli", "-p", "consort-tests", "--all-targets", "--quiet"]);
-    clippy.args(["--features", "consort-hw/verbs,consort-cli/verbs,consort-tests/verbs", "--", "-D", "warnings"]);
+    clippy.args([
+        "clippy",
+        "-p",
+        "consort-hw",
+        "-p",
+        "consort-cli",
+        "-p",
+        "consort-tests",
+        "--all-targets",
+        "--quiet",
+    ]);
+    clippy.args([
+        "--features",
+        "consort-hw/verbs,consort-cli/verbs,consort-tests/verbs",
+        "--",
+        "-D",
+        "warnings",
+    ]);
     let (tally, result) = run(clippy, limit);
     if let Err(trouble) = result {
         return (tally, Err(trouble));
