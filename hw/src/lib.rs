@@ -5,6 +5,7 @@
 //! holds them all to it (`tests/all/conformance`). Nothing here knows what a message, a round or a view is.
 
 mod signals;
+pub(crate) mod beside;
 pub mod shm;
 pub mod tcp;
 #[cfg(not(loom))]
@@ -15,6 +16,3 @@ pub mod machine;
 #[cfg(feature = "verbs")]
 pub mod verbs;
 pub mod mixed;
-
-/// Rouses the owner of a fabric out of its sleep, from any thread.
-pub(crate) type Rouse = Box<dyn Fn() + Send + Sync>;

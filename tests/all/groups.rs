@@ -579,12 +579,12 @@ fn as_many_groups_as_there_can_be_change_their_views() {
             }
             groups[0].sender().send(&[number as u8]).unwrap();
             for group in &groups {
-                loop {
-                    match group.recv_timeout(LONG).unwrap().expect("the message") {
-                        Event::Message(message) => break assert_eq!(*message, [number as u8]),
-                        _ => {}
+                let message = loop {
+                    if let Event::Message(message) = group.recv_timeout(LONG).unwrap().expect("the message") {
+                        break message;
                     }
-                }
+                };
+                assert_eq!(*message, [number as u8]);
             }
         }
     };

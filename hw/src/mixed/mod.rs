@@ -15,7 +15,7 @@
 //!
 //! Both ends read both offers and come to the same list: shared memory if both are in the same place, RDMA, TCP, as far as both have them.
 //! The node with the lesser id dials, over the first; if that fails before the link is there, over the next, and so on. The other end can't
-//! know how far the dialler is: it is ready for the first, and after [`PATIENCE`] without a link for the next as well. Whichever comes up takes the
+//! know how far the dialler is: it is ready for the first, and after a fifth of a second without a link for the next as well. Whichever comes up takes the
 //! link, for as long as it lives. An attempt that failed is told in the log; [`Fabric::carrier`] tells what a link runs over.
 //!
 //! # How the contract is kept
@@ -41,7 +41,6 @@ mod tests;
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -51,6 +50,7 @@ use consort_dataplane::fabric::{
 use consort_dataplane::memory::{Mirror, Segment};
 use consort_dataplane::names::{MAX_NODES, NodeId, PeerSet, Slot, Time};
 
+use crate::beside::Far;
 use crate::shm::{ShmFabric, ShmOptions};
 use crate::tcp::{TcpFabric, TcpOptions};
 
@@ -99,24 +99,6 @@ impl Kind {
             [false, false, true] => "tcp",
             [false, false, false] => "none",
         }
-    }
-}
-
-/// A fabric that can be watched while its owner sleeps over another one.
-pub(crate) trait Far: Fabric + Send {
-    /// Gets ready to be watched: from now until the next poll, [`Far::news`] can be read when anything comes. Returns until when, or `None`
-    /// if there is something to do at once. Gives up, with `None`, when `stop` says so.
-    fn lie_beside(&mut self, now: Time, stop: &dyn Fn() -> bool) -> Option<Time>;
-
-    /// [`Far::news`] could be read: to be told before the next poll.
-    fn rise(&mut self);
-
-    /// What to watch; none if the fabric was not made to be watched.
-    fn news(&self) -> Option<BorrowedFd<'_>>;
-
-    /// A part of the segment is other memory now.
-    fn on_renewed(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 

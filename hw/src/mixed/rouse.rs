@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use consort_dataplane::fabric::Doorbell;
 
 use super::{KINDS, Kind};
-use crate::Rouse;
+use crate::beside::Rouse;
 
 /// Where the owner sleeps, and what came elsewhere meanwhile.
 #[derive(Default)]

@@ -1,7 +1,7 @@
 //! The thread that watches the other fabrics while the owner sleeps in one of them.
 //!
 //! What ends a sleep on futexes is a futex, so somebody has to turn what comes over sockets into one. The thread sleeps in the kernel on what the
-//! fabrics name ([`Far::news`](super::Far::news)), which the owner asks for anew before each of its sleeps, once: while it is awake and looks for itself,
+//! fabrics name ([`Far::news`](crate::beside::Far::news)), which the owner asks for anew before each of its sleeps, once: while it is awake and looks for itself,
 //! nobody else is woken.
 
 use std::mem::MaybeUninit;

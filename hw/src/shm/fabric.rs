@@ -18,7 +18,7 @@ use super::mapping::OwnMemory;
 use super::options::{ShmError, ShmOptions};
 use super::sleep::{self, Alarm, EPOCH, NAP, Naps, Waits};
 use super::watcher::Watcher;
-use crate::Rouse;
+use crate::beside::Rouse;
 
 /// A fabric whose mirrors are the peers' own memory. See the [module](super).
 #[derive(Debug)]

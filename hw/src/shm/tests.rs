@@ -277,11 +277,11 @@ fn an_answering_peer_that_cheats_is_corrupt() {
 fn an_answer_must_be_by_who_made_the_offer() {
     type Change = fn(Hello) -> Vec<u8>;
     let changes: [Change; 7] = [
-        |good| Hello { own: Token([0; 16]), ..good.clone() }.encode().to_vec(),
-        |good| Hello { given: Token([0; 16]), ..good.clone() }.encode().to_vec(),
-        |good| Hello { from: NodeId(3), ..good.clone() }.encode().to_vec(),
-        |good| Hello { to: NodeId(3), ..good.clone() }.encode().to_vec(),
-        |good| Hello { segment: good.segment + 4096, ..good.clone() }.encode().to_vec(),
+        |good| Hello { own: Token([0; 16]), ..good }.encode().to_vec(),
+        |good| Hello { given: Token([0; 16]), ..good }.encode().to_vec(),
+        |good| Hello { from: NodeId(3), ..good }.encode().to_vec(),
+        |good| Hello { to: NodeId(3), ..good }.encode().to_vec(),
+        |good| Hello { segment: good.segment + 4096, ..good }.encode().to_vec(),
         |_| vec![7; 1000],
         |_| b"hello".to_vec(),
     ];
@@ -647,7 +647,7 @@ fn offers_from_elsewhere_are_refused() {
     let mut unreachable = good.clone();
     unreachable.place.network ^= 1;
     let huge = Offer { segment: 1 << 60, ..good.clone() };
-    let other = Offer { node: NodeId(3), ..good.clone() };
+    let other = Offer { node: NodeId(3), ..good };
     let own = Offer { node: NodeId(1), ..other.clone() };
     for (offer, peer, says) in [
         (elsewhere, 2, "another machine"),

@@ -91,8 +91,7 @@ use relay::Relays;
 use setup::Stranger;
 use uring::Uring;
 
-use crate::Rouse;
-use crate::mixed::Far;
+use crate::beside::{Far, Rouse};
 
 pub use options::{TcpEngine, TcpError, TcpOptions};
 

@@ -64,8 +64,7 @@ use consort_dataplane::names::{MAX_NODES, NodeId, PeerSet, Slot, Time};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
-use crate::Rouse;
-use crate::mixed::Far;
+use crate::beside::{Far, Rouse};
 use crate::tcp::hello::{Offer, Role, Token, is_wildcard};
 use crate::tcp::{frame, sys};
 

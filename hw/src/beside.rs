@@ -1,0 +1,27 @@
+//! What fabrics have in common that can be parts of one ([`mixed`](crate::mixed)).
+
+use std::os::fd::BorrowedFd;
+
+use consort_dataplane::fabric::Fabric;
+use consort_dataplane::names::Time;
+
+/// Rouses the owner of a fabric out of its sleep, from any thread.
+pub(crate) type Rouse = Box<dyn Fn() + Send + Sync>;
+
+/// A fabric that can be watched while its owner sleeps over another one.
+pub(crate) trait Far: Fabric + Send {
+    /// Gets ready to be watched: from now until the next poll, [`Far::news`] can be read when anything comes. Returns until when, or `None`
+    /// if there is something to do at once. Gives up, with `None`, when `stop` says so.
+    fn lie_beside(&mut self, now: Time, stop: &dyn Fn() -> bool) -> Option<Time>;
+
+    /// [`Far::news`] could be read: to be told before the next poll.
+    fn rise(&mut self);
+
+    /// What to watch; none if the fabric was not made to be watched.
+    fn news(&self) -> Option<BorrowedFd<'_>>;
+
+    /// A part of the segment is other memory now.
+    fn on_renewed(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
