@@ -309,7 +309,7 @@ fn removed() {
     rig(&format!("rdma link delete rxe{REMOVED}"));
     for at in 0..2 {
         let why = over(&mut fabrics[at..=at], GIVES_UP_WITHIN, |_| {});
-        assert!(matches!(why, LinkDown::Broken(_)), "{why:?}");
+        assert!(matches!(why, LinkDown::Own(_)), "{why:?}");
         says(why, &["removed"]);
     }
     // A fabric without its device does no harm, and comes to an end.
