@@ -143,7 +143,7 @@ impl Terms {
         }
         if hello.fabric != self.fabric {
             let remedy =
-                "set the same `fabric` at all nodes (`auto` may choose differently on different machines)";
+                "set the same `fabric` at all nodes; `auto` takes for each link the best that both ends have";
             return differ("fabric", &quoted(&self.fabric), &quoted(&hello.fabric), remedy);
         }
         if hello.guarantee != self.guarantee {
