@@ -398,7 +398,7 @@ typedef struct consort_stats {
     uint64_t sleeps;
     uint64_t wakes;        /* of sleeping peers */
     char fabric[16];       /* "shm", "tcp", "verbs"; of CONSORT_AUTO what its links run over, such as "shm+tcp" */
-    char engine[16];       /* what drives it: "futex", "io_uring", "epoll", "rc" */
+    char engine[16];       /* what drives it: "futex", "io_uring", "epoll", "rc"; of CONSORT_AUTO such as "futex+io_uring" */
 } consort_stats;
 
 /* Asks the engine, and blocks until it has answered. CONSORT_WOULD_DEADLOCK in a callback. */

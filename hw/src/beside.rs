@@ -10,9 +10,9 @@ pub(crate) type Rouse = Box<dyn Fn() + Send + Sync>;
 
 /// A fabric that can be watched while its owner sleeps over another one.
 pub(crate) trait Far: Fabric + Send {
-    /// Gets ready to be watched: from now until the next poll, [`Far::news`] can be read when anything comes. Returns until when, or `None`
-    /// if there is something to do at once. Gives up, with `None`, when `stop` says so.
-    fn lie_beside(&mut self, now: Time, stop: &dyn Fn() -> bool) -> Option<Time>;
+    /// Gets ready to be watched: from then until the next poll, [`Far::news`] can be read when anything comes. Returns until when, or `None`
+    /// if there is something to do at once. May take a while, but not beyond `until`, nor much longer once `stop` says so: then it gives up, with `None`.
+    fn lie_beside(&mut self, now: Time, until: Time, stop: &dyn Fn() -> bool) -> Option<Time>;
 
     /// [`Far::news`] could be read: to be told before the next poll.
     fn rise(&mut self);

@@ -78,7 +78,7 @@ pub struct NodeStats {
     pub sent: u64,
     /// The name of the fabric; of one of several kinds those that its links run over, such as `shm+tcp`.
     pub fabric: &'static str,
-    /// What drives it: `io_uring`, `epoll`, `futex`.
+    /// What drives it: `io_uring`, `epoll`, `futex`, `rc`; of one of several kinds such as `futex+io_uring`.
     pub engine: &'static str,
     /// What the fabric counted: system calls, bytes, sleeps, wakes.
     pub counts: FabricStats,

@@ -15,7 +15,7 @@
 //!
 //! Both ends read both offers and come to the same list: shared memory if both are in the same place, RDMA, TCP, as far as both have them.
 //! The node with the lesser id dials, over the first; if that fails before the link is there, over the next, and so on. The other end can't
-//! know how far the dialler is: it is ready for the first, and after a fifth of a second without a link for the next as well. Whichever comes up takes the
+//! know how far the dialler is: it is ready for the first, and after a while (`PATIENCE`) without a link for the next as well. Whichever comes up takes the
 //! link, for as long as it lives. An attempt that failed is told in the log; [`Fabric::carrier`] tells what a link runs over.
 //!
 //! # How the contract is kept
@@ -76,6 +76,13 @@ pub(crate) enum Kind {
 /// How many kinds there are.
 const KINDS: usize = 3;
 
+/// What is published: which calls of a fabric it takes.
+#[derive(Clone, Copy)]
+enum What {
+    Words,
+    Ring,
+}
+
 impl Kind {
     const ALL: [Self; KINDS] = [Self::Shm, Self::Verbs, Self::Tcp];
 
@@ -85,6 +92,11 @@ impl Kind {
             Self::Verbs => "verbs",
             Self::Tcp => "tcp",
         }
+    }
+
+    /// Its place in a set of kinds.
+    const fn bit(self) -> u8 {
+        1 << self as u8
     }
 
     /// The names of several, by number.
@@ -226,20 +238,7 @@ impl MixedFabric {
     }
 
     fn part(&mut self, kind: Kind) -> Option<&mut dyn Fabric> {
-        if kind == Kind::Shm {
-            return self.near.as_mut().map(|near| near as &mut dyn Fabric);
-        }
-        let (_, far) = self.far.iter_mut().find(|(other, _)| *other == kind)?;
-        Some(&mut **far)
-    }
-
-    fn parts(&mut self) -> impl Iterator<Item = (Kind, &mut dyn Fabric)> {
-        let near = self.near.as_mut().map(|near| (Kind::Shm, near as &mut dyn Fabric));
-        near.into_iter().chain(self.far.iter_mut().map(|(kind, far)| (*kind, &mut **far as &mut dyn Fabric)))
-    }
-
-    fn reached(&self, kind: Kind) -> PeerSet {
-        self.reach[kind as usize]
+        part(&mut self.near, &mut self.far, kind)
     }
 
     fn mine(&self) -> Offers {
@@ -253,36 +252,24 @@ impl MixedFabric {
             Kind::Shm => self.near.as_ref().is_some_and(|near| near.reaches(offer)),
             _ => self.far.iter().any(|(other, _)| *other == kind),
         };
-        let mut common: Vec<_> =
-            theirs.0.into_iter().filter(|(kind, offer)| is_common(*kind, offer)).collect();
-        common.sort_by_key(|(kind, _)| *kind);
-        common.dedup_by_key(|(kind, _)| *kind);
-        common
+        theirs.0.into_iter().filter(|(kind, offer)| is_common(*kind, offer)).collect()
     }
 
-    /// Tries the next kind for a link. Whether there was one that could be tried.
+    /// Tries the next kind for a link that can be tried.
+    ///
+    /// # Errors
+    /// There is none: of the last, why it can't.
     fn try_next(&mut self, slot: Slot) -> Result<(), ConnectError> {
+        let Self { near, far, ways, reach, .. } = self;
         let mut refusal = ConnectError::Offer("both ends have no kind of fabric in common".to_owned());
-        loop {
-            let Some(way) = self.ways[usize::from(slot.0)].as_deref_mut() else { return Err(refusal) };
-            let (peer, within) = (way.peer, way.within);
-            let Some((kind, offer)) = way.next() else { return Err(refusal) };
-            let tried = match self.part(kind) {
-                Some(part) => part.connect(slot, peer, &offer, within),
-                None => continue,
-            };
-            let Some(way) = self.ways[usize::from(slot.0)].as_deref_mut() else { return Err(refusal) };
-            match tried {
+        let Some(way) = ways[usize::from(slot.0)].as_deref_mut() else { return Err(refusal) };
+        while let Some((kind, offer)) = way.next() {
+            let Some(part) = part(near, far, kind) else { continue };
+            match part.connect(slot, way.peer, &offer, way.within) {
                 Ok(()) => {
-                    way.trying |= 1 << kind as u8;
-                    let early = std::mem::take(&mut way.early);
-                    self.reach[kind as usize] = self.reach[kind as usize].with(slot);
-                    if let Some(part) = self.part(kind) {
-                        early.tell(part, PeerSet::EMPTY.with(slot));
-                    }
-                    if let Some(way) = self.ways[usize::from(slot.0)].as_deref_mut() {
-                        way.early = early;
-                    }
+                    way.trying |= kind.bit();
+                    reach[kind as usize] = reach[kind as usize].with(slot);
+                    way.early.tell(part, PeerSet::EMPTY.with(slot));
                     return Ok(());
                 }
                 Err(error) => {
@@ -291,6 +278,7 @@ impl MixedFabric {
                 }
             }
         }
+        Err(refusal)
     }
 
     /// What a kind tells of a link. Returns whether it matters to the owner.
@@ -301,13 +289,13 @@ impl MixedFabric {
             LinkEvent::Up(_) if way.taken.is_none() && !way.is_over => {
                 way.taken = Some(kind);
                 way.early = way::Early::default();
-                let others = std::mem::replace(&mut way.trying, 0) & !(1 << kind as u8);
+                let others = std::mem::replace(&mut way.trying, 0) & !kind.bit();
                 if let Some(why) = way.detour() {
                     let (node, peer) = (self.node, way.peer);
                     tracing::warn!(%node, %peer, "the link goes over {}: {why}", kind.name());
                 }
                 self.unsettled = self.unsettled.without(slot);
-                for other in Kind::ALL.into_iter().filter(|other| others & 1 << *other as u8 != 0) {
+                for other in Kind::ALL.into_iter().filter(|other| others & other.bit() != 0) {
                     self.reach[other as usize] = self.reach[other as usize].without(slot);
                     if let Some(part) = self.part(other) {
                         part.fence(slot);
@@ -322,8 +310,8 @@ impl MixedFabric {
                 self.events.push_back(LinkEvent::Down(slot, why));
                 true
             }
-            LinkEvent::Down(_, why) if way.trying & 1 << kind as u8 != 0 => {
-                way.trying &= !(1 << kind as u8);
+            LinkEvent::Down(_, why) if way.trying & kind.bit() != 0 => {
+                way.trying &= !kind.bit();
                 let is_last = way.trying == 0;
                 way.note(kind, &why.to_string());
                 self.reach[kind as usize] = self.reach[kind as usize].without(slot);
@@ -374,8 +362,46 @@ impl MixedFabric {
 
     /// The kinds with links, or attempts at any: bits by number.
     fn active(&self) -> u8 {
-        let bit = |kind: Kind| u8::from(!self.reached(kind).is_empty()) << kind as u8;
-        Kind::ALL.into_iter().map(bit).sum()
+        let active = |kind: &Kind| !self.reach[*kind as usize].is_empty();
+        Kind::ALL.into_iter().filter(active).fold(0, |all, kind| all | kind.bit())
+    }
+
+    fn publish(&mut self, what: What, range: Range<usize>, peers: PeerSet) {
+        for slot in PeerSet(self.unsettled.0 & peers.0).iter() {
+            if let Some(way) = self.ways[usize::from(slot.0)].as_deref_mut() {
+                match what {
+                    What::Words => way.early.words(range.clone()),
+                    What::Ring => way.early.ring(range.clone()),
+                }
+            }
+        }
+        if let Some(near) = &mut self.near {
+            publish_to(near, what, &range, PeerSet(self.reach[Kind::Shm as usize].0 & peers.0));
+        }
+        for (kind, far) in &mut self.far {
+            publish_to(&mut **far, what, &range, PeerSet(self.reach[*kind as usize].0 & peers.0));
+        }
+    }
+}
+
+fn part<'a>(
+    near: &'a mut Option<ShmFabric>,
+    far: &'a mut [(Kind, Box<dyn Far>)],
+    kind: Kind,
+) -> Option<&'a mut dyn Fabric> {
+    if kind == Kind::Shm {
+        return near.as_mut().map(|near| near as &mut dyn Fabric);
+    }
+    let (_, far) = far.iter_mut().find(|(other, _)| *other == kind)?;
+    Some(&mut **far)
+}
+
+#[inline]
+fn publish_to<F: Fabric + ?Sized>(part: &mut F, what: What, range: &Range<usize>, peers: PeerSet) {
+    match what {
+        _ if peers.is_empty() => {}
+        What::Words => part.publish_words(range.clone(), peers),
+        What::Ring => part.publish_ring(range.clone(), peers),
     }
 }
 
@@ -442,43 +468,11 @@ impl Fabric for MixedFabric {
     }
 
     fn publish_words(&mut self, range: Range<usize>, peers: PeerSet) {
-        if !self.unsettled.is_empty() {
-            for slot in PeerSet(self.unsettled.0 & peers.0).iter() {
-                if let Some(way) = self.ways[usize::from(slot.0)].as_deref_mut() {
-                    way.early.words(range.clone());
-                }
-            }
-        }
-        let near = PeerSet(self.reach[Kind::Shm as usize].0 & peers.0);
-        if let (Some(part), false) = (&mut self.near, near.is_empty()) {
-            part.publish_words(range.clone(), near);
-        }
-        for (kind, part) in &mut self.far {
-            let theirs = PeerSet(self.reach[*kind as usize].0 & peers.0);
-            if !theirs.is_empty() {
-                part.publish_words(range.clone(), theirs);
-            }
-        }
+        self.publish(What::Words, range, peers);
     }
 
     fn publish_ring(&mut self, range: Range<usize>, peers: PeerSet) {
-        if !self.unsettled.is_empty() {
-            for slot in PeerSet(self.unsettled.0 & peers.0).iter() {
-                if let Some(way) = self.ways[usize::from(slot.0)].as_deref_mut() {
-                    way.early.ring(range.clone());
-                }
-            }
-        }
-        let near = PeerSet(self.reach[Kind::Shm as usize].0 & peers.0);
-        if let (Some(part), false) = (&mut self.near, near.is_empty()) {
-            part.publish_ring(range.clone(), near);
-        }
-        for (kind, part) in &mut self.far {
-            let theirs = PeerSet(self.reach[*kind as usize].0 & peers.0);
-            if !theirs.is_empty() {
-                part.publish_ring(range.clone(), theirs);
-            }
-        }
+        self.publish(What::Ring, range, peers);
     }
 
     fn flush(&mut self) {
@@ -504,7 +498,7 @@ impl Fabric for MixedFabric {
         for at in 0..self.far.len() {
             let (kind, part) = &mut self.far[at];
             let kind = *kind;
-            if stirred & 1 << kind as u8 != 0 {
+            if stirred & kind.bit() != 0 {
                 part.rise();
             }
             // Who dials before it is expected waits at the door.
@@ -527,15 +521,18 @@ impl Fabric for MixedFabric {
         }
         let mut until = self.due().map_or(until, |due| until.min(due));
         let active = self.active();
-        let is_active = |kind: Kind| active & 1 << kind as u8 != 0;
+        let is_active = |kind: Kind| active & kind.bit() != 0;
         let first = match (Kind::ALL.into_iter().find(|kind| is_active(*kind)), &self.near) {
             (Some(kind), _) => kind,
             (None, Some(_)) => Kind::Shm,
             (None, None) => self.far.first().map_or(Kind::Tcp, |(kind, _)| *kind),
         };
         let bed = self.bed.clone();
+        let near = self.near.as_ref();
+        // What comes meanwhile to where nobody watches yet is not to wait for a peer elsewhere that doesn't answer.
+        let stop = || bed.is_stirred() || near.is_some_and(|near| !near.quiet());
         for (kind, part) in self.far.iter_mut().filter(|(kind, _)| *kind != first && is_active(*kind)) {
-            let Some(due) = part.lie_beside(now, &|| bed.is_stirred()) else { return };
+            let Some(due) = part.lie_beside(now, until, &stop) else { return };
             until = until.min(due);
             if let (Some(watcher), Some(news)) = (&mut self.watcher, part.news())
                 && let Err(cause) = watcher.watch(*kind, news)
@@ -577,8 +574,10 @@ impl Fabric for MixedFabric {
 
     fn close(&mut self, within: Duration) {
         let begun = Instant::now();
-        for (_, part) in self.parts() {
-            part.close(within.saturating_sub(begun.elapsed()));
+        for kind in Kind::ALL {
+            if let Some(part) = self.part(kind) {
+                part.close(within.saturating_sub(begun.elapsed()));
+            }
         }
     }
 

@@ -44,7 +44,7 @@ impl Watcher {
 
     /// Rings, once, when `news` can be read; at once if it can be already.
     pub(super) fn watch(&mut self, kind: Kind, news: BorrowedFd<'_>) -> std::io::Result<()> {
-        let data = EventData::new_u64(1 << kind as u8);
+        let data = EventData::new_u64(kind.bit().into());
         let once = EventFlags::IN | EventFlags::ONESHOT;
         if self.known.contains(&news.as_raw_fd()) {
             epoll::modify(self.set.as_fd(), news, data, once)?;

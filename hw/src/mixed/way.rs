@@ -80,7 +80,7 @@ impl Way {
 
     /// Whether a kind has or had to do with it.
     pub(super) fn concerns(&self, kind: Kind) -> bool {
-        self.taken == Some(kind) || self.trying & 1 << kind as u8 != 0
+        self.taken == Some(kind) || self.trying & kind.bit() != 0
     }
 }
 

@@ -156,7 +156,7 @@ impl ShmFabric {
     }
 
     /// Whether nothing has come since the last poll.
-    fn quiet(&self) -> bool {
+    pub(crate) fn quiet(&self) -> bool {
         let same = |peer: &Peer| peer.mirror.load(EPOCH) == peer.seen && peer.mirror.load(LIFE) == peer.life;
         !self.alarm.attention() && self.peers.iter().all(same)
     }

@@ -21,7 +21,7 @@ use consort_dataplane::names::NodeId;
 const MAGIC: [u8; 8] = *b"cnsrtshm";
 
 /// Counts up with every change of the offer, the hello, or the fabric's page.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 const OFFER_HEADER: usize = 72;
 const NAME_MAX: usize = 100; // 107 fit into an abstract Unix address

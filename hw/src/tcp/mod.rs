@@ -177,12 +177,15 @@ impl TcpFabric {
         let machine = |what: &'static str| move |cause| TcpError::Machine { what, cause };
         let aside = memory.is_some().then(Epoll::new).transpose().map_err(machine("epoll"))?;
         let segment = match memory {
-            Some(memory) => memory,
-            None => sys::memory(options.segment_bytes).map_err(machine("memory for the segment"))?,
+            Some(memory) => memory, // it is for who made it to back it
+            None => {
+                let memory = sys::memory(options.segment_bytes).map_err(machine("memory for the segment"))?;
+                if memory.size() <= options.prefault_up_to {
+                    memory.prefault(0..memory.size());
+                }
+                memory
+            }
         };
-        if segment.size() <= options.prefault_up_to {
-            segment.prefault(0..segment.size());
-        }
         let backing =
             Backing::start().map_err(|cause| TcpError::Machine { what: "a thread for memory", cause })?;
         let bell = Arc::new(bell);
@@ -557,7 +560,7 @@ impl Fabric for TcpFabric {
 }
 
 impl Far for TcpFabric {
-    fn lie_beside(&mut self, now: Time, _: &dyn Fn() -> bool) -> Option<Time> {
+    fn lie_beside(&mut self, now: Time, _: Time, _: &dyn Fn() -> bool) -> Option<Time> {
         self.counts.called();
         sys::hush(&self.bell);
         self.look_at_lifelines(); // which ring the bell

@@ -653,7 +653,7 @@ impl Fabric for VerbsFabric {
         if until <= now || self.is_news() {
             return;
         }
-        let until = (until != Time(u64::MAX)).then(|| Instant::now() + until.since(now));
+        let until = instant(now, until);
         // The doorbell is not heard before.
         if !self.announce_nap(until, Self::is_news) {
             return;
@@ -724,9 +724,11 @@ impl Fabric for VerbsFabric {
 }
 
 impl Far for VerbsFabric {
-    fn lie_beside(&mut self, _: Time, stop: &dyn Fn() -> bool) -> Option<Time> {
-        let still =
-            !self.is_news() && self.announce_nap(None, |me: &Self| me.is_news() || stop()) && self.is_still();
+    fn lie_beside(&mut self, now: Time, until: Time, stop: &dyn Fn() -> bool) -> Option<Time> {
+        let until = instant(now, until);
+        let still = !self.is_news()
+            && self.announce_nap(until, |me: &Self| me.is_news() || stop())
+            && self.is_still();
         still.then(|| self.next_deadline().unwrap_or(Time(u64::MAX)))
     }
 
@@ -747,6 +749,11 @@ impl Far for VerbsFabric {
         }
         Ok(())
     }
+}
+
+/// A time as the machine's clock has it; none for ever.
+fn instant(now: Time, until: Time) -> Option<Instant> {
+    (until != Time(u64::MAX)).then(|| Instant::now() + until.since(now))
 }
 
 /// Memory for a device to read or write, backed beforehand.
