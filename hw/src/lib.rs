@@ -5,6 +5,7 @@
 //! holds them all to it (`tests/all/conformance`). Nothing here knows what a message, a round or a view is.
 
 mod signals;
+mod watch;
 pub(crate) mod beside;
 pub mod shm;
 pub mod tcp;

@@ -17,14 +17,15 @@ use super::links::Links;
 use super::mapping::OwnMemory;
 use super::options::{ShmError, ShmOptions};
 use super::sleep::{self, Alarm, EPOCH, NAP, Naps, Waits};
-use super::watcher::Watcher;
+use super::watcher;
 use crate::beside::Rouse;
+use crate::watch::Watch;
 
 /// A fabric whose mirrors are the peers' own memory. See the [module](super).
 #[derive(Debug)]
 pub struct ShmFabric {
     // The watcher first: it must end before the epoll set that it watches.
-    _watcher: Watcher,
+    _watcher: Watch,
     links: Links,
     /// The links that are up, as the hot path wants them.
     peers: Vec<Peer>,
@@ -79,7 +80,7 @@ impl ShmFabric {
             let alarm = alarm.clone();
             Box::new(move || alarm.raise())
         });
-        let watcher = Watcher::start(links.sockets(), memory.clone(), alarm.clone(), doorbell.clone())?;
+        let watcher = watcher::watch(links.sockets(), memory.clone(), alarm.clone(), doorbell.clone())?;
         Ok(Self {
             _watcher: watcher,
             links,
