@@ -86,10 +86,17 @@ impl Crew {
         task: &Task,
     ) -> Result<usize, Failure> {
         let refused = |cause: std::io::Error| {
-            Failure::start(
-                format!("can't start a process for {name}: {cause}"),
-                "check the limit on processes (ulimit -u) and free memory, or run fewer members",
-            )
+            let what = format!("can't start a process for {name}: {cause}");
+            match before {
+                [first, ..] if cause.kind() == std::io::ErrorKind::NotFound => Failure::start(
+                    what,
+                    format!("there is no command {first:?}: see the --host of this member"),
+                ),
+                _ => Failure::start(
+                    what,
+                    "check the limit on processes (ulimit -u) and free memory, or run fewer members",
+                ),
+            }
         };
         let program = std::env::current_exe().map_err(refused)?;
         let mut command = match before {

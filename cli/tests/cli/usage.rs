@@ -107,6 +107,14 @@ fn arguments_that_make_no_sense_are_refused_with_code_2() {
     refused(&["explode"], 2, &["explode"]);
 }
 
+/// What stands in front of a member's command may not be there.
+#[test]
+fn a_host_whose_command_is_not_there_is_named() {
+    let args = ["bench", "latency", "--fabric", "tcp", "--members", "2", "--runs", "1"];
+    let hosts = ["--host", "env=127.0.0.1", "--host", "no-such-command=127.0.0.1"];
+    refused(&[&args[..], &hosts].concat(), 4, &["member 2", "no-such-command", "--host"]);
+}
+
 /// The floor over RDMA is refused as the group is.
 #[cfg(not(feature = "verbs"))]
 #[test]
