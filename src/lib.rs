@@ -64,6 +64,7 @@
 //! | [`Agreed`](Guarantee::Agreed) | in one order, the same at all members |
 //! | [`Atomic`](Guarantee::Atomic) | in that order, and only once every member has it (the default) |
 //! | [`Durable`](Guarantee::Durable) | in that order, and only once every member has flushed it to its [`log`] ([`NodeBuilder::data`]) |
+//! | [`Logged`](Guarantee::Logged) | when `Atomic` would; that every member has flushed it, its [`Outcome`] says later |
 //!
 //! When the members change, every member that goes on delivers the same messages, then the next [`Event::View`], then that
 //! view's messages. What was under way is delivered in the old view or sent again in the new one, once and in its sender's
@@ -110,6 +111,11 @@
 //! members come again, one or all of them, each application is told everything once more, views and messages, in the same order and with the same
 //! stamps, and then what is new. After the loss of all, the group begins again when a majority of the newest view's members is there, and of each
 //! shard a log that is known to have everything; [`Event::Waiting`] says who is missing. A disk that fails to flush stops its member. See docs/durability.md.
+//!
+//! With [`Guarantee::Logged`] deliveries don't wait for the disks, and outcomes do: a state machine goes on at the speed of the network, and tells nobody
+//! outside of what hangs on a message before its outcome is there. With either, [`Outcome::try_stable`] says when every member has received a message.
+//! What was delivered and not flushed is lost if all members are, at once; a process that alone outlives that stops when it comes back to the group, and is
+//! to be started anew. The reply of a [replica](object)'s update comes with its delivery.
 //!
 //! Logs grow for ever, unless the application has a [state](NodeBuilder::state): then it is asked for a snapshot ([`Event::Snapshot`]) whenever its log has grown by
 //! [`NodeBuilder::snapshot_every`], and what the snapshot has goes from the log. Who starts is given the snapshot first ([`Event::Restore`]), and

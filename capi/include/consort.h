@@ -129,7 +129,8 @@ enum {
     CONSORT_ATOMIC = 0, /* in one order, and only once every member has it (the default) */
     CONSORT_AGREED = 1, /* in one order; what a member delivered just before it crashed may be lost to the others */
     CONSORT_FIFO = 2,   /* each sender's in its order, no order between senders */
-    CONSORT_DURABLE = 3 /* as CONSORT_ATOMIC, and only once every member has it on disk; needs `data`. See DURABLE GROUPS */
+    CONSORT_DURABLE = 3, /* as CONSORT_ATOMIC, and only once every member has it on disk; needs `data`. See DURABLE GROUPS */
+    CONSORT_LOGGED = 4  /* when CONSORT_ATOMIC would, and written down: its outcome waits until every member has it on disk; needs `data` */
 };
 
 /* Which way the bytes of messages go. All nodes of a cluster use the same for a group. */
@@ -177,7 +178,7 @@ typedef struct consort_group_options {
     uint64_t ring_bytes;   /* each member's ring, a power of two; 0: 1 MiB. A message takes at most half of it */
     uint32_t shards;       /* not 0: split in so many shards, which the library lays out over the nodes, */
     uint32_t replicas;     /* with so many replicas each */
-    uint32_t guarantee;    /* CONSORT_ATOMIC, CONSORT_AGREED, CONSORT_FIFO or CONSORT_DURABLE */
+    uint32_t guarantee;    /* CONSORT_ATOMIC, CONSORT_AGREED, CONSORT_FIFO, CONSORT_DURABLE or CONSORT_LOGGED */
     uint32_t state;        /* not 0: who joins gets the application's state first, see CONSORT_SNAPSHOT */
     uint32_t topology;     /* CONSORT_DIRECT or CONSORT_CHAIN */
     uint32_t reserved;
@@ -323,6 +324,12 @@ typedef struct consort_bytes {
  *
  * In a group with CONSORT_DURABLE each member writes each message to a log in its own directory, `data` of the node's options. A message is
  * delivered, and its outcome CONSORT_OK, once all members have flushed it.
+ *
+ * With CONSORT_LOGGED it is delivered as soon as all members have received it, without waiting for a disk, and its outcome is CONSORT_OK when all have
+ * flushed it: programs go on at the speed of the network, and who sent a message knows when nothing can take it back any more. Until then it is lost if
+ * all members are, at once: a program tells nobody outside of what hangs on it before the outcome is there. A member whose process alone outlives
+ * such a loss, and was told what the group then lacks, is CONSORT_STOPPED when it comes back; started anew it has what the group has.
+ * consort_outcome_wait_stable() says, with either, when all members have received a message.
  *
  * When members come again, one or all of them, each with its own `id` and `data`, the program is told everything once more: the views and
  * messages of before, the same in the same order with the same `view`, `seq`, `node` and `stamp`, and then what is new. A message that is told
@@ -522,8 +529,7 @@ consort_status consort_end(consort_group *group);
 
 /* Asks for a read point: a place in this node's events at which all was told that any member had been told before this call. A state that is
  * kept by applying messages is fresh enough there for a linearizable read. Costs a round trip and no message. Never blocks:
- * CONSORT_READ_POINT comes with this number or a greater one. CONSORT_REFUSED: the group is neither CONSORT_ATOMIC nor
- * CONSORT_DURABLE. */
+ * CONSORT_READ_POINT comes with this number or a greater one. CONSORT_REFUSED: the group is CONSORT_AGREED or CONSORT_FIFO. */
 consort_status consort_read_point(consort_group *group, uint64_t *point);
 
 /* Publishes a word to the other members: CONSORT_DIGEST there. Only the last counts. Never blocks. */
@@ -537,6 +543,10 @@ consort_status consort_publish_digest(consort_group *group, uint64_t digest);
  * CONSORT_TIMED_OUT: not known yet. CONSORT_UNKNOWN: the node stopped or was left out before; others may have delivered it.
  * CONSORT_NOT_MEMBER: nobody has delivered it, nor will. */
 consort_status consort_outcome_wait(consort_outcome *outcome, int64_t timeout_ms, consort_delivered *delivered);
+
+/* The same of the step before, in a CONSORT_DURABLE or CONSORT_LOGGED group: CONSORT_OK once all members have received the message and it has its place
+ * in the order, while their disks are at it. It stays CONSORT_OK, whatever becomes of the message. In other groups as consort_outcome_wait(). */
+consort_status consort_outcome_wait_stable(consort_outcome *outcome, int64_t timeout_ms, consort_delivered *delivered);
 
 /* What became of it: the status as consort_outcome_wait returns it, and where it was delivered if so. `delivered` dies with the call. */
 typedef void (*consort_on_outcome)(void *context, consort_status status, const consort_delivered *delivered);

@@ -91,7 +91,8 @@ class Test(unittest.TestCase):
         before = []
         with tempfile.TemporaryDirectory() as place:
             for life in range(2):
-                nodes = [started(consort.Node, guarantee=consort.DURABLE, data=pathlib.Path(place, str(at)), **options)
+                guarantee = (consort.DURABLE, consort.LOGGED)[life]
+                nodes = [started(consort.Node, guarantee=guarantee, data=pathlib.Path(place, str(at)), **options)
                          for at, options in enumerate(sockets(3))]
                 groups = [node.group() for node in nodes]
                 told = [[self.told(group) for _ in before] for group in groups]
@@ -100,7 +101,9 @@ class Test(unittest.TestCase):
                 for group, all in zip(groups, told):
                     all.extend(self.told(group) for _ in outcomes)
                 self.assertEqual(told, [told[0]] * 3)
+                stable = [outcome.wait_stable(60) for outcome in outcomes]
                 delivered = [outcome.wait(60) for outcome in outcomes]
+                self.assertEqual(stable, delivered)
                 self.assertEqual(sorted(delivered), [consort.Delivered(*message[:2]) for message in told[0][len(before):]])
                 stamps = [message[2] for message in told[0]]
                 self.assertEqual(stamps, sorted(set(stamps)))

@@ -25,6 +25,7 @@ pub const ATOMIC: u32 = 0;
 pub const AGREED: u32 = 1;
 pub const FIFO: u32 = 2;
 pub const DURABLE: u32 = 3;
+pub const LOGGED: u32 = 4;
 
 /// `consort_group_options.topology` and the node's.
 pub const DIRECT: u32 = 0;

@@ -11,7 +11,7 @@ use consort::{
 use crate::border::{In, Out, export, listener_of};
 use crate::error::{Error, Status};
 use crate::layout::{
-    ADAPTIVE, AGREED, ATOMIC, AUTO, BLOCK, CHAIN, DATA, DIRECT, DURABLE, FIFO, GroupOptions, Machine,
+    ADAPTIVE, AGREED, ATOMIC, AUTO, BLOCK, CHAIN, DATA, DIRECT, DURABLE, FIFO, GroupOptions, LOGGED, Machine,
     NodeOptions, SHM, SPIN, TCP, VERBS, WITNESS,
 };
 
@@ -207,7 +207,8 @@ fn guarantee(number: u32) -> Result<Guarantee, Error> {
         AGREED => Ok(Guarantee::Agreed),
         FIFO => Ok(Guarantee::Fifo),
         DURABLE => Ok(Guarantee::Durable),
-        other => Err(unknown("guarantee", other, "one of CONSORT_ATOMIC, _AGREED, _FIFO, _DURABLE")),
+        LOGGED => Ok(Guarantee::Logged),
+        other => Err(unknown("guarantee", other, "one of CONSORT_ATOMIC, _AGREED, _FIFO, _DURABLE, _LOGGED")),
     }
 }
 
@@ -225,6 +226,7 @@ pub(crate) fn number_of(guarantee: Guarantee) -> u32 {
         Guarantee::Agreed => AGREED,
         Guarantee::Fifo => FIFO,
         Guarantee::Durable => DURABLE,
+        Guarantee::Logged => LOGGED,
         _ => ATOMIC,
     }
 }

@@ -1,12 +1,13 @@
 //! Outcomes: waited for, polled, or told to a callback.
 
+use std::ffi::CStr;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context as Task, Poll, Wake, Waker};
 use std::time::Duration;
 
-use consort::Outcome;
+use consort::{Outcome, OutcomeError};
 
 use crate::border::{Context, Handle, Out, export};
 use crate::callback::{inside, within};
@@ -95,22 +96,41 @@ impl<F: Future + Unpin + Send + 'static, D: FnOnce(F::Output) + Send + 'static> 
     }
 }
 
+const TOLD: (Status, &CStr) = (Status::BadHandle, c"this outcome is told to a callback already: wait there");
+
+type Known = Option<Result<consort::Delivered, OutcomeError>>;
+
+/// Looks at an outcome, or waits for it.
+fn wait(
+    outcome: Handle,
+    timeout_ms: i64,
+    where_: Out<Delivered>,
+    look: fn(&Outcome) -> Known,
+    wait: fn(&Outcome, Duration) -> Known,
+) -> Result<(), Error> {
+    let within = timeout(timeout_ms)?;
+    OUTCOMES.with(outcome, |slot| {
+        let outcome = lock_to_wait(slot, timeout_ms)?;
+        let Some(outcome) = &*outcome else {
+            return Err(Error::fixed(&TOLD));
+        };
+        let known = if only_looks(timeout_ms) {
+            look(outcome)
+        } else {
+            wait(outcome, within.unwrap_or(Duration::MAX))
+        };
+        where_.set(delivered(known.ok_or_else(|| not_yet(timeout_ms))??));
+        Ok(())
+    })
+}
+
 export! {
     fn consort_outcome_wait(outcome: Handle, timeout_ms: i64, where_: Out<Delivered>) {
-        let within = timeout(timeout_ms)?;
-        OUTCOMES.with(outcome, |slot| {
-            let outcome = lock_to_wait(slot, timeout_ms)?;
-            let Some(outcome) = &*outcome else {
-                return Err(Error::fixed(&(Status::BadHandle, c"this outcome is told to a callback already: wait there")));
-            };
-            let result = if only_looks(timeout_ms) {
-                outcome.try_get()
-            } else {
-                outcome.wait_timeout(within.unwrap_or(Duration::MAX))
-            };
-            where_.set(delivered(result.ok_or_else(|| not_yet(timeout_ms))??));
-            Ok(())
-        })
+        wait(outcome, timeout_ms, where_, Outcome::try_get, Outcome::wait_timeout)
+    }
+
+    fn consort_outcome_wait_stable(outcome: Handle, timeout_ms: i64, where_: Out<Delivered>) {
+        wait(outcome, timeout_ms, where_, Outcome::try_stable, Outcome::wait_stable)
     }
 
     fn consort_outcome_then(outcome: Handle, on_outcome: OnOutcome, context: Context) {

@@ -127,6 +127,8 @@ pub(crate) enum NodeGuaranteeArg {
     Atomic,
     /// As atomic, and only once every member has flushed it to its log (--data)
     Durable,
+    /// When atomic would, and written down: the outcome comes once every member has flushed it (--data)
+    Logged,
 }
 
 /// What a member does while nothing happens.
@@ -294,7 +296,7 @@ The configuration file (TOML) says the same as the flags, which go first where b
   id = 1
   listen = \"127.0.0.1:7101\"
   fabric = \"tcp\"                # auto, shm, tcp, verbs
-  guarantee = \"atomic\"          # fifo, agreed, atomic, durable
+  guarantee = \"atomic\"          # fifo, agreed, atomic, durable, logged
   # data = \"/var/lib/app/1\"     # with durable: where this member's log is kept
   # join = [\"127.0.0.1:7102\"]   # instead of [peers]
   # rejoin = true
@@ -357,7 +359,7 @@ pub(crate) struct NodeArgs {
     /// What a delivery promises; the same at all members [default: atomic]
     #[arg(long, value_enum)]
     pub(crate) guarantee: Option<NodeGuaranteeArg>,
-    /// Where this member's log is kept, with --guarantee durable: a directory of its own (see `consort log`)
+    /// Where this member's log is kept, with --guarantee durable or logged: a directory of its own (see `consort log`)
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// What this member does while nothing happens [default: adaptive]

@@ -64,6 +64,7 @@ impl From<NodeGuaranteeArg> for Guarantee {
             NodeGuaranteeArg::Agreed => Self::Agreed,
             NodeGuaranteeArg::Atomic => Self::Atomic,
             NodeGuaranteeArg::Durable => Self::Durable,
+            NodeGuaranteeArg::Logged => Self::Logged,
         }
     }
 }

@@ -22,6 +22,9 @@ pub enum Guarantee {
     Atomic,
     /// As [`Atomic`](Self::Atomic), and written down: delivered once every member of the shard has flushed it to its log (P2).
     Durable,
+    /// Written down as with [`Durable`](Self::Durable), and delivered as with [`Atomic`](Self::Atomic), without waiting for the logs: that every
+    /// member has flushed a message is said later, to its sender alone, by its outcome (P2).
+    Logged,
 }
 
 impl Guarantee {
@@ -32,12 +35,17 @@ impl Guarantee {
 
     /// Whether delivery waits until every member has received (D7).
     pub const fn stable(self) -> bool {
-        matches!(self, Self::Atomic | Self::Durable)
+        matches!(self, Self::Atomic | Self::Durable | Self::Logged)
     }
 
-    /// Whether delivery waits until every member has written it down (P2).
+    /// Whether messages are written down, and their outcomes wait until every member has flushed them (P1, P2).
     pub const fn durable(self) -> bool {
-        matches!(self, Self::Durable)
+        matches!(self, Self::Durable | Self::Logged)
+    }
+
+    /// Whether they are delivered before that.
+    pub const fn ahead_of_logs(self) -> bool {
+        matches!(self, Self::Logged)
     }
 }
 
@@ -48,6 +56,7 @@ impl fmt::Display for Guarantee {
             Self::Agreed => "agreed",
             Self::Atomic => "atomic",
             Self::Durable => "durable",
+            Self::Logged => "logged",
         })
     }
 }
@@ -61,6 +70,7 @@ impl FromStr for Guarantee {
             "agreed" => Ok(Self::Agreed),
             "atomic" => Ok(Self::Atomic),
             "durable" => Ok(Self::Durable),
+            "logged" => Ok(Self::Logged),
             _ => Err(PlanError::Guarantee(name.to_owned())),
         }
     }
@@ -239,7 +249,7 @@ pub enum PlanError {
     #[error("there is no link to node {0} yet; start the session when all links are up")]
     Unlinked(NodeId),
     /// No such guarantee.
-    #[error("no guarantee is called {0:?}; take fifo, agreed, atomic or durable")]
+    #[error("no guarantee is called {0:?}; take fifo, agreed, atomic, durable or logged")]
     Guarantee(String),
     /// No such topology.
     #[error("no topology is called {0:?}; take direct or chain")]

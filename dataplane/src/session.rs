@@ -7,7 +7,7 @@
 //! 2. *send*: take what was committed to the own ring, stamp it with the current round, publish the bytes;
 //! 3. *acknowledge*: store `received`, raise the promise to the greatest seen (D5), then store `head`, publish the words;
 //! 4. *deliver* (`deliver`): in the order (D6), as far as stable (D7), into the caller's [`Sink`]; in a durable session into its log,
-//!    and to be delivered once all members have flushed it (`durable`, P2);
+//!    and to be delivered once all members have flushed it, or before (`durable`, P2);
 //! 5. *release*: what was delivered and not lent may be overwritten by its sender (D11).
 //!
 //! # Invariants, checked as [`Frontiers::validate`]
@@ -45,7 +45,7 @@ use crate::plan::{PlanError, SessionPlan, Topology};
 use crate::record::Kind;
 use crate::ring::{RingOwner, RingSender, Ticket};
 
-pub use deliver::{Delivery, Logged, Sink, Verdict};
+pub use deliver::{Delivery, Flushed, Logged, Sink, Verdict};
 pub use durable::{Begun, SENT};
 pub use frontiers::{Blocked, Frontiers, SenderFrontiers};
 pub use supply::{Needed, SupplyError};
@@ -183,8 +183,10 @@ struct Stream {
     stable: Position,
     /// Up to here its records were delivered; in a durable session: logged.
     at: Position,
-    /// In a durable session: up to here they were delivered.
+    /// In a durable session: up to here they were delivered,
     delivered: Position,
+    /// and every member has flushed them.
+    flushed: Position,
     /// The round of its last record looked at.
     round: Round,
     /// The record at `at`, if looked at already.
@@ -213,7 +215,7 @@ impl Heartbeat {
     }
 }
 
-/// A delivered record whose room can't be released yet.
+/// A delivered record whose room can't be released yet: it is lent, or not flushed.
 struct Held {
     rank: usize,
     end: Position,
@@ -257,7 +259,7 @@ pub struct Session {
     pending: u64,
     /// Messages delivered; in a durable session: logged.
     seq: Seq,
-    /// In a durable session: what was logged and not delivered, in order, and how it stands.
+    /// In a durable session: what was logged, and not delivered or not flushed by all, in order, and how it stands.
     durable: durable::Durable,
     held: VecDeque<Held>,
     loans: Loans,
@@ -380,6 +382,7 @@ impl Session {
                 stable: Position(0),
                 at: Position(0),
                 delivered: Position(0),
+                flushed: Position(0),
                 round: Round(0),
                 next: None,
                 released: Position(0),

@@ -29,11 +29,11 @@ from collections import namedtuple
 from . import _abi
 from ._abi import library as _library
 
-__all__ = ["AGREED", "ATOMIC", "ADAPTIVE", "BLOCK", "CHAIN", "DIRECT", "DURABLE", "DrivenNode", "Error", "Event", "FIFO", "Full", "Group", "Log", "Node",
+__all__ = ["AGREED", "ATOMIC", "ADAPTIVE", "BLOCK", "CHAIN", "DIRECT", "DURABLE", "DrivenNode", "Error", "Event", "FIFO", "Full", "Group", "LOGGED", "Log", "Node",
            "Outcome", "Pending", "PendingReplies", "Record", "Replica", "Replies", "Room", "SHM", "SPIN", "Stopped", "TCP", "TimedOut", "Unknown", "View", "Member", "Update", "WAITING", "EVICTED", "VIEW", "MESSAGE",
            "SNAPSHOT", "RESTORE", "ENDED", "READ_POINT", "DIGEST", "STOPPED", "release_many", "version"]
 
-ATOMIC, AGREED, FIFO, DURABLE = 0, 1, 2, 3
+ATOMIC, AGREED, FIFO, DURABLE, LOGGED = 0, 1, 2, 3, 4
 DIRECT, CHAIN = 0, 1
 AUTO, SHM, TCP, VERBS = 0, 1, 2, 3
 ADAPTIVE, SPIN, BLOCK = 0, 1, 2
@@ -364,6 +364,12 @@ class Outcome(_Handle):
         """Where it was delivered."""
         delivered = _abi.Delivered()
         _check(_library.consort_outcome_wait(self._handle, _ms(timeout), ctypes.byref(delivered)))
+        return Delivered(delivered.view, delivered.seq)
+
+    def wait_stable(self, timeout=None):
+        """The step before, in a DURABLE or LOGGED group: where all members have received it, while their disks are at it."""
+        delivered = _abi.Delivered()
+        _check(_library.consort_outcome_wait_stable(self._handle, _ms(timeout), ctypes.byref(delivered)))
         return Delivered(delivered.view, delivered.seq)
 
 

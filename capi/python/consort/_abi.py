@@ -155,6 +155,7 @@ FUNCTIONS = {
     "consort_read_point": [_HANDLE, POINTER(c_uint64)],
     "consort_publish_digest": [_HANDLE, c_uint64],
     "consort_outcome_wait": [_HANDLE, c_int64, POINTER(Delivered)],
+    "consort_outcome_wait_stable": [_HANDLE, c_int64, POINTER(Delivered)],
     "consort_outcome_then": [_HANDLE, ON_OUTCOME, c_void_p],
     "consort_outcome_free": [_HANDLE],
     "consort_next": [_HANDLE, c_int64, POINTER(Event)],

@@ -59,7 +59,7 @@ static void same(const history *one, const history *other, size_t len)
     SURE(one->len >= len && other->len >= len && memcmp(one->all, other->all, len * sizeof *one->all) == 0);
 }
 
-/* Three founders; the main group and one beside it, both durable, the second along a chain. */
+/* Three founders; the main group, durable, and one beside it, logged and along a chain. */
 typedef struct cluster {
     consort_node *nodes[MEMBERS];
     consort_group *groups[MEMBERS][GROUPS];
@@ -73,7 +73,7 @@ static void begin(cluster *it, uint32_t fabric)
     MUST(consort_group_options_init(sizeof ledger, &ledger));
     ledger.name = "ledger";
     ledger.ring_bytes = 65536;
-    ledger.guarantee = CONSORT_DURABLE;
+    ledger.guarantee = CONSORT_LOGGED;
     ledger.topology = CONSORT_CHAIN;
     for (uint32_t at = 0; at < MEMBERS; at++) {
         options[at] = alone(at + 1);
@@ -163,9 +163,11 @@ static void all_come_again(void)
                 same(&now[at][group], &now[0][group], now[0][group].len);
                 SURE(now[at][group].tickets == EACH);
                 for (int number = 0; number < EACH; number++) {
-                    consort_delivered delivered;
+                    consort_delivered delivered, stable;
+                    MUST(consort_outcome_wait_stable(outcomes[at][group][number], 60000, &stable));
                     MUST(consort_outcome_wait(outcomes[at][group][number], 60000, &delivered));
                     is_told(&now[at][group], &delivered);
+                    SURE(stable.view == delivered.view && stable.seq == delivered.seq);
                     MUST(consort_outcome_free(outcomes[at][group][number]));
                 }
             }

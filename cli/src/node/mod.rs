@@ -23,8 +23,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use consort::{
-    ConfigError, Delivered, Event, Guarantee, Incarnation, KeyError, Node, NodeBuilder, SharedKey,
-    StartError, Stopped,
+    ConfigError, Delivered, Event, Incarnation, KeyError, Node, NodeBuilder, SharedKey, StartError, Stopped,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -62,7 +61,7 @@ pub(crate) fn run(args: &NodeArgs) -> Result<(), Failure> {
     let pending = Arc::new(Pending::new());
     let printer = {
         let (out, pending) = (out.clone(), pending.clone());
-        let durable = node.main().guarantee() == Guarantee::Durable;
+        let durable = node.main().guarantee().durable();
         std::thread::spawn(move || print_outcomes(&pending, &out, durable))
     };
     let mut member = Member {

@@ -8,7 +8,7 @@
 //! # advertise = "…:7101"        # the address that peers reach it by, if `listen` is 0.0.0.0 or translated
 //!
 //! fabric = "auto"               # auto | shm | tcp | verbs: how messages travel; the same at all nodes
-//! guarantee = "atomic"          # fifo | agreed | atomic | durable: when a message is delivered; the same at all nodes
+//! guarantee = "atomic"          # fifo | agreed | atomic | durable | logged: when a message is delivered; the same at all nodes
 //! topology = "direct"           # direct | chain: which way the bytes of messages go; the same at all nodes
 //! wait = "adaptive"             # spin | adaptive | block: what this node does while nothing happens
 //! ring = "4 MiB"                # memory for messages under way, per member: a power of two; the same at all nodes

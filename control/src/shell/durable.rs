@@ -43,6 +43,10 @@ const MOST_AHEAD: usize = 4 << 20;
 /// What a hello says of 64 logs, at most.
 const TIPS_LEN: usize = 64 * 32;
 
+/// Why a node of a group that delivers ahead of its logs can't go on: who was told more than the group has is to begin anew (P3).
+const TAKEN_BACK: &str = "after all were lost the group began again without some of what this node's application was told before the logs had it: \
+                          start the node again, as a new process, whose application begins with what the group has";
+
 /// Records that are told again in one turn.
 const A_TURN: u64 = 256;
 
@@ -103,7 +107,9 @@ impl Data {
             if home.is_member(id) && is_gone {
                 home.meta.set_damaged(id.0);
             }
-            logs.push(Some(ShardLog::new(log, home.meta.damaged.contains_key(&id.0), snapshot_every)));
+            let mut log = ShardLog::new(log, home.meta.damaged.contains_key(&id.0), snapshot_every);
+            log.is_ahead = shape.guarantee.ahead_of_logs();
+            logs.push(Some(log));
         }
         Ok(Some(Self { home, logs }))
     }
@@ -316,6 +322,8 @@ pub(crate) struct ShardLog {
     keeper: Keeper,
     /// A snapshot that the application restores, and the record behind which it is.
     restoring: Option<(Arc<Progress>, Index)>,
+    /// The application is told what no log may have yet.
+    is_ahead: bool,
 }
 
 /// When the application is asked for a snapshot (P4), and the one that it makes.
@@ -407,6 +415,7 @@ impl ShardLog {
             served,
             keeper,
             restoring: None,
+            is_ahead: false,
         }
     }
 
@@ -567,6 +576,9 @@ impl ShardLog {
         if *given == Given::Other {
             // What is beyond is a ragged edge, which was never reported. It is somewhere in the last session here, behind what was told.
             let Tip { index, next_seq, .. } = *self.log.tip();
+            if told >= index && self.is_ahead {
+                return Err(TAKEN_BACK.to_owned());
+            }
             if told >= index {
                 return Err("its log is of another history than the group's: start the node with an empty data directory".to_owned());
             }

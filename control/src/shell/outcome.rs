@@ -64,11 +64,16 @@ pub struct Outcome {
     cell: Arc<Cell>,
 }
 
-const PENDING: u8 = 0;
-/// Pending, and someone is to be woken.
-const AWAITED: u8 = 1;
+/// How far it is, in bits of one word: every member has received it,
+const STABLE: u8 = 1;
+/// it is delivered, and flushed if the group is durable,
 const DELIVERED: u8 = 2;
-const FAILED: u8 = 3;
+/// or it isn't known that it will be.
+const FAILED: u8 = 4;
+/// Someone is to be woken when one of the last two is so,
+const AWAITED: u8 = 8;
+/// or any.
+const AWAITED_STABLE: u8 = 16;
 
 #[derive(Debug, Default)]
 struct Cell {
@@ -82,38 +87,60 @@ struct Cell {
 impl Cell {
     fn result(&self) -> Option<Result<Delivered, OutcomeError>> {
         // Acquire pairs with the AcqRel in `settle`: the result was stored before.
-        match self.state.load(Ordering::Acquire) {
-            DELIVERED => {
-                let view = ViewId(self.view.load(Ordering::Relaxed));
-                Some(Ok(Delivered { view, seq: Seq(self.seq.load(Ordering::Relaxed)) }))
-            }
-            FAILED => {
-                let reason = self.failure.get().cloned().unwrap_or(OutcomeError::Stopped(Stopped::Closed));
-                Some(Err(reason))
-            }
-            _ => None,
+        let state = self.state.load(Ordering::Acquire);
+        if state & DELIVERED != 0 {
+            Some(Ok(self.place()))
+        } else if state & FAILED != 0 {
+            Some(Err(self.failure.get().cloned().unwrap_or(OutcomeError::Stopped(Stopped::Closed))))
+        } else {
+            None
         }
     }
 
+    /// The same of whether it is stable.
+    fn stable(&self) -> Option<Result<Delivered, OutcomeError>> {
+        // As above.
+        let is_stable = self.state.load(Ordering::Acquire) & STABLE != 0;
+        if is_stable { Some(Ok(self.place())) } else { self.result() }
+    }
+
+    fn place(&self) -> Delivered {
+        let view = ViewId(self.view.load(Ordering::Relaxed));
+        Delivered { view, seq: Seq(self.seq.load(Ordering::Relaxed)) }
+    }
+
+    fn set_place(&self, delivered: Delivered) {
+        self.view.store(delivered.view.0, Ordering::Relaxed);
+        self.seq.store(delivered.seq.0, Ordering::Relaxed);
+    }
+
+    /// It has come so far.
     fn settle(&self, state: u8) {
-        if self.state.swap(state, Ordering::AcqRel) == AWAITED {
-            let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+        let awaited = if state == STABLE { AWAITED_STABLE } else { AWAITED | AWAITED_STABLE };
+        let before = self.state.fetch_or(state, Ordering::AcqRel);
+        if before & awaited == 0 {
+            return;
+        }
+        self.state.fetch_and(!awaited, Ordering::Relaxed);
+        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 
-    /// Has `waker` woken when the result is there; if it is there already, returns false.
-    fn awaken(&self, waker: &Waker) -> bool {
-        // While the state is PENDING the engine doesn't touch the waker's lock, so it never waits for this thread.
-        let _ = self.state.compare_exchange(AWAITED, PENDING, Ordering::Relaxed, Ordering::Relaxed);
+    /// Has `waker` woken when the result is there, or what `awaits` says; if it is there already, returns false.
+    fn awaken(&self, waker: &Waker, awaits: u8) -> bool {
+        // While nothing is awaited the engine doesn't touch the waker's lock, so it never waits for this thread.
+        self.state.fetch_and(!(AWAITED | AWAITED_STABLE), Ordering::Relaxed);
         let mut slot = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
         if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
             *slot = Some(waker.clone());
         }
         drop(slot);
-        self.state.compare_exchange(PENDING, AWAITED, Ordering::Release, Ordering::Relaxed).is_ok()
+        let there = DELIVERED | FAILED | if awaits == AWAITED_STABLE { STABLE } else { 0 };
+        // Release: the engine that finds it awaited finds the waker.
+        let is_pending = |state| (state & there == 0).then_some(state | awaits);
+        self.state.fetch_update(Ordering::Release, Ordering::Relaxed, is_pending).is_ok()
     }
 }
 
@@ -149,14 +176,38 @@ impl Outcome {
     /// # Errors
     /// As [`Outcome::try_get`].
     pub fn wait_timeout(&self, within: Duration) -> Option<Result<Delivered, OutcomeError>> {
+        self.wait_for(AWAITED, within)
+    }
+
+    /// Whether every member has received the message and it has its place in the order: the step before, in a durable group, where the outcome
+    /// waits for the logs. From then on it is lost only if all of those who have it are, before they have written it down; who goes on delivers it.
+    /// In other groups the same as [`Outcome::try_get`]. Never blocks.
+    ///
+    /// # Errors
+    /// As there; what was stable stays so.
+    pub fn try_stable(&self) -> Option<Result<Delivered, OutcomeError>> {
+        self.cell.stable()
+    }
+
+    /// Blocks until [`Outcome::try_stable`] says something, for at most `within`; `None` if it doesn't by then. Not for the thread that drives a
+    /// [`DrivenNode`](crate::DrivenNode).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn wait_stable(&self, within: Duration) -> Option<Result<Delivered, OutcomeError>> {
+        self.wait_for(AWAITED_STABLE, within)
+    }
+
+    fn wait_for(&self, awaits: u8, within: Duration) -> Option<Result<Delivered, OutcomeError>> {
         // A time that is beyond all dates is for ever.
         let until = Instant::now().checked_add(within);
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
         loop {
-            if let Some(result) = self.cell.result() {
-                return Some(result);
+            let result = if awaits == AWAITED_STABLE { self.cell.stable() } else { self.cell.result() };
+            if result.is_some() {
+                return result;
             }
-            if self.cell.awaken(&waker) {
+            if self.cell.awaken(&waker, awaits) {
                 match until {
                     None => std::thread::park(),
                     Some(until) => std::thread::park_timeout(until.checked_duration_since(Instant::now())?),
@@ -174,7 +225,7 @@ impl Future for Outcome {
             if let Some(result) = self.cell.result() {
                 return Poll::Ready(result);
             }
-            if self.cell.awaken(context.waker()) {
+            if self.cell.awaken(context.waker(), AWAITED) {
                 return Poll::Pending;
             }
         }
@@ -237,27 +288,40 @@ impl Moved {
 }
 
 impl Pending {
-    /// This node delivered its own message that lies at `place`.
+    /// This node delivered its own message that lies at `place`, and in a durable group everyone has flushed it.
     pub(crate) fn delivered(&mut self, registry: &Registry, place: *const u8, delivered: Delivered) {
         if let Some(Moved(cell)) = self.take(registry, place) {
-            cell.view.store(delivered.view.0, Ordering::Relaxed);
-            cell.seq.store(delivered.seq.0, Ordering::Relaxed);
+            cell.set_place(delivered);
             cell.settle(DELIVERED);
+        }
+    }
+
+    /// In a durable group: everyone has received it.
+    pub(crate) fn stable(&mut self, registry: &Registry, place: *const u8, delivered: Delivered) {
+        self.look(registry);
+        if let Some(cell) = self.cells.get(&(place as usize)) {
+            cell.set_place(delivered);
+            cell.settle(STABLE);
         }
     }
 
     /// The registration of the send whose payload lies at `place`, if it is tracked: it is not waited for here any more.
     pub(crate) fn take(&mut self, registry: &Registry, place: *const u8) -> Option<Moved> {
+        self.look(registry);
+        if self.cells.is_empty() {
+            return None;
+        }
+        self.cells.remove(&(place as usize)).map(Moved)
+    }
+
+    /// Takes in what was registered.
+    fn look(&mut self, registry: &Registry) {
         // A pop of nothing costs a fence, which a message that nobody tracks is not to pay. A registration comes before the commit that led here.
         while !registry.registered.is_empty()
             && let Some((place, cell)) = registry.registered.pop()
         {
             self.cells.insert(place, cell);
         }
-        if self.cells.is_empty() {
-            return None;
-        }
-        self.cells.remove(&(place as usize)).map(Moved)
     }
 
     /// What was registered elsewhere is waited for here, at `place`.
@@ -358,6 +422,43 @@ mod tests {
         assert_eq!(wakers.each_ref().map(|w| w.0.load(Ordering::Relaxed)), [0, 1]);
         let polled = Pin::new(&mut outcome).poll(&mut Context::from_waker(Waker::noop()));
         assert_eq!(polled, Poll::Ready(Ok(THERE)));
+    }
+
+    // P2: the steps of a durable group's message.
+    #[test]
+    fn who_waits_for_stable_is_not_kept_until_it_is_flushed_and_the_other_way_round() {
+        struct Count(AtomicU8);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let (registry, mut pending, mut outcome) = registered();
+        let count = Arc::new(Count(AtomicU8::new(0)));
+        let waker = Waker::from(count.clone());
+        assert_eq!((outcome.try_stable(), outcome.wait_stable(Duration::ZERO)), (None, None));
+        assert!(Pin::new(&mut outcome).poll(&mut Context::from_waker(&waker)).is_pending());
+        pending.stable(&registry, &raw const PLACE, THERE);
+        assert_eq!(count.0.load(Ordering::Relaxed), 0, "it waits for the logs");
+        assert_eq!((outcome.try_stable(), outcome.try_get()), (Some(Ok(THERE)), None));
+        assert!(!outcome.cell.awaken(&waker, AWAITED_STABLE) && outcome.cell.awaken(&waker, AWAITED));
+        pending.delivered(&registry, &raw const PLACE, THERE);
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        assert_eq!((outcome.try_stable(), outcome.try_get()), (Some(Ok(THERE)), Some(Ok(THERE))));
+
+        let (registry, mut pending, outcome) = registered();
+        assert!(outcome.cell.awaken(&waker, AWAITED_STABLE));
+        pending.stable(&registry, &raw const PLACE, THERE);
+        assert_eq!(count.0.load(Ordering::Relaxed), 2);
+        pending.fail(&registry, &CLOSED);
+        assert_eq!(outcome.try_stable(), Some(Ok(THERE)), "what was stable stays so");
+        assert_eq!(outcome.wait(), Err(OutcomeError::Stopped(Stopped::Closed)));
+
+        let (registry, mut pending, outcome) = registered();
+        assert!(outcome.cell.awaken(&waker, AWAITED_STABLE));
+        pending.fail(&registry, &CLOSED);
+        assert_eq!(count.0.load(Ordering::Relaxed), 3);
+        assert_eq!(outcome.try_stable(), Some(Err(CLOSED)));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use consort_dataplane::plan::{PlanError, SessionPlan};
 use consort_dataplane::record::Kind;
 use consort_dataplane::ring::Ticket;
 use consort_dataplane::session::{
-    Beyond, Delivery, Fault, Heartbeat, Logged, Needed, Session, Sink, Verdict,
+    Beyond, Delivery, Fault, Flushed, Heartbeat, Logged, Needed, SENT, Session, Sink, Verdict,
 };
 
 use super::durable::ShardLog;
@@ -100,6 +100,8 @@ pub(crate) struct Taker<'a, 'b> {
     pub(crate) refused: &'a mut bool,
     /// Where a durable shard's messages are written down.
     pub(crate) log: Option<&'a mut ShardLog>,
+    /// Nothing more is told now: only what is told is done with.
+    pub(crate) holds: bool,
 }
 
 /// A session's deliveries, on their way to the application.
@@ -113,11 +115,27 @@ struct Deliveries<'a, 't, 'b> {
 
 impl Sink for Deliveries<'_, '_, '_> {
     fn deliver(&mut self, delivery: &mut Delivery<'_>) -> Verdict {
+        if self.taker.holds {
+            return Verdict::Later;
+        }
         deliver(delivery, self.taker, self.view, self.open, self.pending, self.again)
     }
 
     fn log(&mut self, logged: &Logged<'_>) -> Option<u64> {
-        self.taker.log.as_mut()?.append(logged)
+        let stamp = self.taker.log.as_mut()?.append(logged)?;
+        if logged.is_own {
+            let place = logged.payload.as_ptr().wrapping_sub(SENT);
+            let delivered = Delivered { view: logged.view, seq: logged.seq };
+            self.pending.stable(&self.open.registry, place, delivered);
+        }
+        Some(stamp)
+    }
+
+    fn flushed(&mut self, flushed: &Flushed) {
+        if flushed.ticket.is_some() {
+            let delivered = Delivered { view: flushed.view, seq: flushed.seq };
+            self.pending.delivered(&self.open.registry, flushed.place, delivered);
+        }
     }
 }
 
@@ -433,7 +451,12 @@ fn deliver(
                 if let Some(Ticket(end)) = own {
                     count(&taker.channel.sent);
                     again.remove(&end);
-                    pending.delivered(&open.registry, place, outcome);
+                    if taker.log.is_none() {
+                        pending.delivered(&open.registry, place, outcome);
+                    } else {
+                        // It may have been written down in a turn that told nothing. That all have flushed it is told on its own.
+                        pending.stable(&open.registry, place, outcome);
+                    }
                 }
             }
             verdict

@@ -216,7 +216,7 @@ impl Stream {
     ) -> Result<bool, Trouble> {
         let Self { id, sessions, ended, channel, teaching, reading, refused, log, .. } = self;
         let (tails, log) = (&mut teaching.tails, log.as_mut());
-        let mut taker = Taker { shard: *id, app, ended, channel, tails, reading, refused, log };
+        let mut taker = Taker { shard: *id, app, ended, channel, tails, reading, refused, log, holds: false };
         sessions[0].step(fabric, &mut taker).map_err(|fault| Trouble::Fault(0, fault))
     }
 
@@ -321,9 +321,11 @@ impl Stream {
         fabric: &mut dyn Fabric,
         app: &mut Application<'_>,
     ) -> Result<bool, Trouble> {
+        // A snapshot is of what no restart can take back: it waits until the logs have what was told.
+        let holds = self.log.is_some() && matches!(self.untold.front(), Some(Untold::Snapshot(_)));
         let Self { id, sessions, ended, channel, teaching, reading, refused, log, .. } = self;
         let (tails, log) = (&mut teaching.tails, log.as_mut());
-        let mut taker = Taker { shard: *id, app, ended, channel, tails, reading, refused, log };
+        let mut taker = Taker { shard: *id, app, ended, channel, tails, reading, refused, log, holds };
         let running = &mut sessions[at];
         match running.deliver(fabric, &mut taker) {
             Ok(busy) => {
@@ -431,6 +433,9 @@ impl Stream {
                     app(id, Incoming::View(view))
                 }
                 Untold::Snapshot(request) => {
+                    if self.sessions.iter().any(|running| running.session.is_ahead()) {
+                        return any;
+                    }
                     request.told_at(|| self.log.as_ref().and_then(ShardLog::place));
                     app(id, Incoming::Snapshot(request))
                 }

@@ -30,6 +30,9 @@ pub trait Sink {
     fn log(&mut self, _logged: &Logged<'_>) -> Option<u64> {
         Some(0)
     }
+
+    /// In a durable session: every member has flushed a message that was delivered (P2).
+    fn flushed(&mut self, _flushed: &Flushed) {}
 }
 
 impl<F: FnMut(&mut Delivery<'_>) -> Verdict> Sink for F {
@@ -44,8 +47,10 @@ pub struct Logged<'a> {
     pub view: ViewId,
     /// The message's place in the session's order.
     pub seq: Seq,
-    /// The sender.
+    /// The sender,
     pub sender: NodeId,
+    /// which is this node.
+    pub is_own: bool,
     /// When it was sent, by the sender's clock: nanoseconds since 1970.
     pub sent: u64,
     /// The message,
@@ -54,6 +59,19 @@ pub struct Logged<'a> {
     pub memory: &'a Mirror,
     /// As above.
     pub range: Range<usize>,
+}
+
+/// A delivered message that every member has flushed.
+#[derive(Clone, Copy, Debug)]
+pub struct Flushed {
+    /// The session's view.
+    pub view: ViewId,
+    /// The message's place in the session's order.
+    pub seq: Seq,
+    /// Which of this node's sends it is; `None` for other senders'.
+    pub ticket: Option<Ticket>,
+    /// As [`Delivery::place`]; nothing lies there any more when somebody reads it.
+    pub place: *const u8,
 }
 
 /// What became of a delivery.
@@ -522,7 +540,9 @@ impl Session {
             let payload = unsafe { stream.memory.bytes(due.range.clone()) };
             let (view, seq, sender) = (self.plan.view, self.seq, self.plan.members[rank].node);
             let memory = &stream.memory;
-            let logged = Logged { view, seq, sender, sent, payload, memory, range: due.range.clone() };
+            let is_own = rank == self.me;
+            let logged =
+                Logged { view, seq, sender, is_own, sent, payload, memory, range: due.range.clone() };
             let Some(stamp) = sink.log(&logged) else { return false };
             due.stamp = stamp;
             self.seq.0 += 1;
@@ -533,13 +553,14 @@ impl Session {
         true
     }
 
-    /// Delivers what was logged, as far as every member has it in its log (P2).
+    /// Delivers what was logged: as far as every member has it in its log (P2), or as it is. What was delivered and everybody has is done with.
     fn deliver_durable(&mut self, sink: &mut dyn Sink) -> bool {
+        let ahead = self.plan.guarantee.ahead_of_logs();
         let mut any = false;
-        while let Some(due) = self.durable.first() {
+        while let Some(due) = self.durable.next(ahead) {
             let (rank, end) = (due.rank, due.end);
             let stream = &mut self.streams[rank];
-            // SAFETY: as in `run`: received, and not released, as `released` never passes `delivered` here.
+            // SAFETY: as in `run`: received, and not released, as `released` never passes `flushed`, which doesn't pass what isn't delivered.
             let payload = unsafe { stream.memory.bytes(due.range.clone()) };
             let mut delivery = Delivery {
                 view: self.plan.view,
@@ -562,11 +583,24 @@ impl Session {
                 break;
             }
             self.streams[rank].delivered = end;
-            self.durable.pop();
+            self.durable.delivered();
             any = true;
-            if lent.is_some() || !self.held.is_empty() {
+            if lent.is_some() || !self.held.is_empty() || ahead {
                 hold(&mut self.held, rank, end, lent);
             }
+        }
+        while let Some(due) = self.durable.take_flushed() {
+            let Due { rank, kind, seq, end, range, .. } = due;
+            let stream = &mut self.streams[rank];
+            stream.flushed = end;
+            if kind == Kind::Data {
+                // SAFETY: as above.
+                let payload = unsafe { stream.memory.bytes(range) };
+                let place = payload.as_ptr().wrapping_sub(SENT);
+                let ticket = (rank == self.me).then_some(Ticket(end));
+                sink.flushed(&Flushed { view: self.plan.view, seq, ticket, place });
+            }
+            any = true;
         }
         any
     }
@@ -580,18 +614,31 @@ impl Session {
     }
 
     pub(super) fn loan_is_back(&self) -> bool {
-        self.held.front().is_some_and(|held| held.loan.is_none_or(|loan| self.loans.came_back(loan)))
+        self.held.front().is_some_and(|held| match held.loan {
+            Some(loan) => self.loans.came_back(loan),
+            None => {
+                let stream = &self.streams[held.rank];
+                stream.released < held.end.min(self.flushed_upto(stream))
+            }
+        })
     }
 
-    /// Moves `released` over what came back, in the order of delivery.
+    /// Moves `released` over what came back and is flushed, in the order of delivery.
     fn take_back_loans(&mut self) -> bool {
         let mut any = false;
-        while let Some(held) = self.held.front() {
+        let is_flushed = self.durable.is_empty();
+        while let Some(held) = self.held.front_mut() {
             if held.loan.is_some_and(|loan| !self.loans.returned(loan)) {
                 break;
             }
             let stream = &mut self.streams[held.rank];
-            stream.released = stream.released.max(held.end);
+            let upto = if is_flushed { stream.at } else { stream.flushed };
+            let released = stream.released.max(held.end.min(upto));
+            any |= held.loan.take().is_some() || released > stream.released;
+            stream.released = released;
+            if held.end > upto {
+                break;
+            }
             self.held.pop_front();
             any = true;
         }
@@ -602,14 +649,14 @@ impl Session {
     fn release<F: Fabric + ?Sized>(&mut self, fabric: &mut F) {
         let hurry = self.plan.ring_bytes as u64 / 8;
         let mut hurried = false;
-        // Of a durable session, what is logged and not delivered is needed yet; what is no message is not.
+        // Of a durable session, what somebody has not flushed is needed yet; what is no message is not.
         let waits = !self.durable.is_empty();
         for (rank, stream) in self.streams.iter_mut().enumerate() {
             if !waits {
-                stream.delivered = stream.at;
+                (stream.delivered, stream.flushed) = (stream.at, stream.at);
             }
             if self.held.is_empty() {
-                stream.released = stream.delivered;
+                stream.released = stream.flushed;
             }
             #[cfg(feature = "mutants")]
             if self.mutant == Some(super::Mutant::EarlyRelease) {

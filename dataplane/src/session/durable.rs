@@ -2,7 +2,8 @@
 //!
 //! A record that is ordered and stable is handed to the log ([`Sink::log`](super::Sink::log)), and waits here. The log's owner says how far
 //! that is flushed ([`Session::persist`]); the row's word `persisted` tells the others; and what all have is delivered. So a delivery takes one hop
-//! more, and the members' flushes, which go on side by side.
+//! more, and the members' flushes, which go on side by side. Under [`Guarantee::Logged`](crate::plan::Guarantee::Logged) it is delivered as soon as the log has
+//! taken it. Either way [`Sink::flushed`](super::Sink::flushed) says when all have it, and its room is needed until then: the log writes from there.
 //!
 //! # The word
 //! 0: nothing of this session is written down here, not even that it began. 1 + n: everything before the session, the view with which it began, and
@@ -23,7 +24,7 @@ use crate::record::Kind;
 /// Bytes before a message in which its sender's clock stands: nanoseconds since 1970, little-endian.
 pub const SENT: usize = 8;
 
-/// A record that was logged and not delivered.
+/// A record that was logged, and that some member hasn't flushed yet, or that was not delivered.
 pub(super) struct Due {
     pub(super) rank: usize,
     pub(super) kind: Kind,
@@ -57,6 +58,8 @@ pub enum Begun {
 #[derive(Default)]
 pub(super) struct Durable {
     due: VecDeque<Due>,
+    /// So many of them, the first ones, were delivered.
+    delivered: usize,
     /// The own word, and the least of all.
     own: u64,
     least: u64,
@@ -76,16 +79,31 @@ impl Durable {
         self.due.push_back(due);
     }
 
-    /// The first, if every member has it.
-    pub(super) fn first(&self) -> Option<&Due> {
-        self.due.front().filter(|due| due.needs() <= self.least)
+    /// What is to be delivered next: if every member has it, or `ahead` of that.
+    pub(super) fn next(&self, ahead: bool) -> Option<&Due> {
+        self.due.get(self.delivered).filter(|due| ahead || due.needs() <= self.least)
     }
 
-    /// The first is delivered.
-    pub(super) fn pop(&mut self) {
-        if let Some(due) = self.due.pop_front() {
-            self.told.0 += u64::from(due.kind == Kind::Data);
+    /// That was delivered.
+    pub(super) fn delivered(&mut self) {
+        let Some(due) = self.due.get(self.delivered) else { return };
+        self.told.0 += u64::from(due.kind == Kind::Data);
+        self.delivered += 1;
+    }
+
+    /// The first that was delivered, if every member has it: it is not kept any longer.
+    pub(super) fn take_flushed(&mut self) -> Option<Due> {
+        let is_flushed = self.delivered > 0 && self.due.front()?.needs() <= self.least;
+        if !is_flushed {
+            return None;
         }
+        self.delivered -= 1;
+        self.due.pop_front()
+    }
+
+    /// Whether all that was logged was delivered.
+    pub(super) fn is_all_delivered(&self) -> bool {
+        self.delivered == self.due.len()
     }
 }
 
@@ -165,10 +183,20 @@ impl Session {
 
     /// Up to where a sender's records were delivered.
     pub(super) fn delivered_upto(&self, stream: &Stream) -> Position {
-        if self.durable.is_empty() { stream.at } else { stream.delivered }
+        if self.durable.is_all_delivered() { stream.at } else { stream.delivered }
     }
 
-    /// Who has not written down what is to be delivered next.
+    /// Up to where its room is not needed for what was delivered, apart from loans.
+    pub(super) fn flushed_upto(&self, stream: &Stream) -> Position {
+        if self.durable.is_empty() { stream.at } else { stream.flushed }
+    }
+
+    /// Whether something was delivered that some member has not flushed.
+    pub fn is_ahead(&self) -> bool {
+        self.durable.delivered > 0
+    }
+
+    /// Who has not written down the first message that some member has not flushed.
     pub(super) fn not_persisted(&self) -> Option<Blocked> {
         let due = self.durable.due.front()?;
         let needed = due.needs();

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::loan::Loan;
 use crate::names::{Time, ViewId};
 use crate::plan::{Guarantee, Member, Topology};
 use crate::record::{Header, Kind};
@@ -522,7 +523,7 @@ fn a_session_is_free_when_nothing_of_it_is_needed() {
 
 /// Node 1 has sent ten records that lie around the end of its ring; all have them, but node 2 has only the first `has`, of
 /// which it keeps one as a loan.
-fn one_lacks(guarantee: Guarantee, has: usize) -> (World, Vec<crate::loan::Loan>) {
+fn one_lacks(guarantee: Guarantee, has: usize) -> (World, Vec<Loan>) {
     let mut w = World::new(3, guarantee);
     for _ in 0..3 {
         w.send(0, &[0; 992]);
@@ -1131,12 +1132,25 @@ fn a_read_point_goes_by_what_the_rows_say_when_they_are_answered() {
 struct Book {
     logged: Vec<(u64, u64, Vec<u8>)>,
     delivered: Vec<(u64, u64, Vec<u8>)>,
+    /// What everybody has flushed, and whether it was this member's own.
+    flushed: Vec<(u64, bool)>,
     ended: usize,
     is_full: bool,
+    /// Takes nothing that is delivered.
+    refuses: bool,
+    /// Keeps what is delivered.
+    keeps: bool,
+    kept: Vec<Loan>,
 }
 
 impl Sink for Book {
     fn deliver(&mut self, delivery: &mut Delivery<'_>) -> Verdict {
+        if self.refuses {
+            return Verdict::Later;
+        }
+        if self.keeps {
+            self.kept.extend(delivery.lend());
+        }
         if delivery.kind == Kind::End {
             self.ended += 1;
             return Verdict::Taken;
@@ -1154,6 +1168,12 @@ impl Sink for Book {
         self.logged.push((logged.seq.0, logged.sent, logged.payload.to_vec()));
         Some(100 + logged.sent)
     }
+
+    fn flushed(&mut self, flushed: &Flushed) {
+        assert_eq!(flushed.seq.0 as usize, self.flushed.len());
+        assert!(flushed.seq.0 < self.delivered.len() as u64, "delivered first");
+        self.flushed.push((flushed.seq.0, flushed.ticket.is_some()));
+    }
 }
 
 struct Durables {
@@ -1163,7 +1183,11 @@ struct Durables {
 
 impl Durables {
     fn new() -> Self {
-        let world = World::new(3, Guarantee::Durable);
+        Self::of(Guarantee::Durable)
+    }
+
+    fn of(guarantee: Guarantee) -> Self {
+        let world = World::new(3, guarantee);
         Self { world, books: (0..3).map(|_| Book::default()).collect() }
     }
 
@@ -1223,6 +1247,104 @@ fn what_is_durable_is_delivered_once_all_have_it() {
     }
     assert_eq!(group.world.sessions[0].delivered(), Seq(2));
     assert_eq!(group.world.sessions[0].blocked(), None);
+}
+
+// P2: under `Logged` a message is delivered when it is stable, and what all have flushed is told on its own.
+#[test]
+fn what_is_logged_is_delivered_before_all_have_it() {
+    let mut group = Durables::of(Guarantee::Logged);
+    group.send(0, 7, b"one");
+    group.send(1, 5, b"two");
+    group.settle();
+    assert_eq!(group.counts(), [(2, 2); 3]);
+    assert_eq!(group.books[0].delivered, [(0, 107, b"one".to_vec()), (1, 105, b"two".to_vec())]);
+    assert!(group.books.iter().all(|book| book.flushed.is_empty()));
+    assert_eq!(group.world.sessions[0].delivered(), Seq(2));
+    assert!(group.world.sessions[0].is_ahead());
+    let blocked = group.world.sessions[0].blocked().unwrap();
+    assert_eq!((blocked.clause, blocked.sender), ("P2", NodeId(1)), "its outcome waits: {blocked}");
+    group.persist(0, 3);
+    group.persist(1, 3);
+    assert!(group.books.iter().all(|book| book.flushed.is_empty()), "the third has nothing yet");
+    group.persist(2, 2);
+    assert_eq!([0, 1].map(|at| group.books[at].flushed.clone()), [[(0, true)], [(0, false)]]);
+    group.persist(2, 3);
+    assert_eq!(group.books[1].flushed, [(0, false), (1, true)]);
+    assert!(!group.world.sessions[0].is_ahead());
+    // A read point is due when what was sent before it is delivered, whatever the logs have.
+    group.send(2, 9, b"three");
+    group.settle();
+    assert!(group.world.sessions[0].want_read_point(1));
+    group.settle();
+    assert_eq!((group.world.sessions[0].poll_read_point(), group.books[0].flushed.len()), (Some(1), 2));
+}
+
+// P1, D11: the log writes from ring memory, so what is delivered ahead of it keeps its room until all have flushed it, and until every loan is back.
+#[test]
+fn what_is_delivered_ahead_keeps_its_room_until_it_is_flushed() {
+    let mut group = Durables::of(Guarantee::Logged);
+    (0..3).for_each(|at| group.persist(at, 1));
+    let len = SENT + if cfg!(miri) { 892 } else { 92 };
+    let mut sent = 0_u64;
+    group.books[1].keeps = true;
+    loop {
+        let Ok(mut room) = group.world.senders[0].try_reserve(len) else { break };
+        room[..SENT].copy_from_slice(&1_u64.to_le_bytes());
+        room.send();
+        sent += 1;
+        group.settle();
+        group.books[1].keeps = false; // the first alone
+    }
+    assert_eq!(group.counts(), [(sent as usize, sent as usize); 3]);
+    assert!(!group.world.sessions[1].has_own_work(), "nothing to do but to wait");
+    let full = |group: &Durables| group.world.senders[0].try_reserve(len).is_err();
+    (0..3).for_each(|at| group.persist(at, 1 + sent));
+    assert!(full(&group), "one keeps the first");
+    assert!(group.world.sessions[1].lends());
+    group.books[1].kept.clear();
+    assert!(group.world.sessions[1].has_own_work());
+    group.settle();
+    assert!(!full(&group));
+
+    // The other way round: back, and not flushed.
+    group.books[1].keeps = true;
+    loop {
+        let Ok(mut room) = group.world.senders[0].try_reserve(len) else { break };
+        room[..SENT].copy_from_slice(&1_u64.to_le_bytes());
+        room.send();
+        sent += 1;
+        group.settle();
+        group.books[1].keeps = false;
+    }
+    group.books[1].kept.clear();
+    group.settle();
+    assert!(full(&group) && !group.world.sessions[1].lends() && !group.world.sessions[1].has_own_work());
+    // Half of it is flushed: so much room is there.
+    (0..3).for_each(|at| group.persist(at, 1 + sent / 2 + sent / 4));
+    assert!(!full(&group));
+}
+
+// V4, P2: the end of a session is over when those who go on have it; what was delivered of it is not delivered again.
+#[test]
+fn the_end_of_a_session_that_delivers_ahead_waits_for_the_logs_too() {
+    let mut group = Durables::of(Guarantee::Logged);
+    (0..3).for_each(|at| group.persist(at, 1));
+    group.send(0, 7, b"one");
+    group.settle();
+    group.books[0].refuses = true;
+    group.send(0, 8, b"two");
+    group.settle();
+    assert_eq!(group.counts(), [(2, 1), (2, 2), (2, 2)]);
+    let World { sessions, .. } = &mut group.world;
+    let trim: Vec<_> = sessions[0].wedge().senders.iter().map(|sender| sender.received).collect();
+    let book = &mut group.books[0];
+    assert!(!sessions[0].cut(&trim, book).unwrap() && sessions[0].is_logged());
+    sessions[0].all_persisted();
+    assert!(!sessions[0].cut(&trim, book).unwrap(), "the second is not delivered");
+    assert_eq!(book.flushed, [(0, true)]);
+    book.refuses = false;
+    assert!(sessions[0].cut(&trim, book).unwrap());
+    assert_eq!((book.delivered.len(), book.flushed.len()), (2, 2));
 }
 
 // P2, against a member that delivers what it has flushed itself.

@@ -142,6 +142,23 @@ impl SimDisk {
         self.kill()
     }
 
+    /// A copy of what is flushed, and of nothing else: what any crash leaves.
+    #[must_use]
+    pub fn flushed(&self) -> Self {
+        let copy = Self::new(0, DiskFaults::default());
+        let files = self
+            .state()
+            .files
+            .iter()
+            .map(|(name, file)| {
+                let (now, flushed) = (file.flushed.clone(), file.flushed.clone());
+                (name.clone(), File { now, flushed, dirty: Vec::new() })
+            })
+            .collect();
+        copy.state().files = files;
+        copy
+    }
+
     /// How often what went wrong.
     pub fn counts(&self) -> DiskFaultCounts {
         self.state().counts

@@ -153,6 +153,35 @@ fn what_no_other_has_goes_unless_it_was_told() {
     assert!(fetched * 5 < all, "{fetched} of {all}");
 }
 
+// P3: an application that was told ahead of the logs what the group then lost can't be taken back; a process that starts anew can.
+#[test]
+fn who_was_told_more_than_the_group_has_is_to_begin_anew() {
+    let (_, mut source) = blank(1);
+    live(&mut source, 1, 100, "one");
+    live(&mut source, 2, 10, "one");
+    let mut told_ahead = |more: u64| {
+        let (_, mut pupil) = blank(2);
+        pupil.is_ahead = true;
+        live(&mut pupil, 1, 100 + more, "one");
+        pupil.on_view_told(&view(1));
+        pupil.on_told(ViewId(1), Seq(99 + more));
+        pupil.end();
+        fetch(&mut pupil, &mut source, 2).map(drop)
+    };
+    assert_eq!(told_ahead(0), Ok(()));
+    assert_eq!(told_ahead(3), Err(TAKEN_BACK.to_owned()));
+    // The same disk under a new process: what it has more goes.
+    let (disk, mut pupil) = blank(3);
+    live(&mut pupil, 1, 103, "one");
+    drop(pupil);
+    let options = LogOptions { segment_bytes: 1 << 16, ..LogOptions::default() };
+    let (log, _) = Log::open(Box::new(disk), options, Index(0)).unwrap();
+    let mut pupil = ShardLog::new(log, false, Some(1 << 15));
+    pupil.is_ahead = true;
+    fetch(&mut pupil, &mut source, 2).unwrap();
+    assert_eq!(pupil.log.tip().index, Index(102));
+}
+
 // P3: who lacks something itself does not know what there is.
 #[test]
 fn who_fetches_gives_nothing() {

@@ -69,6 +69,8 @@ pub(super) struct Past {
     pub(super) outcomes: Vec<(u64, Option<Result<Delivered, OutcomeError>>)>,
     /// It was not killed: nobody may wait for an outcome any more.
     pub(super) stopped: bool,
+    /// It is there in the end.
+    pub(super) is_last: bool,
 }
 
 /// A message, as it was delivered.
@@ -104,6 +106,8 @@ pub(super) struct Counts {
     pub(super) last_words: u64,
     /// For some of the members only.
     pub(super) addressed: u64,
+    /// Told before the logs had it, and lost with all who had it.
+    pub(super) ahead: u64,
 }
 
 impl Counts {
@@ -114,14 +118,20 @@ impl Counts {
         self.last_words += other.last_words;
         self.restored += other.restored;
         self.addressed += other.addressed;
+        self.ahead += other.ahead;
     }
 }
 
 /// Checks what was told of a durable group: everyone is told everything from the beginning, the same in the same order, and nothing that
 /// anyone was told, or that an outcome called durable, is missing in the end, whoever was lost (P2, P3). Who leaves is told the last messages of its
 /// session when it has flushed them itself, which is less (docs/durability.md, Limits).
-pub(super) fn check_durable(pasts: &[Past]) -> Result<Counts, String> {
+/// What is told ahead of the logs may be lost with all who were told, if no outcome called it durable: nobody is told anything behind that.
+pub(super) fn check_durable(pasts: &mut [Past], guarantee: Guarantee) -> Result<Counts, String> {
     let mut counts = Counts::default();
+    if guarantee.ahead_of_logs() {
+        counts.ahead = forget_what_was_ahead(pasts)?;
+    }
+    let pasts = &*pasts;
     let is_last = |told: &Told, node| matches!(told, Told::View(view) if view.member(NodeId(node)).is_none());
     let has_left =
         |past: &Past| past.stopped && past.told.last().is_some_and(|told| is_last(told, past.node));
@@ -201,6 +211,55 @@ pub(super) fn check_durable(pasts: &[Past]) -> Result<Counts, String> {
         }
     }
     Ok(counts)
+}
+
+/// Takes out of what was told what no log has in the end. Returns how much that is.
+fn forget_what_was_ahead(pasts: &mut [Past]) -> Result<u64, String> {
+    let mut places = HashMap::new();
+    for told in pasts.iter().flat_map(|past| &past.told) {
+        if let Told::Message { view, seq, sender, number, .. } = told
+            && *places.entry((*view, *seq)).or_insert((*sender, *number)) != (*sender, *number)
+        {
+            return Err(format!(
+                "differs: one was told {number:x} as {view}#{seq}, and another another message"
+            ));
+        }
+    }
+    let mut logged = HashSet::new();
+    for told in pasts.iter().filter(|past| past.is_last).flat_map(|past| &past.told) {
+        match told {
+            Told::Message { number, .. } => drop(logged.insert(*number)),
+            Told::Restored(state) => logged.extend(state.iter().map(|(_, number)| *number)),
+            _ => {}
+        }
+    }
+    let mut ahead = 0;
+    for past in pasts {
+        let mut is_ahead = false;
+        let mut kept = Vec::new();
+        for told in std::mem::take(&mut past.told) {
+            match &told {
+                Told::Message { number, .. } if !logged.contains(number) => {
+                    (is_ahead, ahead) = (true, ahead + 1);
+                    if past.is_last {
+                        return Err(format!("lost: {number:x} is in no log, and node {} goes on", past.node));
+                    }
+                    continue;
+                }
+                Told::Message { number, .. } if is_ahead => {
+                    return Err(format!(
+                        "lost: node {} was told {number:x} behind what is in no log",
+                        past.node
+                    ));
+                }
+                Told::Restored(_) => is_ahead = false,
+                _ => {}
+            }
+            kept.push(told);
+        }
+        past.told = kept;
+    }
+    Ok(ahead)
 }
 
 /// Checks everything.
@@ -661,7 +720,7 @@ mod tests {
             view: 1,
             to: Nodes::ALL,
         });
-        Past { node, told, sent: sent.collect(), outcomes: Vec::new(), stopped: true }
+        Past { node, told, sent: sent.collect(), outcomes: Vec::new(), stopped: true, is_last: false }
     }
 
     #[track_caller]

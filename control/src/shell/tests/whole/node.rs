@@ -95,6 +95,8 @@ pub(super) struct Node {
     pub(super) cascaded: Option<(u64, std::mem::Discriminant<change::Phase>)>,
     /// It has sent something since everything is quiet.
     pub(super) probed: bool,
+    /// So many of its outcomes were in when it was looked at last.
+    pub(super) settled: usize,
 }
 
 impl Node {
@@ -136,6 +138,7 @@ impl Node {
             sent,
             outcomes: app.outcomes.iter().map(|(number, outcome)| (*number, outcome.try_get())).collect(),
             stopped,
+            is_last: true,
         })
         .collect()
     }
@@ -148,6 +151,7 @@ impl Node {
             sent: std::mem::take(&mut self.sent),
             outcomes: Vec::new(),
             stopped: false,
+            is_last: self.host.is_some(),
         };
         if let Some(host) = self.host.take() {
             past.stopped = host.stopped.is_some();

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use consort_dataplane::log::{Disk, DiskError, Index, Meta, OpenError, repair};
-use consort_dataplane::names::{NodeId, Time, ViewId};
+use consort_dataplane::log::{Disk, DiskError, Index, Log, LogOptions, Meta, OpenError, repair};
+use consort_dataplane::names::{NodeId, Seq, Time, ViewId};
 use consort_dataplane::plan::{Guarantee, Topology};
 use consort_dataplane::sim::disk::{DiskFaults, SimDisk};
 use consort_dataplane::sim::{Choices, SimNetwork, SimOptions};
@@ -22,6 +22,7 @@ use crate::orders::{Order, Report};
 use crate::plane::Plane;
 use crate::shell::data::{DataError, MakeDisk};
 use crate::shell::durable::Data;
+use crate::shell::outcome::Delivered;
 use crate::shell::sender::SendError;
 use crate::shell::start::{MadeFabric, Stage};
 use crate::shell::tests::host::{App, Host, Told, views};
@@ -150,6 +151,9 @@ pub(super) struct Counts {
     pub(super) failed: u64,
     pub(super) flipped: u64,
     pub(super) repaired: u64,
+    /// Nodes that stopped because the group began again without what they were told; durable outcomes whose logs were looked at.
+    pub(super) taken_back: u64,
+    pub(super) flushed: u64,
 }
 
 impl Counts {
@@ -170,13 +174,16 @@ impl Counts {
         self.failed += other.failed;
         self.flipped += other.flipped;
         self.repaired += other.repaired;
+        self.taken_back += other.taken_back;
+        self.flushed += other.flushed;
         self.blackouts += other.blackouts;
     }
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let history::Counts { views, delivered, resent, last_words, restored, addressed } = self.told;
+        let history::Counts { views, delivered, resent, last_words, restored, addressed, ahead: _ } =
+            self.told;
         writeln!(
             f,
             "{} runs, {} groups, {} with a witness; {} views; {} messages sent, {} deliveries, of these {} in last \
@@ -203,8 +210,15 @@ impl fmt::Display for Counts {
         write!(
             f,
             "faults: {:?}, {} times all at once; {snapshots} snapshots of logs restored; {} disks failed, {} bits \
-             flipped, {} logs repaired",
-            self.faults, self.blackouts, self.failed, self.flipped, self.repaired
+             flipped, {} logs repaired; {} messages told ahead were lost, {} nodes had to begin anew; {} durable outcomes held against the disks",
+            self.faults,
+            self.blackouts,
+            self.failed,
+            self.flipped,
+            self.repaired,
+            self.told.ahead + self.shards.ahead,
+            self.taken_back,
+            self.flushed
         )
     }
 }
@@ -225,6 +239,53 @@ fn groups(choices: &mut Choices, guarantee: Guarantee) -> Vec<GroupConfig> {
     let is_chain = choices.chance(60) && !guarantee.durable();
     let topology = if is_chain { Topology::Chain } else { Topology::Direct };
     vec![group.guarantee(guarantee).ring_bytes(4096).topology(topology)]
+}
+
+/// P2: what was durable for its sender just now is on the disks of all members of its session, or, when that is over, of enough of those who go on.
+/// Returns how often that was looked at.
+fn check_flushed(node: &mut Node, disks: &BTreeMap<u32, Disks>, failure: &mut Option<String>) -> u64 {
+    let Some(host) = &node.host else { return 0 };
+    let mut looked = 0;
+    // They come in the order of the sends.
+    while let Some((number, outcome)) = host.outcomes.get(node.settled)
+        && let Some(result) = outcome.try_get()
+    {
+        node.settled += 1;
+        let Ok(Delivered { view, seq }) = result else { continue };
+        // Reading a log takes its time.
+        if !number.is_multiple_of(64) {
+            continue;
+        }
+        let sessions = host.driver.status().sessions;
+        // Who leaves has them itself, and more is not said (docs/durability.md, Limits).
+        let Some(session) = sessions.iter().find(|session| session.view == view) else { continue };
+        let is_in = |told: &Told| matches!(told, Told::View(view) if view.member(NodeId(node.id)).is_some());
+        if !host.told.iter().rev().find(|told| matches!(told, Told::View(_))).is_some_and(is_in) {
+            continue;
+        }
+        let told = host.told.iter().rev().find_map(|told| match told {
+            Told::View(it) if it.id == view => Some(it),
+            _ => None,
+        });
+        let has = |member: &&NodeId| disks.get(&member.0).is_some_and(|disks| disks.has_flushed(view, seq));
+        let having = |of: &View| of.shards[0].members.iter().filter(has).count();
+        let have_all = |of: &View| having(of) == of.shards[0].members.len();
+        // What a session left when it ended, those have who go on: a majority of the view after it, if not all who were in it.
+        let newest = node.plane.as_ref().and_then(Plane::view).filter(|_| session.stage != Stage::Running);
+        let have_enough = |of: &View| {
+            let witnesses = of.members.len() - of.shards[0].members.len();
+            2 * (having(of) + witnesses) > of.members.len()
+        };
+        let is_enough = told.is_none_or(have_all) || newest.is_some_and(have_enough);
+        looked += 1;
+        if !is_enough {
+            *failure = Some(format!(
+                "not flushed: {number:x} of node {} was durable in view {view} ({:?}), told as {told:?} and followed by {newest:?}, and not enough have flushed it (P2)",
+                node.id, session.stage
+            ));
+        }
+    }
+    looked
 }
 
 fn number(told: &Told) -> Option<u64> {
@@ -284,6 +345,9 @@ pub(super) struct World {
 /// A disk did what [`Happening::BadDisk`] makes it do.
 const FAILED: &str = "the flush of ";
 
+/// The group began again without what an application that lives was told.
+const TAKEN_BACK: &str = "began again without";
+
 /// What a node has on its disks: one for each directory.
 #[derive(Clone, Default)]
 struct Disks(Arc<Mutex<BTreeMap<PathBuf, SimDisk>>>);
@@ -301,6 +365,14 @@ impl Disks {
         for disk in self.0.lock().unwrap().values() {
             disk.set_faults(DiskFaults { slow, flush_fails, ..DiskFaults::default() });
         }
+    }
+
+    /// P2: whether the log of the main group has a message on the disk, whatever happens to it. One that can't be read is none of this check's.
+    fn has_flushed(&self, view: ViewId, seq: Seq) -> bool {
+        let disks = self.0.lock().unwrap();
+        let Some(disk) = disks.get(Path::new("data/shard-0")) else { return false };
+        let log = Log::open(Box::new(disk.flushed()), LogOptions::default(), Index(0));
+        log.map_or(true, |(log, _)| (log.tip().view, log.tip().next_seq) > (view, seq))
     }
 
     /// Flips a bit of what is written in some log, or beside it.
@@ -358,6 +430,7 @@ impl World {
         let mut choices = Choices::new(seed);
         let members = 3 + choices.below(3) as u32;
         let guarantee = match choices.below(10) {
+            _ if durable && Choices::new(seed ^ 0x106).chance(50) => Guarantee::Logged,
             _ if durable => Guarantee::Durable,
             0..5 => Guarantee::Atomic,
             5..9 => Guarantee::Agreed,
@@ -507,9 +580,13 @@ impl World {
         self.counts.sent = self.pasts.iter().map(|past| past.sent.len() as u64).sum();
         // What is wrong with what was told is worse than whatever else there is.
         if self.disks.is_some() {
-            self.counts.told = history::check_durable(&self.pasts)?;
-            for (pasts, shard) in self.pasts_of.iter().zip(1..) {
-                let told = history::check_durable(pasts);
+            let guarantee = self.guarantee;
+            if guarantee.ahead_of_logs() && result.is_err() {
+                return result; // what is in the log in the end is what those have been told who are there then
+            }
+            self.counts.told = history::check_durable(&mut self.pasts, guarantee)?;
+            for (pasts, shard) in self.pasts_of.iter_mut().zip(1..) {
+                let told = history::check_durable(pasts, guarantee);
                 self.counts.shards.add(&told.map_err(|error| format!("shard {shard}: {error}"))?);
             }
             return result;
@@ -546,6 +623,11 @@ impl World {
                         && reason.contains(FAILED)
                     {
                         self.counts.failed += 1;
+                    } else if let Report::Broken(reason) = &report
+                        && reason.contains(TAKEN_BACK)
+                        && self.guarantee.ahead_of_logs()
+                    {
+                        self.counts.taken_back += 1;
                     } else if let Report::Fault(..) | Report::Broken(_) = &report {
                         self.failure = Some(format!("node {} reports {report:?}", node.id));
                     }
@@ -842,6 +924,7 @@ impl World {
             leaving: None,
             cascaded: None,
             probed: false,
+            settled: 0,
         });
         self.push(self.now, Happening::Reports(at));
         self.wake(at);
@@ -935,6 +1018,7 @@ impl World {
                 sent,
                 outcomes: app.outcomes.iter().map(|(number, outcome)| (*number, outcome.try_get())).collect(),
                 stopped,
+                is_last: false,
             })
             .collect();
         let id = node.id;
@@ -942,7 +1026,7 @@ impl World {
         let Host { told, driver, .. } = host;
         drop(driver);
         self.counts.evicted += told.iter().filter(|told| **told == Told::Evicted).count() as u64;
-        self.pasts.push(Past { node: id, told, sent, outcomes, stopped });
+        self.pasts.push(Past { node: id, told, sent, outcomes, stopped, is_last: false });
         self.keep(of_shards);
     }
 
@@ -960,7 +1044,7 @@ impl World {
             self.wires.serve(now, at, plane);
             let Some(order) = plane.poll_order() else { break };
             if let Order::Stop(reason) | Order::Over(reason) = &order
-                && !reason.to_string().contains(FAILED)
+                && ![FAILED, TAKEN_BACK].iter().any(|known| reason.to_string().contains(known))
                 && matches!(reason, Stopped::Machine(_) | Stopped::PeerMisbehaved { .. })
             {
                 self.failure = Some(format!("node {} stops: {reason}", node.id));
@@ -1072,6 +1156,10 @@ impl World {
             }
         }
         self.counts.read += host.read - read;
+        if let Some(disks) = &self.disks {
+            self.counts.flushed += check_flushed(node, disks, &mut self.failure);
+        }
+        let Some(host) = &mut node.host else { return };
         if let Some((process, (number, view))) = host.stale {
             self.failure = Some(format!(
                 "stale: node {} had not been told {number:x} of process {process} at a read point, and somebody had, in view {view}",
