@@ -380,7 +380,11 @@ start_within = "1500 ms"
             (change("id = 1", "id = 2"), ":12: `peers.2`: ", "list only the others"),
             (change("127.0.0.1:7101", "localhost"), ":4: `listen`: ", "an address and a port"),
             (change("\"tcp\"", "\"carrier pigeon\""), ":5: `fabric`: ", "take auto, shm, tcp"),
-            (change("agreed", "exactly-once"), ":6: `guarantee`: ", "take fifo, agreed, atomic, durable or logged"),
+            (
+                change("agreed", "exactly-once"),
+                ":6: `guarantee`: ",
+                "take fifo, agreed, atomic, durable or logged",
+            ),
             (change("block", "sleep"), ":7: `wait`: ", "take spin, adaptive or block"),
             (change("64 KiB", "65 KiB"), ":8: `ring`: ", "power of two"),
             (change("64 KiB", "64 kb"), ":8: `ring`: ", "\"4 MiB\""),

@@ -9,7 +9,8 @@
 //!   between two yields. When one took a time slice, somebody runs there who doesn't yield, and the next
 //!   messages had better be waited for in the kernel, which puts a sleeper that wakes before such a one: for a while it
 //!   *sleeps* at once.
-//! - After [`LONG_IDLE`] of nothing it sleeps anyway: idle nodes use no CPU.
+//! - After [`LONG_IDLE`] of nothing it sleeps anyway: idle nodes use no CPU. But not before some yields have come back: where many members share a core,
+//!   all of them have to have their turn, more than once, before an answer can be there, and who sleeps meanwhile has to be woken for it.
 //!
 //! Pure: the caller reads the clock, yields and sleeps.
 
@@ -22,11 +23,14 @@ use crate::config::WaitStrategy;
 /// From here on waiting costs more than waking.
 const LONG_IDLE: Duration = Duration::from_micros(60);
 
+/// Yields in a row without anything having happened, at least, before it sleeps for that.
+const LONG_YIELDS: u32 = 8;
+
 /// A yield that came back later than this let somebody else run.
 const SHARED: Duration = Duration::from_micros(2);
 
-/// A yield that came back later than this lost a time slice.
-const CROWDED: Duration = Duration::from_micros(400);
+/// A yield that came back later than this lost a time slice. The turns of all other members of a large group on a core take less together.
+const CROWDED: Duration = Duration::from_micros(1000);
 
 /// For how long it sleeps at once after that.
 const CROWDED_FOR: Duration = Duration::from_millis(10);
@@ -68,8 +72,9 @@ pub(crate) struct Waiting {
     /// After how many it settles, and whether that is learned.
     settle_after: u32,
     learns: bool,
-    /// When the clock was first read since.
+    /// When the clock was first read since, and how many yields have come back.
     since: Option<Time>,
+    yields: u32,
     /// Yields to come back at once before the core counts as ours.
     shared: u32,
     crowded_until: Time,
@@ -84,6 +89,7 @@ impl Waiting {
             settle_after: SETTLE_AFTER,
             learns,
             since: None,
+            yields: 0,
             shared: ALONE,
             crowded_until: Time(0),
         }
@@ -111,6 +117,7 @@ impl Waiting {
         }
         self.idle = 0;
         self.since = None;
+        self.yields = 0;
     }
 
     /// A turn in which nothing happened is over. Reads the clock no more often than it must.
@@ -131,7 +138,8 @@ impl Waiting {
             WaitStrategy::Adaptive => {
                 let now = now();
                 let since = *self.since.get_or_insert(now);
-                let sleep = now < self.crowded_until || now.since(since) >= LONG_IDLE;
+                let is_long = now.since(since) >= LONG_IDLE && self.yields >= LONG_YIELDS;
+                let sleep = now < self.crowded_until || is_long;
                 if sleep { Rest::Sleep } else { Rest::Yield }
             }
         }
@@ -140,6 +148,7 @@ impl Waiting {
     /// A yield took from `before` to `after`.
     pub(crate) fn yielded(&mut self, before: Time, after: Time) {
         let took = after.since(before);
+        self.yields = self.yields.saturating_add(1);
         if took >= CROWDED {
             self.crowded_until = after.plus(CROWDED_FOR);
         }
@@ -195,6 +204,16 @@ mod tests {
         let done = idle(&mut waiting, &mut now, 3_000);
         let after_notice = &done[SPINS as usize + 1..];
         assert!(!after_notice.contains(&Rest::Spin), "{after_notice:?}");
+    }
+
+    #[test]
+    fn with_many_others_it_waits_for_some_rounds_of_all_of_them() {
+        let (mut waiting, mut now) = (Waiting::new(WaitStrategy::Adaptive, true), Time(0));
+        let done = idle(&mut waiting, &mut now, 30_000);
+        let yields = done.iter().filter(|rest| **rest == Rest::Yield).count();
+        assert_eq!((yields, done.last()), (LONG_YIELDS as usize, Some(&Rest::Sleep)));
+        waiting.busy();
+        assert_eq!(waiting.yields, 0, "counted anew after each");
     }
 
     #[test]
