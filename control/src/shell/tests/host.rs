@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use consort_dataplane::loan::Loan;
-use consort_dataplane::names::{NodeId, Slot, ViewId};
+use consort_dataplane::names::{NodeId, Seq, Slot, ViewId};
 use consort_dataplane::ring::Ticket;
 use consort_dataplane::session::Verdict;
 
@@ -94,6 +94,8 @@ pub(super) struct Host {
     pub(super) read: u64,
     /// What it had not been told at a read point, and should have.
     pub(super) stale: Option<(u64, (u64, u64))>,
+    /// View and place of the last message of which it was asked for a snapshot.
+    pub(super) snapshot_behind: Option<(ViewId, Seq)>,
 }
 
 /// What the application makes of a shard beside the main group.
@@ -239,6 +241,7 @@ impl Host {
             since: 0,
             read: 0,
             stale: None,
+            snapshot_behind: None,
         }
     }
 
@@ -272,7 +275,7 @@ impl Host {
         }
         let Self { driver, told, room, keeps, refuses_views, loans, own, state, is_stubborn, shards, .. } =
             self;
-        let Self { asked, reached, since, read, stale, is_stateful, .. } = self;
+        let Self { asked, reached, since, read, stale, is_stateful, snapshot_behind, .. } = self;
         let turned = driver.turn(&mut |shard, incoming| {
             if *room == 0 || *refuses_views && matches!(incoming, Incoming::View(_)) {
                 return Verdict::Later;
@@ -309,6 +312,10 @@ impl Host {
                     Told::Message { view, seq, sender, number }
                 }
                 Incoming::Snapshot(request) => {
+                    *snapshot_behind = told.iter().rev().find_map(|told| match told {
+                        Told::Message { view, seq, .. } => Some((ViewId(*view), Seq(*seq))),
+                        _ => None,
+                    });
                     if !*is_stubborn {
                         request.give_in_turn(Cursor::new(encode(state)));
                     }

@@ -235,6 +235,14 @@ fn a_snapshot_before_all_have_come_is_caught() {
     assert!(found.is_some_and(|error| error.contains("another history") || error.contains("follows there")));
 }
 
+// P4
+#[test]
+fn a_snapshot_of_what_a_restart_may_take_back_is_caught() {
+    let broken = Some(Broken::Driver(stream::Mutant::SnapshotAhead));
+    let found = (0..50).find_map(|seed| run_world(|| World::durable(seed, broken)).err());
+    assert!(found.is_some_and(|error| error.contains("taken back")));
+}
+
 // P3: nobody writes down what it agrees to, and says so all the same. What comes of it here is a group that doesn't begin again; that it can
 // lose something, too, takes more runs than a test has time for: `crate::held`'s model finds that.
 #[test]

@@ -244,7 +244,25 @@ fn groups(choices: &mut Choices, guarantee: Guarantee) -> Vec<GroupConfig> {
 /// P2: what was durable for its sender just now is on the disks of all members of its session, or, when that is over, of enough of those who go on.
 /// Returns how often that was looked at.
 fn check_flushed(node: &mut Node, disks: &BTreeMap<u32, Disks>, failure: &mut Option<String>) -> u64 {
-    let Some(host) = &node.host else { return 0 };
+    let Some(host) = &mut node.host else { return 0 };
+    let has =
+        |member: &NodeId, view, seq| disks.get(&member.0).is_some_and(|disks| disks.has_flushed(view, seq));
+    // P4: nothing that a restart may take back is in a snapshot.
+    if let Some((view, seq)) = host.snapshot_behind.take() {
+        // What sessions before left, those have who have begun this one.
+        let newest = host.told.iter().rev().find_map(|told| match told {
+            Told::View(it) => Some(it),
+            _ => None,
+        });
+        let of = newest.filter(|of| of.id == view);
+        if of.is_some_and(|of| !of.shards[0].members.iter().all(|member| has(member, view, seq))) {
+            *failure = Some(format!(
+                "taken back: node {} was asked for a snapshot behind {view}{seq}, which not all have flushed (P4)",
+                node.id
+            ));
+        }
+    }
+    let host = &*host;
     let mut looked = 0;
     // They come in the order of the sends.
     while let Some((number, outcome)) = host.outcomes.get(node.settled)
@@ -267,8 +285,7 @@ fn check_flushed(node: &mut Node, disks: &BTreeMap<u32, Disks>, failure: &mut Op
             Told::View(it) if it.id == view => Some(it),
             _ => None,
         });
-        let has = |member: &&NodeId| disks.get(&member.0).is_some_and(|disks| disks.has_flushed(view, seq));
-        let having = |of: &View| of.shards[0].members.iter().filter(has).count();
+        let having = |of: &View| of.shards[0].members.iter().filter(|member| has(member, view, seq)).count();
         let have_all = |of: &View| having(of) == of.shards[0].members.len();
         // What a session left when it ended, those have who go on: a majority of the view after it, if not all who were in it.
         let newest = node.plane.as_ref().and_then(Plane::view).filter(|_| session.stage != Stage::Running);
