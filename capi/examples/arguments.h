@@ -1,6 +1,6 @@
 /* What the examples share: a node's options from the command line.
  *
- *   --id N  --listen ADDRESS  --peer ID=ADDRESS ...  --join ADDRESS ...  --fabric auto|shm|tcp  --listen-fd N
+ *   --id N  --listen ADDRESS  --peer ID=ADDRESS ...  --join ADDRESS ...  --fabric auto|shm|tcp|verbs  --listen-fd N
  */
 #ifndef ARGUMENTS_H
 #define ARGUMENTS_H
@@ -54,7 +54,14 @@ static inline int take(arguments *to, const char *option, char *value)
             usage(value);
         to->join[to->options.join_len++] = value;
     } else if (strcmp(option, "--fabric") == 0) {
-        to->options.fabric = strcmp(value, "shm") == 0 ? CONSORT_SHM : strcmp(value, "tcp") == 0 ? CONSORT_TCP : CONSORT_AUTO;
+        static const char *const names[] = {"auto", "shm", "tcp", "verbs"};
+        static const uint32_t fabrics[] = {CONSORT_AUTO, CONSORT_SHM, CONSORT_TCP, CONSORT_VERBS};
+        int at = 0;
+        while (at < 4 && strcmp(value, names[at]) != 0)
+            at++;
+        if (at == 4)
+            usage(value);
+        to->options.fabric = fabrics[at];
     } else if (strcmp(option, "--ring") == 0) {
         to->options.ring_bytes = strtoull(value, NULL, 10);
     } else {
