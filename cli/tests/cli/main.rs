@@ -14,6 +14,7 @@ mod kv;
 mod kv_histories;
 mod log;
 mod crash;
+mod full_disk;
 
 #[path = "../../examples/exchange_day.rs"]
 #[allow(unreachable_pub)]
