@@ -247,17 +247,29 @@ fn check_flushed(node: &mut Node, disks: &BTreeMap<u32, Disks>, failure: &mut Op
     let Some(host) = &mut node.host else { return 0 };
     let has =
         |member: &NodeId, view, seq| disks.get(&member.0).is_some_and(|disks| disks.has_flushed(view, seq));
+    // What a session left when it ended, those have who go on: a majority of the view after it, if not all who were in it.
+    let newest = node.plane.as_ref().and_then(Plane::view);
+    let is_flushed = |of: &View, is_over: bool, seq| {
+        let having = |it: &View| it.shards[0].members.iter().filter(|member| has(member, of.id, seq)).count();
+        let have_enough = |it: &View| {
+            let witnesses = it.members.len() - it.shards[0].members.len();
+            2 * (having(it) + witnesses) > it.members.len()
+        };
+        having(of) == of.shards[0].members.len() || is_over && newest.is_some_and(have_enough)
+    };
     // P4: nothing that a restart may take back is in a snapshot.
     if let Some((view, seq)) = host.snapshot_behind.take() {
         // What sessions before left, those have who have begun this one.
-        let newest = host.told.iter().rev().find_map(|told| match told {
+        let last = host.told.iter().rev().find_map(|told| match told {
             Told::View(it) => Some(it),
             _ => None,
         });
-        let of = newest.filter(|of| of.id == view);
-        if of.is_some_and(|of| !of.shards[0].members.iter().all(|member| has(member, view, seq))) {
+        let of = last.filter(|of| of.id == view);
+        let sessions = host.driver.status().sessions;
+        let is_over = !sessions.iter().any(|it| it.view == view && it.stage == Stage::Running);
+        if of.is_some_and(|of| !is_flushed(of, is_over, seq)) {
             *failure = Some(format!(
-                "taken back: node {} was asked for a snapshot behind {view}{seq}, which not all have flushed (P4)",
+                "taken back: node {} was asked for a snapshot behind {view}{seq}, which not enough have flushed (P4)",
                 node.id
             ));
         }
@@ -285,15 +297,8 @@ fn check_flushed(node: &mut Node, disks: &BTreeMap<u32, Disks>, failure: &mut Op
             Told::View(it) if it.id == view => Some(it),
             _ => None,
         });
-        let having = |of: &View| of.shards[0].members.iter().filter(|member| has(member, view, seq)).count();
-        let have_all = |of: &View| having(of) == of.shards[0].members.len();
-        // What a session left when it ended, those have who go on: a majority of the view after it, if not all who were in it.
-        let newest = node.plane.as_ref().and_then(Plane::view).filter(|_| session.stage != Stage::Running);
-        let have_enough = |of: &View| {
-            let witnesses = of.members.len() - of.shards[0].members.len();
-            2 * (having(of) + witnesses) > of.members.len()
-        };
-        let is_enough = told.is_none_or(have_all) || newest.is_some_and(have_enough);
+        let is_over = session.stage != Stage::Running;
+        let is_enough = told.is_none_or(|of| is_flushed(of, is_over, seq));
         looked += 1;
         if !is_enough {
             *failure = Some(format!(
