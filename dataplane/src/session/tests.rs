@@ -1197,7 +1197,7 @@ impl Durables {
 
     fn settle(&mut self) {
         let World { fabrics, sessions, now, .. } = &mut self.world;
-        for _ in 0..20 {
+        for _ in 0..8 {
             for ((fabric, session), book) in fabrics.iter_mut().zip(sessions.iter_mut()).zip(&mut self.books)
             {
                 *now = Time(now.0 + 1);
