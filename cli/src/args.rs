@@ -297,7 +297,7 @@ The configuration file (TOML) says the same as the flags, which go first where b
   listen = \"127.0.0.1:7101\"
   fabric = \"tcp\"                # auto, shm, tcp, verbs
   guarantee = \"atomic\"          # fifo, agreed, atomic, durable, logged
-  # data = \"/var/lib/app/1\"     # with durable: where this member's log is kept
+  # data = \"/var/lib/app/1\"     # with durable and logged: where this member's log is kept
   # join = [\"127.0.0.1:7102\"]   # instead of [peers]
   # rejoin = true
   # role = \"witness\"            # data, witness

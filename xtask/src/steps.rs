@@ -9,7 +9,7 @@ use crate::shell::{Tally, Trouble, Workspace, quiet, run, succeeds};
 use crate::tools;
 
 /// Simulated runs in CI, of sessions alone.
-pub(crate) const SIM_SEEDS: u64 = 20_000;
+pub(crate) const SIM_SEEDS: u64 = 30_000;
 
 /// A run of whole nodes takes as long as so many of sessions alone.
 const RUNS_A_WHOLE: u64 = 20;

@@ -1285,16 +1285,20 @@ fn what_is_delivered_ahead_keeps_its_room_until_it_is_flushed() {
     let mut group = Durables::of(Guarantee::Logged);
     (0..3).for_each(|at| group.persist(at, 1));
     let len = SENT + if cfg!(miri) { 892 } else { 92 };
-    let mut sent = 0_u64;
-    group.books[1].keeps = true;
-    loop {
-        let Ok(mut room) = group.world.senders[0].try_reserve(len) else { break };
-        room[..SENT].copy_from_slice(&1_u64.to_le_bytes());
-        room.send();
-        sent += 1;
-        group.settle();
-        group.books[1].keeps = false; // the first alone
-    }
+    // Member 2 keeps the first of them alone.
+    let fill = |group: &mut Durables| {
+        group.books[1].keeps = true;
+        let mut sent = 0_u64;
+        loop {
+            let Ok(mut room) = group.world.senders[0].try_reserve(len) else { return sent };
+            room[..SENT].copy_from_slice(&1_u64.to_le_bytes());
+            room.send();
+            sent += 1;
+            group.settle();
+            group.books[1].keeps = false;
+        }
+    };
+    let mut sent = fill(&mut group);
     assert_eq!(group.counts(), [(sent as usize, sent as usize); 3]);
     assert!(!group.world.sessions[1].has_own_work(), "nothing to do but to wait");
     let full = |group: &Durables| group.world.senders[0].try_reserve(len).is_err();
@@ -1307,15 +1311,7 @@ fn what_is_delivered_ahead_keeps_its_room_until_it_is_flushed() {
     assert!(!full(&group));
 
     // The other way round: back, and not flushed.
-    group.books[1].keeps = true;
-    loop {
-        let Ok(mut room) = group.world.senders[0].try_reserve(len) else { break };
-        room[..SENT].copy_from_slice(&1_u64.to_le_bytes());
-        room.send();
-        sent += 1;
-        group.settle();
-        group.books[1].keeps = false;
-    }
+    sent += fill(&mut group);
     group.books[1].kept.clear();
     group.settle();
     assert!(full(&group) && !group.world.sessions[1].lends() && !group.world.sessions[1].has_own_work());
