@@ -233,9 +233,15 @@ impl Teaching {
     #[cfg(test)]
     pub(super) fn read_in_turn(&self, reports: &Reports) {
         self.in_turn.lock().unwrap().retain_mut(|(pupil, teacher, took)| {
-            for took in took.try_iter() {
-                if let Some(lesson) = teacher.on_took(took) {
-                    reports.tell(Report::Lesson(*pupil, lesson));
+            loop {
+                match took.try_recv() {
+                    Ok(took) => {
+                        if let Some(lesson) = teacher.on_took(took) {
+                            reports.tell(Report::Lesson(*pupil, lesson));
+                        }
+                    }
+                    Err(mpsc::TryRecvError::Empty) => break,
+                    Err(mpsc::TryRecvError::Disconnected) => return false,
                 }
             }
             step(*pupil, reports, teacher) && !teacher.is_done()

@@ -661,11 +661,14 @@ impl World {
                 self.go_on(at);
             }
             Happening::Timer(at) => {
+                if self.nodes[at].timer != Some(self.now) {
+                    return; // another was set before it
+                }
+                self.nodes[at].timer = None;
                 if let Some(until) = self.deaf(at) {
-                    return self.push(until, Happening::Timer(at));
+                    return self.timer_at(at, until);
                 }
                 let node = &mut self.nodes[at];
-                node.timer = None;
                 if let Some(plane) = &mut node.plane {
                     plane.on_time(node.clock.shows(self.now));
                 }
@@ -1088,11 +1091,8 @@ impl World {
                 }
             } else {
                 let due = plane.due().map(|due| node.clock.when(due));
-                if let Some(due) = due
-                    && node.timer.is_none_or(|timer| due < timer)
-                {
-                    node.timer = Some(due);
-                    self.push(due, Happening::Timer(at));
+                if let Some(due) = due {
+                    self.timer_at(at, due);
                 }
             }
         }
@@ -1141,6 +1141,15 @@ impl World {
         self.nodes[at].rest = self.pace;
         let soon = self.later(self.pace);
         self.turn_at(at, soon);
+    }
+
+    /// The clock of a node rings then, if not before.
+    fn timer_at(&mut self, at: usize, when: Time) {
+        let (when, node) = (when.max(self.now), &mut self.nodes[at]);
+        if node.timer.is_none_or(|timer| when < timer) {
+            node.timer = Some(when);
+            self.push(when, Happening::Timer(at));
+        }
     }
 
     fn turn_at(&mut self, at: usize, when: Time) {
