@@ -54,9 +54,9 @@ impl Workspace {
 /// What a step did not get done.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Trouble {
-    /// The command ran and found fault.
-    #[error("{command} ended with {status}")]
-    Failed { command: String, status: ExitStatus },
+    /// The command ran and found fault; in which tests, where it ran any.
+    #[error("{command} ended with {status}{}", named(failed))]
+    Failed { command: String, status: ExitStatus, failed: Vec<String> },
     /// The command took longer than CI allows.
     #[error("{command} was stopped after {} s", limit.as_secs())]
     TooLong { command: String, limit: Duration },
@@ -66,6 +66,11 @@ pub(crate) enum Trouble {
     /// Our own checks found fault; it has been printed.
     #[error("{0}")]
     Found(String),
+}
+
+/// The tests that failed, for the end of a sentence.
+fn named(failed: &[String]) -> String {
+    if failed.is_empty() { String::new() } else { format!(": {}", failed.join(", ")) }
 }
 
 /// How many tests passed, failed and were left out.
@@ -119,7 +124,7 @@ pub(crate) fn run(command: Command, limit: Option<Duration>) -> (Tally, Result<(
         Ok(child) => child,
         Err(cause) => return (Tally::default(), Err(missing(cause))),
     };
-    let mut tally = Tally::default();
+    let (mut tally, mut failed, mut listing) = (Tally::default(), Vec::new(), false);
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
             let text = String::from_utf8_lossy(&line);
@@ -127,6 +132,14 @@ pub(crate) fn run(command: Command, limit: Option<Duration>) -> (Tally, Result<(
             if let Some(more) = Tally::of_line(&text).or_else(|| Tally::of_bench_line(&text)) {
                 tally += more;
             }
+            // Libtest's list of names, which follows on what each of them said.
+            listing = match text.strip_prefix("    ") {
+                Some(name) if listing => {
+                    failed.push(name.to_owned());
+                    true
+                }
+                _ => text == "failures:",
+            };
         }
     }
     let result = match (child.wait(), limit) {
@@ -135,7 +148,7 @@ pub(crate) fn run(command: Command, limit: Option<Duration>) -> (Tally, Result<(
             let _ = status;
             Err(Trouble::TooLong { command: shown, limit })
         }
-        (Ok(status), _) => Err(Trouble::Failed { command: shown, status }),
+        (Ok(status), _) => Err(Trouble::Failed { command: shown, status, failed }),
         (Err(cause), _) => Err(missing(cause)),
     };
     (tally, result)
@@ -152,7 +165,7 @@ pub(crate) fn quiet(mut command: Command) -> Result<String, Trouble> {
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
-        Err(Trouble::Failed { command: shown, status: output.status })
+        Err(Trouble::Failed { command: shown, status: output.status, failed: Vec::new() })
     }
 }
 
@@ -221,6 +234,15 @@ mod tests {
         let (tally, result) = run(command, None);
         assert_eq!((tally.passed, tally.failed), (4, 1));
         assert!(matches!(result, Err(Trouble::Failed { status, .. }) if status.code() == Some(101)));
+    }
+
+    #[test]
+    fn tests_that_failed_are_named() {
+        let mut command = Command::new("sh");
+        let said = r"failures:\n\n---- a::b stdout ----\n    left: 1\n\nfailures:\n    a::b\n    c\n\n    no name\n";
+        command.args(["-c", &format!("printf '{said}'; exit 101")]);
+        let said = run(command, None).1.map_err(|trouble| trouble.to_string());
+        assert!(said.as_ref().is_err_and(|said| said.ends_with("101: a::b, c")), "{said:?}");
     }
 
     #[test]
