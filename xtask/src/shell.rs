@@ -154,6 +154,24 @@ pub(crate) fn run(command: Command, limit: Option<Duration>) -> (Tally, Result<(
     (tally, result)
 }
 
+/// As [`run`], several at once.
+pub(crate) fn run_beside(commands: Vec<Command>, limit: Option<Duration>) -> (Tally, Result<(), Trouble>) {
+    std::thread::scope(|scope| {
+        let running: Vec<_> =
+            commands.into_iter().map(|command| scope.spawn(move || run(command, limit))).collect();
+        let (mut tally, mut result) = (Tally::default(), Ok(()));
+        for run in running {
+            let (more, ended) = match run.join() {
+                Ok(ended) => ended,
+                Err(panic) => std::panic::resume_unwind(panic),
+            };
+            tally += more;
+            result = result.and(ended);
+        }
+        (tally, result)
+    })
+}
+
 /// Runs `command` for its effect, showing only what it says on standard error.
 pub(crate) fn quiet(mut command: Command) -> Result<String, Trouble> {
     let shown = show(&command);
@@ -239,7 +257,8 @@ mod tests {
     #[test]
     fn tests_that_failed_are_named() {
         let mut command = Command::new("sh");
-        let said = r"failures:\n\n---- a::b stdout ----\n    left: 1\n\nfailures:\n    a::b\n    c\n\n    no name\n";
+        let said =
+            r"failures:\n\n---- a::b stdout ----\n    left: 1\n\nfailures:\n    a::b\n    c\n\n    no name\n";
         command.args(["-c", &format!("printf '{said}'; exit 101")]);
         let said = run(command, None).1.map_err(|trouble| trouble.to_string());
         assert!(said.as_ref().is_err_and(|said| said.ends_with("101: a::b, c")), "{said:?}");

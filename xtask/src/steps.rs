@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::layers;
-use crate::shell::{Tally, Trouble, Workspace, quiet, run, succeeds};
+use crate::shell::{Tally, Trouble, Workspace, quiet, run, run_beside, succeeds};
 use crate::tools;
 
 /// Simulated runs in CI, of sessions alone.
@@ -285,19 +285,36 @@ fn counted((tally, result): (Tally, Result<(), Trouble>)) -> Outcome {
     (tally, result)
 }
 
+/// An interpreter, of one thread: so the tests are dealt out to as many of it as there are processors.
 fn miri(workspace: &Workspace, limit: Option<Duration>) -> Outcome {
     if let Err(why) = tools::nightly(workspace, &["miri", "rust-src"]) {
         return (Tally::default(), Ok(Done::Skipped(why)));
     }
-    let mut command = workspace.nightly_cargo();
-    command.args(["miri", "test", "-p", "consort-dataplane", "--lib"]);
-    command.arg("--target-dir").arg(workspace.target.join("miri"));
+    let command = || {
+        let mut command = workspace.nightly_cargo();
+        command.args(["miri", "test", "--quiet", "-p", "consort-dataplane", "--lib"]);
+        command.arg("--target-dir").arg(workspace.target.join("miri"));
+        // Property tests read the environment and keep their failures in files.
+        command.env("MIRIFLAGS", "-Zmiri-disable-isolation").env("PROPTEST_CASES", "8");
+        command.arg("--");
+        command
+    };
     // The simulated network and the log have no unsafe code that miri could judge, and take it minutes and hours.
-    command.args(["--", "--skip", "sim::", "--skip", "log::"]);
-    // Property tests read the environment and keep their failures in files.
-    command.env("MIRIFLAGS", "-Zmiri-disable-isolation").env("PROPTEST_CASES", "8");
-    // An interpreter: hundreds of times slower than what it runs, so it gets more time before it counts as hanging.
-    counted(run(command, limit.map(|limit| limit * 2)))
+    let mut list = command();
+    list.args(["--list", "--format=terse", "--skip", "sim::", "--skip", "log::"]);
+    let list = match quiet(list) {
+        Ok(list) => list,
+        Err(trouble) => return (Tally::default(), Err(trouble)),
+    };
+    let tests: Vec<_> = list.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+    let hands = std::thread::available_parallelism().map_or(1, usize::from).min(tests.len()).max(1);
+    let dealt = (0..hands).map(|hand| {
+        let mut command = command();
+        command.args(["--exact", "--format=pretty"]).args(tests.iter().skip(hand).step_by(hands));
+        command
+    });
+    // Hundreds of times slower than what it runs, so it gets more time before it counts as hanging.
+    counted(run_beside(dealt.collect(), limit.map(|limit| limit * 2)))
 }
 
 /// The C library under valgrind, which hides the kernel's own page from a process: so in a build that makes its system calls through libc.
