@@ -283,17 +283,15 @@ struct Course {
     delivered: u64,
 }
 
-/// A turn, and a rest if it had nothing to do.
+/// Goes on until there is something, or for a tenth of a second.
 fn turn(node: &mut DrivenNode, me: u32, course: &mut Course) {
-    let worked = node.poll(&mut |incoming| match incoming {
+    let told = node.drive(Duration::from_millis(100), &mut |_, incoming| match incoming {
         Incoming::View(_) => course.has_view = true,
         Incoming::Message(message) if message.sender.0 == me => course.delivered += 1,
         Incoming::Ended(_) => course.has_ended = true,
         _ => {}
     });
-    if !worked.unwrap() {
-        node.wait();
-    }
+    told.unwrap();
 }
 
 /// Sends as many messages as there is room for, at most `most`.

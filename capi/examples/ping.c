@@ -42,13 +42,10 @@ static void on_event(void *context, const consort_event *event)
         course->has_ended = 1;
 }
 
-/* A turn, and a rest if it had nothing to do. */
+/* Goes on until there is something, or for a tenth of a second: a ring that is full may have room then. */
 static void turn(consort_node *node, course *course)
 {
-    uint32_t worked;
-    check(consort_poll(node, on_event, course, &worked), "poll");
-    if (!worked)
-        check(consort_wait(node), "wait");
+    check(consort_drive(node, 100, on_event, course, NULL), "drive");
 }
 
 /* What is to be sent, and how. */

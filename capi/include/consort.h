@@ -351,7 +351,7 @@ typedef struct consort_bytes {
  * group sets a bound: whoever stands still for so long is left out of the next view, CONSORT_EVICTED, and the others go on. A member stands still
  * - in a group, where its program takes no event although some wait. So does one whose callback (consort_listen) or machine (`apply`,
  *   `restore`) takes longer than the bound for one event while others wait;
- * - in all groups of its node, where the engine does nothing at all. That of a driven node runs within consort_poll and consort_wait alone: a
+ * - in all groups of its node, where the engine does nothing at all. That of a driven node runs within consort_poll, _drive and _wait alone: a
  *   callback of consort_poll, and whatever is done between two calls, that takes longer than the shortest bound of any of the node's groups has
  *   the node left out, also where the program works at a state that it restores. Hand work that may take so long to another thread, and go on
  *   polling: consort_keep keeps a message for that, and a CONSORT_RESTORE. Or take a bound that is longer than any of this.
@@ -620,9 +620,9 @@ consort_status consort_restore_finish(const consort_event *event);
 
 /* ----------------------------------------------------------------------------------------------------- driven nodes */
 
-/* A driven node is one thread's: while that is in consort_poll or consort_wait, also in its callbacks, whatever needs the node returns
- * CONSORT_WOULD_DEADLOCK: consort_poll, consort_wait, consort_node_group, _leave, _stop, _free, _stats and _status. Groups' handles, once
- * there, are for any threads, to send; events come by consort_poll alone. */
+/* A driven node is one thread's: while that is in consort_poll, consort_drive or consort_wait, also in its callbacks, whatever needs the node
+ * returns CONSORT_WOULD_DEADLOCK: these three, consort_node_group, _leave, _stop, _free, _stats and _status. Groups' handles, once there, are
+ * for any threads, to send; events come by consort_poll and consort_drive alone. */
 
 /* One turn of a driven node: takes in what has come, sends what was committed, and calls on_event on this thread for what is due, of all
  * groups (`shard` tells which). How long a callback may take, SLOW MEMBERS says. Never blocks once the group runs. worked (may be NULL)
@@ -630,6 +630,12 @@ consort_status consort_restore_finish(const consort_event *event);
  * wait for itself: use consort_try_reserve, and go on polling.
  * CONSORT_STOPPED, CONSORT_EVICTED: the node stopped. */
 consort_status consort_poll(consort_node *node, consort_on_event on_event, void *context, uint32_t *worked);
+
+/* Turns and waits until on_event was called, or for timeout_ms (-1: for ever): consort_poll, and consort_wait whenever there was nothing to do, in
+ * one call. Who has nothing else to do meanwhile is told of a message soonest by this. told (may be NULL) is not 0 if on_event was called. Room
+ * in a ring is no event: who waits for that, with nothing under way that is delivered here, says how long.
+ * CONSORT_WOULD_DEADLOCK in a callback. CONSORT_STOPPED, CONSORT_EVICTED: the node stopped. */
+consort_status consort_drive(consort_node *node, int64_t timeout_ms, consort_on_event on_event, void *context, uint32_t *told);
 
 /* Waits until there may be something to do, as the option `wait` says: spins, yields or sleeps, a tenth of a second at most. After a turn of
  * consort_poll in which nothing happened. */

@@ -7,7 +7,7 @@ use crate::callback::{Answer, Ask, Calls, calls, inside};
 use crate::error::Error;
 use crate::event::{lend, passing, take_back, vacant};
 use crate::layout::{Event, OnEvent};
-use crate::node::{with, would_deadlock};
+use crate::node::{bound, with, would_deadlock};
 
 type Call = extern "C" fn(Context, *const Event);
 
@@ -56,6 +56,21 @@ export! {
                 calls(|calls| node.poll_groups(&mut |shard, incoming| tell(calls, call, context, shard, incoming)))
             })?;
             worked.set(u32::from(polled?));
+            Ok(())
+        })
+    }
+
+    fn consort_drive(node: Handle, timeout_ms: i64, on_event: OnEvent, context: Context, told: Out<u32>) {
+        let within = bound(timeout_ms)?;
+        let call = on_event.ok_or_else(|| Error::invalid("`on_event` is NULL: pass the function to be called"))?;
+        with(node, |running| {
+            if inside() {
+                return Err(would_deadlock());
+            }
+            let driven = running.driven(|node| {
+                calls(|calls| node.drive(within, &mut |shard, incoming| tell(calls, call, context, shard, incoming)))
+            })?;
+            told.set(u32::from(driven?));
             Ok(())
         })
     }

@@ -266,7 +266,7 @@ export! {
         let fd = fd.check("fd")?;
         with(group, |lease| {
             let Some(it) = &lease.group else {
-                return Err(Error::fixed(&(Status::Refused, c"a node that the caller drives has no descriptor: call consort_poll, and consort_wait when there was nothing to do")));
+                return Err(Error::fixed(&(Status::Refused, c"a node that the caller drives has no descriptor: call consort_drive, or consort_poll and consort_wait")));
             };
             if lease.bell.get().is_none() {
                 let ended = |error: Error| if error.status() == Status::BadHandle { over() } else { error };

@@ -11,12 +11,13 @@
 //! | room to write in, messages, replies | [`lent`] | they live for microseconds, one at a time has them, and each message needs one |
 //!
 //! # Modules, in reading order
-//! [`error`] says what went wrong; [`border`] is where foreign pointers are believed; [`handles`] and [`lent`] keep things;
+//! [`error`] says what went wrong; [`border`] is where foreign pointers are believed; [`handles`], [`lent`] and [`seat`] keep things;
 //! [`layout`] has the structs; [`callback`] knows what is so in a callback; the rest are the functions, by subject.
 
 pub mod error;
 pub mod border;
 mod handles;
+mod seat;
 mod lent;
 pub mod layout;
 mod callback;

@@ -20,6 +20,7 @@ use crate::fd::Bell;
 use crate::handles::{Kind, Last, Leased, Registry};
 use crate::layout::{ASK_EXPLAIN, ASK_STATUS, Bytes, NodeOptions, Stats};
 use crate::options::{address, builder};
+use crate::seat::{Seat, Seated};
 
 pub(crate) static NODES: Registry<Running> = Registry::new(Kind::Node);
 
@@ -65,7 +66,7 @@ pub(crate) struct Shape {
 pub(crate) enum Engine {
     Own(Own),
     /// `None`: it is no more.
-    Driven(Mutex<Option<Box<DrivenNode>>>),
+    Driven(Seat<Option<Box<DrivenNode>>>),
 }
 
 /// A node whose engine has a thread of its own. Calls hold it by their own, so what ends it stops it first and then waits for them, and
@@ -301,8 +302,8 @@ fn named(name: &str) -> [u8; 16] {
 }
 
 /// The slot of a driven node, for one thread at a time.
-fn driver(slot: &Mutex<Option<Box<DrivenNode>>>) -> Result<MutexGuard<'_, Option<Box<DrivenNode>>>, Error> {
-    try_lock(slot).ok_or_else(|| Error::fixed(&(Status::WouldDeadlock, c"the node is driven just now, by another thread or by the one whose callback this is: drive it from one thread, and not from within its callbacks")))
+fn driver(slot: &Seat<Option<Box<DrivenNode>>>) -> Result<Seated<'_, Option<Box<DrivenNode>>>, Error> {
+    slot.take().ok_or_else(|| Error::fixed(&(Status::WouldDeadlock, c"the node is driven just now, by another thread or by the one whose callback this is: drive it from one thread, and not from within its callbacks")))
 }
 
 /// Frees the handle and ends the node, in one step: of two who do only one gets that far. On return none of its threads calls the program.
@@ -354,7 +355,7 @@ export! {
         let (builder, _) = builder(options)?;
         let (id, shapes) = (builder.config().id.0, shapes(&builder));
         let started = Box::new(builder.driven()?);
-        node.set(NODES.put(Running::new(id, shapes, Engine::Driven(Mutex::new(Some(started)))))?);
+        node.set(NODES.put(Running::new(id, shapes, Engine::Driven(Seat::new(Some(started)))))?);
         Ok(())
     }
 

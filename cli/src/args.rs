@@ -728,6 +728,7 @@ How it measures:
     latency      of the first of --sizes: one member sends, the next message when the last is delivered to it
     flush        a write with fdatasync, of as many bytes as the log had with one message at a time: one file alone, and as many files as
                  members, all at the same moment
+    logged       throughput and latency once more, of a group whose guarantee is `logged`: delivery waits for no disk, room for more messages does
     beside       a volatile group and a durable one in the same nodes, and all members send in the volatile one as fast as it takes it:
                  while nothing is sent in the durable one, and while there, too, as much is sent as it takes
   Figures are medians over the rounds; --json has each. The ratio is the payload's bytes a second to the floor's bytes a second; log ratio is the

@@ -119,6 +119,7 @@ pub(crate) fn drive_durable(seat: &Seat, durable: &Durable) -> Result<DrivenNode
     let builder = builder(seat).silence(SILENCE).data(&durable.data);
     let builder = match durable.which {
         WhichGroup::Measured => builder.guarantee(Guarantee::Durable),
+        WhichGroup::MeasuredAhead => builder.guarantee(Guarantee::Logged),
         WhichGroup::BesideIdle | WhichGroup::BesideLoaded => {
             let group = GroupConfig::new(DURABLE).guarantee(Guarantee::Durable);
             builder.group(group.ring_bytes(seat.ring_bytes))

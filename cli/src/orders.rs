@@ -197,6 +197,8 @@ pub(crate) struct Durable {
 pub(crate) enum WhichGroup {
     /// The one that is measured.
     Measured,
+    /// The one that is measured, delivered without waiting for the disks.
+    MeasuredAhead,
     /// One beside it, in which nothing is sent.
     BesideIdle,
     /// One beside it, in which as much is sent as it takes.

@@ -136,3 +136,35 @@ fn groups_are_polled_too() {
     }
     assert_eq!(kept, 1);
 }
+
+// One call turns and waits until there is something to tell, and for no longer than it is told to.
+#[test]
+fn a_node_is_driven_until_something_is_told() {
+    let mut node = NodeBuilder::new(1).listen("127.0.0.1:0".parse().unwrap()).driven().unwrap();
+    let sender = node.sender();
+    let mut told = Vec::new();
+    let mut drive = |node: &mut DrivenNode, within| {
+        let before = told.len();
+        let any = node.drive(within, &mut |_, incoming| {
+            told.push(match incoming {
+                Incoming::View(_) => 'v',
+                Incoming::Message(_) => 'm',
+                _ => 'o',
+            });
+        });
+        assert_eq!(any.unwrap(), told.len() > before, "{told:?}");
+        told.len() > before
+    };
+    // Every call that ends has told something, whatever it had to wait for: a view first.
+    assert!(drive(&mut node, Duration::MAX));
+    while drive(&mut node, Duration::from_millis(20)) {}
+    let began = std::time::Instant::now();
+    assert!(!drive(&mut node, Duration::from_millis(250)), "nothing is to be told");
+    assert!(began.elapsed() >= Duration::from_millis(250), "and it waits for that");
+    let slept = node.stats().counts.sleeps;
+    assert!(slept > 0, "by sleeping in the end");
+    sender.try_reserve(1).unwrap().send();
+    while !drive(&mut node, Duration::MAX) {}
+    assert_eq!(told.iter().filter(|it| **it == 'm').count(), 1, "{told:?}");
+    node.close(Duration::from_secs(10), &mut |_| {}).unwrap();
+}

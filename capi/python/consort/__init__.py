@@ -533,28 +533,35 @@ class Node(_Handle):
 
 
 class DrivenNode(Node):
-    """A node that the program drives, on one thread: `poll`, and `wait` when there was nothing to do."""
+    """A node that the program drives, on one thread: by `drive`, or by `poll`, and `wait` when there was nothing to do."""
 
     _new = _library.consort_driven_new
 
     def poll(self, callback):
         """One turn: ``callback(event)`` for all that is due. Whether anything happened."""
-        worked, raised = ctypes.c_uint32(), []
+        return self._turn(callback, _library.consort_poll, self._handle)
+
+    def drive(self, callback, timeout=None):
+        """Turns and waits until ``callback(event)`` was called, or for so many seconds. Whether it was."""
+        return self._turn(callback, _library.consort_drive, self._handle, _ms(timeout))
+
+    def _turn(self, callback, function, *arguments):
+        any_, raised = ctypes.c_uint32(), []
 
         def call(_, event):
             told = Event(_Lent(event.contents))
             try:
                 if not raised:
                     callback(told)
-            except BaseException as exception:  # it goes on where poll was called
+            except BaseException as exception:  # it goes on in who called us
                 raised.append(exception)
             finally:
                 told._passed()
 
-        _check(_library.consort_poll(self._handle, _abi.ON_EVENT(call), None, ctypes.byref(worked)))
+        _check(function(*arguments, _abi.ON_EVENT(call), None, ctypes.byref(any_)))
         if raised:
             raise raised[0]
-        return worked.value != 0
+        return any_.value != 0
 
     def wait(self):
         """Waits until there may be something to do, a tenth of a second at most."""

@@ -170,6 +170,7 @@ FUNCTIONS = {
     "consort_restore_read": [POINTER(Event), c_void_p, c_size_t, POINTER(c_size_t)],
     "consort_restore_finish": [POINTER(Event)],
     "consort_poll": [_HANDLE, ON_EVENT, c_void_p, POINTER(c_uint32)],
+    "consort_drive": [_HANDLE, c_int64, ON_EVENT, c_void_p, POINTER(c_uint32)],
     "consort_wait": [_HANDLE],
     "consort_write": [_HANDLE, c_char_p, c_size_t],
     "consort_read": [_HANDLE, c_void_p, c_size_t, POINTER(c_size_t)],

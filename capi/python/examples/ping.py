@@ -24,8 +24,7 @@ def tell(event):
 with consort.DrivenNode(**options) as node, node.group() as group:
     def until(condition):
         while not condition():
-            if not node.poll(tell):
-                node.wait()
+            node.drive(tell, 0.1)
 
     until(lambda: members)
     if me == min(members):

@@ -183,6 +183,7 @@ static void on_driven(void *context, const consort_event *event)
     seen *it = (seen *)context;
     uint32_t worked;
     EXPECT(CONSORT_WOULD_DEADLOCK, consort_poll(it->node, on_driven, it, &worked));
+    EXPECT(CONSORT_WOULD_DEADLOCK, consort_drive(it->node, 0, on_driven, it, &worked));
     EXPECT(CONSORT_WOULD_DEADLOCK, consort_wait(it->node));
     EXPECT(CONSORT_WOULD_DEADLOCK, consort_node_free(it->node));
     if (event->kind == CONSORT_VIEW)
@@ -209,9 +210,18 @@ static void driving(void)
     EXPECT(CONSORT_REFUSED, consort_listen(it.group, on_driven, &it));
     while (it.count == 0)
         MUST(consort_poll(it.node, on_driven, &it, NULL));
+    uint32_t told = 7;
+    EXPECT(CONSORT_INVALID, consort_drive(it.node, -2, on_driven, &it, &told));
+    EXPECT(CONSORT_INVALID, consort_drive(it.node, 0, NULL, &it, &told));
+    SURE(told == 7);
+    MUST(consort_drive(it.node, 0, on_driven, &it, &told));
+    MUST(consort_drive(it.node, 10, on_driven, &it, &told));
+    SURE(told == 0);
     MUST(consort_multicast(it.group, "kept", 4, NULL));
-    while (it.kept.len == 0)
-        MUST(consort_poll(it.node, on_driven, &it, NULL));
+    while (it.kept.len == 0) {
+        MUST(consort_drive(it.node, -1, on_driven, &it, &told));
+        SURE(told != 0);
+    }
     SURE(memcmp(it.kept.data, "kept", 4) == 0);
     EXPECT(CONSORT_BAD_HANDLE, consort_keep(&(consort_event){.kind = CONSORT_MESSAGE, .data = it.kept.data}, &event));
     MUST(consort_release(&it.kept));

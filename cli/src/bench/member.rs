@@ -197,7 +197,7 @@ impl Beside {
     fn new(task: &LoadTask, node: &DrivenNode) -> Option<Self> {
         let which = task.durable.as_ref()?.which;
         let is_loaded = which == WhichGroup::BesideLoaded;
-        if which == WhichGroup::Measured {
+        if matches!(which, WhichGroup::Measured | WhichGroup::MeasuredAhead) {
             return None;
         }
         let (shard, sender) = node.sender_of(group::DURABLE, 0)?;

@@ -255,9 +255,14 @@ impl Driver {
         busy
     }
 
-    /// What to do after a turn in which nothing happened, and does it. `room` says whether the application can
-    /// take again what it refused.
-    pub(crate) fn rest(&mut self, room: &dyn Fn() -> bool) {
+    /// The time, as it was at the last look at the clock.
+    pub(crate) fn now(&self) -> Time {
+        self.now
+    }
+
+    /// What to do after a turn in which nothing happened, and does it; if that is to sleep, it is told the time and says until when at the latest. `room`
+    /// says whether the application can take again what it refused.
+    pub(crate) fn rest(&mut self, room: &dyn Fn() -> bool, latest: &mut dyn FnMut(Time) -> Time) {
         let rest = self.waiting.idle(|| {
             self.now = clock::now();
             self.now
@@ -274,7 +279,8 @@ impl Driver {
             Rest::Settle => self.settle(),
             Rest::Sleep => {
                 self.now = clock::now();
-                self.sleep(room);
+                let latest = latest(self.now);
+                self.sleep(room, latest);
                 self.now = clock::now();
                 self.waiting.busy();
             }
@@ -304,12 +310,13 @@ impl Driver {
         self.fabric.flush();
     }
 
-    fn sleep(&mut self, room: &dyn Fn() -> bool) {
+    fn sleep(&mut self, room: &dyn Fn() -> bool, latest: Time) {
         self.settle();
         for stream in &self.streams {
             stream.channel.outbox.gate.open();
         }
-        let mut until = self.closing.as_ref().map_or(self.beat_at, |closing| closing.until.min(self.beat_at));
+        let due = self.beat_at.min(latest);
+        let mut until = self.closing.as_ref().map_or(due, |closing| closing.until.min(due));
         if std::mem::take(&mut self.moved) {
             until = until.min(self.now.plus(BRIEF));
         }

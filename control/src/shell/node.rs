@@ -7,10 +7,11 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use consort_dataplane::names::NodeId;
+use consort_dataplane::names::{NodeId, Time};
 use consort_dataplane::plan::Guarantee;
 use consort_dataplane::session::Verdict;
 
+use super::clock;
 use super::control::{Control, Reports};
 use super::driver::{Driver, PANICKED};
 use super::durable::Data;
@@ -22,6 +23,9 @@ use crate::config::{MAIN, NodeConfig};
 use crate::membership::Stopped;
 use crate::orders::Report;
 use crate::view::ShardId;
+
+/// A rest that nothing but the engine's own affairs ends.
+const NEVER: Time = Time(u64::MAX);
 
 /// A node, its engine on a thread of its own. Dropping it stops it at once: what was not delivered stays so, and the
 /// others are told that it left; [`Node::close`] ends in order.
@@ -407,7 +411,43 @@ impl DrivenNode {
     /// at most. Call it after a turn in which nothing happened.
     pub fn wait(&mut self) {
         if let Some(driver) = &mut self.driver {
-            driver.rest(&|| false);
+            driver.rest(&|| false, &mut |_| NEVER);
+        }
+    }
+
+    /// Turns and waits until `app` was told something, or so long has passed: as [`DrivenNode::poll_groups`], and [`DrivenNode::wait`] when there
+    /// was nothing to do. Returns whether anything was told. Whoever has nothing else to do meanwhile is told of a message soonest by this. Room
+    /// in a ring isn't told: who waits for that with nothing under way to be delivered here says how long.
+    ///
+    /// # Errors
+    /// The node stopped.
+    pub fn drive(
+        &mut self,
+        within: Duration,
+        app: &mut dyn FnMut(ShardId, Incoming<'_, '_>),
+    ) -> Result<bool, Stopped> {
+        /// The clock isn't looked at before so many turns: what one waits for often comes in the first.
+        const TURNS: u32 = 32;
+        let (mut told, mut turns, mut end) = (false, 0_u32, None);
+        loop {
+            let busy = self.poll_groups(&mut |shard, incoming| {
+                told = true;
+                app(shard, incoming);
+            })?;
+            let Some(driver) = &mut self.driver else { return Err(Stopped::Closed) };
+            if told {
+                return Ok(true);
+            }
+            if within.is_zero() || end.is_some_and(|end| driver.now() >= end) {
+                return Ok(false);
+            }
+            turns = turns.saturating_add(1);
+            if turns == TURNS {
+                end.get_or_insert_with(|| clock::now().plus(within));
+            }
+            if !busy {
+                driver.rest(&|| false, &mut |now| *end.get_or_insert(now.plus(within)));
+            }
         }
     }
 
@@ -534,7 +574,7 @@ pub(super) fn run(mut driver: Driver, inboxes: &[Arc<Inbox>]) {
             });
             match turned {
                 Ok(true) => each(told.get()).for_each(|inbox| inbox.tell()),
-                Ok(false) => driver.rest(&|| each(stuck.get()).any(|inbox| !inbox.is_full())),
+                Ok(false) => driver.rest(&|| each(stuck.get()).any(|inbox| !inbox.is_full()), &mut |_| NEVER),
                 Err(reason) => return reason,
             }
         }

@@ -36,6 +36,8 @@ struct Throughput {
     ratio: f64,
     /// The log's bytes over floor.
     log_ratio: f64,
+    /// By a group that delivers without waiting for the disks.
+    logged_msgs_per_s: f64,
 }
 
 /// Of one size.
@@ -56,6 +58,11 @@ struct Latency {
     max_us: f64,
     /// As measured.
     uncorrected_p50_us: f64,
+    /// In a group that delivers without waiting for the disks.
+    logged_p50_us: f64,
+    logged_p99_us: f64,
+    logged_max_us: f64,
+    uncorrected_logged_p50_us: f64,
     /// Bytes of the log and of the bare files with each flush.
     bytes_per_flush: f64,
     /// A write with its flush of one file alone.
@@ -212,8 +219,13 @@ impl Rounds<'_> {
         self.place.flush()?;
         let bytes_per_flush = bytes_per_flush(&run)?;
         self.status.show(&format!("{round}: {} messages, bare files", text::bytes(size as u64)));
-        let (floor, _files) = self.floor(bytes_per_flush, self.args.members, false)?;
+        let (floor, files) = self.floor(bytes_per_flush, self.args.members, false)?;
+        drop(files);
+        self.place.flush()?;
+        self.status.show(&format!("{round}: {} messages, the group `logged`", text::bytes(size as u64)));
+        let (ahead, _logs) = self.group(size, Pace::Flood, WhichGroup::MeasuredAhead)?;
         Ok(Throughput {
+            logged_msgs_per_s: ahead.msgs_per_s,
             msgs_per_s: run.msgs_per_s,
             mb_per_s: run.msgs_per_s * as_f64(size as u64) / 1e6,
             log_mb_per_s: as_f64(run.log_bytes) / run.seconds / 1e6,
@@ -234,6 +246,10 @@ impl Rounds<'_> {
         let (alone, _file) = self.floor(bytes_per_flush, 1, false)?;
         let alone = alone.each;
         let (shared, _files) = self.floor(bytes_per_flush, self.args.members, true)?;
+        self.status.show(&format!("{round}: one message at a time, the group `logged`"));
+        self.place.flush()?;
+        let (ahead, _ahead_logs) = self.group(size, Pace::OneOutstanding, WhichGroup::MeasuredAhead)?;
+        let [ahead, ahead_raw] = [latency::corrected(&ahead.own), ahead.own].map(|it| Quantiles::from(&it));
         let [own, raw] = [latency::corrected(&run.own), run.own].map(|it| Quantiles::from(&it));
         let [lone, lone_raw] = [latency::corrected(&alone), alone].map(|it| Quantiles::from(&it));
         let [each, each_raw] = [latency::corrected(&shared.each), shared.each].map(|it| Quantiles::from(&it));
@@ -242,6 +258,10 @@ impl Rounds<'_> {
             p99_us: own.p99,
             max_us: own.max,
             uncorrected_p50_us: raw.p50,
+            logged_p50_us: ahead.p50,
+            logged_p99_us: ahead.p99,
+            logged_max_us: ahead.max,
+            uncorrected_logged_p50_us: ahead_raw.p50,
             bytes_per_flush,
             flush_alone_p50_us: lone.p50,
             uncorrected_flush_alone_p50_us: lone_raw.p50,
@@ -309,7 +329,15 @@ impl Throughput {
     fn median(runs: &[Self]) -> Self {
         medians!(
             runs,
-            Self { msgs_per_s, mb_per_s, log_mb_per_s, bytes_per_flush, flushes_per_s, floor_mb_per_s }
+            Self {
+                msgs_per_s,
+                mb_per_s,
+                log_mb_per_s,
+                bytes_per_flush,
+                flushes_per_s,
+                floor_mb_per_s,
+                logged_msgs_per_s
+            }
         )
         .with_ratios()
     }
@@ -332,6 +360,10 @@ impl Latency {
                 p99_us,
                 max_us,
                 uncorrected_p50_us,
+                logged_p50_us,
+                logged_p99_us,
+                logged_max_us,
+                uncorrected_logged_p50_us,
                 bytes_per_flush,
                 flush_alone_p50_us,
                 uncorrected_flush_alone_p50_us,
@@ -383,6 +415,7 @@ fn describe(report: &Report) -> String {
         "log ratio",
         "a flush",
         "flushes/s",
+        "logged messages/s",
     ]);
     for it in &report.throughput {
         let all = &it.median;
@@ -396,6 +429,7 @@ fn describe(report: &Report) -> String {
             ratio(all.log_ratio),
             text::bytes(whole(all.bytes_per_flush) as u64),
             text::rate(all.flushes_per_s),
+            text::rate(all.logged_msgs_per_s),
         ]);
     }
     let one = &report.latency.median;
@@ -405,6 +439,15 @@ fn describe(report: &Report) -> String {
         (
             size(report.latency.size),
             [Some(one.p50_us), Some(one.p99_us), Some(one.max_us), Some(one.uncorrected_p50_us)],
+        ),
+        (
+            format!("{}, logged", size(report.latency.size)),
+            [
+                Some(one.logged_p50_us),
+                Some(one.logged_p99_us),
+                Some(one.logged_max_us),
+                Some(one.uncorrected_logged_p50_us),
+            ],
         ),
         (
             files,
