@@ -12,7 +12,7 @@ use crate::tools;
 pub(crate) const SIM_SEEDS: u64 = 30_000;
 
 /// A run of whole nodes takes as long as so many of sessions alone.
-const RUNS_A_WHOLE: u64 = 20;
+const RUNS_A_WHOLE: u64 = 30;
 
 /// Seconds for each fuzz target in CI: enough to run the corpus and to see that the target still bites; the long runs are
 /// made by hand.
