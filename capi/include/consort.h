@@ -352,7 +352,7 @@ typedef struct consort_bytes {
  * - in a group, where its program takes no event although some wait. So does one whose callback (consort_listen) or machine (`apply`,
  *   `restore`) takes longer than the bound for one event while others wait;
  * - in all groups of its node, where the engine does nothing at all. That of a driven node runs within consort_poll, _drive and _wait alone: a
- *   callback of consort_poll, and whatever is done between two calls, that takes longer than the shortest bound of any of the node's groups has
+ *   callback of it, and whatever is done between two calls, that takes longer than the shortest bound of any of the node's groups has
  *   the node left out, also where the program works at a state that it restores. Hand work that may take so long to another thread, and go on
  *   polling: consort_keep keeps a message for that, and a CONSORT_RESTORE. Or take a bound that is longer than any of this.
  */
@@ -371,7 +371,7 @@ consort_status consort_group_options_init(size_t struct_size, consort_group_opti
  * node's or in use, a log in it is damaged, or the machine refuses what it needs. */
 consort_status consort_node_new(const consort_node_options *options, consort_node **node);
 
-/* Starts a node that the program drives, by consort_poll: only control links have a thread of the library. No message changes threads, so
+/* Starts a node that the program drives, by consort_drive or consort_poll: only control links have a thread of the library. No message changes threads, so
  * this is the fastest way. Otherwise like consort_node_new. */
 consort_status consort_driven_new(const consort_node_options *options, consort_node **node);
 
