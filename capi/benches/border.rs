@@ -1,7 +1,7 @@
 //! What the border costs: the same exchange in C (`examples/ping.c`) and in Rust, by turns, between two processes each.
 //!
 //! ```text
-//! cargo bench -p consort-capi -- --rounds 20
+//! cargo bench -p consort-capi -- --rounds 20 [--fabric tcp]
 //! ```
 //! Latency is of one 64-byte message after the other; throughput of as many at once as a window lets. Both drive their nodes
 //! themselves. What the machine does meanwhile falls on both, so each round's figures are compared with each other, and the median of the
@@ -107,6 +107,7 @@ fn main() {
         let builder = NodeBuilder::new(id.parse().unwrap()).listen(listen);
         let builder = match value("--fabric").map(String::as_str) {
             Some("tcp") => builder.fabric(FabricChoice::Tcp),
+            Some("shm") => builder.fabric(FabricChoice::Shm),
             _ => builder,
         };
         let builder = match value("--peer").and_then(|it| it.split_once('=')) {
@@ -134,34 +135,43 @@ fn main() {
         }
         return;
     }
+    let programs = Programs { c: &c, rust: &rust, fabric: value("--fabric").map_or("auto", String::as_str) };
     for how in How::ALL {
         let load = Load { count: 20_000 * scale, window: 2_000, how };
-        compare(&format!("alone, {}", how.name()), (&c, &rust), load, rounds, 1, |it| it.busy);
+        compare(&format!("alone, {}", how.name()), programs, load, rounds, 1, |it| it.busy);
     }
     for how in How::ALL {
         let name = how.name();
         if !matches!(how, How::InBatches(_)) {
             let load = Load { count: 1_000 * scale, window: 1, how };
-            compare(&format!("latency, {name}"), (&c, &rust), load, rounds, 2, |it| it.median);
+            compare(&format!("latency, {name}"), programs, load, rounds, 2, |it| it.median);
         }
         let load = Load { count: 10_000 * scale, window: 2_000, how };
-        compare(&format!("throughput, {name}"), (&c, &rust), load, rounds, 2, |it| 1e9 / it.rate);
+        compare(&format!("throughput, {name}"), programs, load, rounds, 2, |it| 1e9 / it.rate);
     }
     if tiny {
         println!("Success"); // as Criterion says it, for who counts
     }
 }
 
+/// What is compared, and over which fabric.
+#[derive(Clone, Copy)]
+struct Programs<'a> {
+    c: &'a Path,
+    rust: &'a Path,
+    fabric: &'a str,
+}
+
 /// Runs both by turns, and prints the costs of a message in nanoseconds.
 fn compare(
     what: &str,
-    (c, rust): (&Path, &Path),
+    Programs { c, rust, fabric }: Programs<'_>,
     load: Load,
     rounds: usize,
     members: usize,
     cost: fn(Figures) -> f64,
 ) {
-    let run = |program: &Path, load: Load| run(program, load, members);
+    let run = |program: &Path, load: Load| run((program, fabric), load, members);
     let mut ratios = Vec::new();
     for round in 0..rounds {
         // Who goes first has it warmer, or colder.
@@ -241,13 +251,14 @@ impl Drop for Running {
 }
 
 /// One exchange between two new processes, or what one does by itself.
-fn run(program: &Path, load: Load, members: usize) -> Figures {
+fn run((program, fabric): (&Path, &str), load: Load, members: usize) -> Figures {
     // Ports that were free a moment ago.
     let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let addresses = sockets.map(|socket| socket.local_addr().unwrap());
     let start = |at: usize| {
         let mut command = Command::new(program);
         command.args(["--id", &(at + 1).to_string(), "--listen", &addresses[at].to_string()]);
+        command.args(["--fabric", fabric]);
         if members > 1 {
             command.args(["--peer", &format!("{}={}", 2 - at, addresses[1 - at])]);
         }

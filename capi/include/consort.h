@@ -371,8 +371,8 @@ consort_status consort_group_options_init(size_t struct_size, consort_group_opti
  * node's or in use, a log in it is damaged, or the machine refuses what it needs. */
 consort_status consort_node_new(const consort_node_options *options, consort_node **node);
 
-/* Starts a node that the program drives, by consort_drive or consort_poll: only control links have a thread of the library. No message changes threads, so
- * this is the fastest way. Otherwise like consort_node_new. */
+/* Starts a node that the program drives, by consort_drive or consort_poll: only control links have a thread of the library. No message changes
+ * threads, so this is the fastest way. Otherwise like consort_node_new. */
 consort_status consort_driven_new(const consort_node_options *options, consort_node **node);
 
 /* Its number in the cluster. */

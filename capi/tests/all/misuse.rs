@@ -92,12 +92,13 @@ const HANDLES: [&str; 9] =
     ["node", "group", "outcome", "replica", "pending", "replies", "log", "writer", "reader"];
 
 /// Parameters that may be NULL, as the header says.
-const MAY_BE_NULL: [&str; 14] = [
+const MAY_BE_NULL: [&str; 15] = [
     "void *context",
     "consort_done_fn done",
     "uint64_t *ticket",
     "uint64_t *tickets",
     "uint32_t *worked",
+    "uint32_t *told",
     "consort_delivered *delivered",
     "consort_bytes *reply",
     "const char *name",
