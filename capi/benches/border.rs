@@ -108,7 +108,8 @@ fn main() {
         let builder = match value("--fabric").map(String::as_str) {
             Some("tcp") => builder.fabric(FabricChoice::Tcp),
             Some("shm") => builder.fabric(FabricChoice::Shm),
-            _ => builder,
+            Some("auto") | None => builder,
+            Some(other) => panic!("--fabric {other}: take auto, shm or tcp"),
         };
         let builder = match value("--peer").and_then(|it| it.split_once('=')) {
             Some((peer, address)) => builder.peer(peer.parse().unwrap(), address.parse().unwrap()),

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,8 +15,8 @@ pub(crate) struct Seat<T> {
 // SAFETY: who reaches `it` has set `is_taken`, and so is the only one; what the one before did happened before.
 unsafe impl<T: Send> Sync for Seat<T> {}
 
-/// Who sits there has this, and gets up when it is dropped.
-pub(crate) struct Seated<'a, T>(&'a Seat<T>);
+/// Who sits there has this, and gets up when it is dropped. Between threads it is what an exclusive reference is.
+pub(crate) struct Seated<'a, T>(&'a Seat<T>, PhantomData<&'a mut T>);
 
 impl<T> Seat<T> {
     pub(crate) const fn new(it: T) -> Self {
@@ -26,7 +27,7 @@ impl<T> Seat<T> {
     #[inline]
     pub(crate) fn take(&self) -> Option<Seated<'_, T>> {
         let was_taken = self.is_taken.swap(true, Ordering::Acquire); // pairs with the Release in `drop`
-        (!was_taken).then(|| Seated(self))
+        (!was_taken).then(|| Seated(self, PhantomData))
     }
 }
 

@@ -161,10 +161,7 @@ pub(crate) fn run_beside(commands: Vec<Command>, limit: Option<Duration>) -> (Ta
             commands.into_iter().map(|command| scope.spawn(move || run(command, limit))).collect();
         let (mut tally, mut result) = (Tally::default(), Ok(()));
         for run in running {
-            let (more, ended) = match run.join() {
-                Ok(ended) => ended,
-                Err(panic) => std::panic::resume_unwind(panic),
-            };
+            let (more, ended) = run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             tally += more;
             result = result.and(ended);
         }

@@ -11,8 +11,8 @@ use crate::tools;
 /// Simulated runs in CI, of sessions alone.
 pub(crate) const SIM_SEEDS: u64 = 30_000;
 
-/// A run of whole nodes takes as long as so many of sessions alone.
-const RUNS_A_WHOLE: u64 = 30;
+/// For so many runs of sessions alone there is one of whole nodes.
+const RUNS_A_WHOLE: u64 = 20;
 
 /// Seconds for each fuzz target in CI: enough to run the corpus and to see that the target still bites; the long runs are
 /// made by hand.

@@ -546,22 +546,22 @@ class DrivenNode(Node):
         return self._turn(callback, _library.consort_drive, self._handle, _ms(timeout))
 
     def _turn(self, callback, function, *arguments):
-        any_, raised = ctypes.c_uint32(), []
+        happened, raised = ctypes.c_uint32(), []
 
         def call(_, event):
             told = Event(_Lent(event.contents))
             try:
                 if not raised:
                     callback(told)
-            except BaseException as exception:  # it goes on in who called us
+            except BaseException as exception:  # it goes on where poll or drive was called
                 raised.append(exception)
             finally:
                 told._passed()
 
-        _check(function(*arguments, _abi.ON_EVENT(call), None, ctypes.byref(any_)))
+        _check(function(*arguments, _abi.ON_EVENT(call), None, ctypes.byref(happened)))
         if raised:
             raise raised[0]
-        return any_.value != 0
+        return happened.value != 0
 
     def wait(self):
         """Waits until there may be something to do, a tenth of a second at most."""

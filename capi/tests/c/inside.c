@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 typedef struct seen {
-    consort_node *node;
+    consort_node *node, *other; /* other: driven, too */
     consort_group *group;
     consort_replica *replica;
     consort_event kept;
@@ -185,6 +185,8 @@ static void on_driven(void *context, const consort_event *event)
     EXPECT(CONSORT_WOULD_DEADLOCK, consort_poll(it->node, on_driven, it, &worked));
     EXPECT(CONSORT_WOULD_DEADLOCK, consort_drive(it->node, 0, on_driven, it, &worked));
     EXPECT(CONSORT_WOULD_DEADLOCK, consort_wait(it->node));
+    EXPECT(CONSORT_WOULD_DEADLOCK, consort_drive(it->other, 0, on_driven, it, &worked));
+    EXPECT(CONSORT_WOULD_DEADLOCK, consort_wait(it->other));
     EXPECT(CONSORT_WOULD_DEADLOCK, consort_node_free(it->node));
     if (event->kind == CONSORT_VIEW)
         it->count = 1;
@@ -198,12 +200,13 @@ static void on_driven(void *context, const consort_event *event)
 
 static void driving(void)
 {
-    consort_node_options options = alone(1);
+    consort_node_options options = alone(1), others = alone(2);
     consort_event event;
     int fd;
     seen it;
     memset(&it, 0, sizeof it);
     MUST(consort_driven_new(&options, &it.node));
+    MUST(consort_driven_new(&others, &it.other));
     MUST(consort_node_group(it.node, NULL, 0, &it.group));
     EXPECT(CONSORT_REFUSED, consort_group_fd(it.group, &fd));
     EXPECT(CONSORT_REFUSED, consort_next(it.group, 0, &event));
@@ -229,6 +232,7 @@ static void driving(void)
     EXPECT(CONSORT_STOPPED, consort_poll(it.node, on_driven, &it, NULL));
     MUST(consort_node_free(it.node));
     MUST(consort_group_free(it.group));
+    MUST(consort_node_free(it.other));
 }
 
 static void never(void *context, void *machine)

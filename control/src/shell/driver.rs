@@ -260,9 +260,14 @@ impl Driver {
         self.now
     }
 
-    /// What to do after a turn in which nothing happened, and does it; if that is to sleep, it is told the time and says until when at the latest. `room`
-    /// says whether the application can take again what it refused.
-    pub(crate) fn rest(&mut self, room: &dyn Fn() -> bool, latest: &mut dyn FnMut(Time) -> Time) {
+    /// What to do after a turn in which nothing happened, and does it. `room` says whether the application can
+    /// take again what it refused.
+    pub(crate) fn rest(&mut self, room: &dyn Fn() -> bool) {
+        self.rest_until(room, &mut |_| Time(u64::MAX));
+    }
+
+    /// As [`Driver::rest`]; before it sleeps, `latest` is told the time, and says until when at most.
+    pub(crate) fn rest_until(&mut self, room: &dyn Fn() -> bool, latest: &mut dyn FnMut(Time) -> Time) {
         let rest = self.waiting.idle(|| {
             self.now = clock::now();
             self.now

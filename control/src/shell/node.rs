@@ -7,7 +7,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use consort_dataplane::names::{NodeId, Time};
+use consort_dataplane::names::NodeId;
 use consort_dataplane::plan::Guarantee;
 use consort_dataplane::session::Verdict;
 
@@ -23,9 +23,6 @@ use crate::config::{MAIN, NodeConfig};
 use crate::membership::Stopped;
 use crate::orders::Report;
 use crate::view::ShardId;
-
-/// A rest that nothing but the engine's own affairs ends.
-const NEVER: Time = Time(u64::MAX);
 
 /// A node, its engine on a thread of its own. Dropping it stops it at once: what was not delivered stays so, and the
 /// others are told that it left; [`Node::close`] ends in order.
@@ -411,7 +408,7 @@ impl DrivenNode {
     /// at most. Call it after a turn in which nothing happened.
     pub fn wait(&mut self) {
         if let Some(driver) = &mut self.driver {
-            driver.rest(&|| false, &mut |_| NEVER);
+            driver.rest(&|| false);
         }
     }
 
@@ -446,7 +443,7 @@ impl DrivenNode {
                 end.get_or_insert_with(|| clock::now().plus(within));
             }
             if !busy {
-                driver.rest(&|| false, &mut |now| *end.get_or_insert(now.plus(within)));
+                driver.rest_until(&|| false, &mut |now| *end.get_or_insert(now.plus(within)));
             }
         }
     }
@@ -466,15 +463,13 @@ impl DrivenNode {
         }
         let stopped = loop {
             // What other groups have to say is of no interest any more.
-            let polled = self.poll_groups(&mut |shard, incoming| {
+            let driven = self.drive(Duration::MAX, &mut |shard, incoming| {
                 if shard == ShardId::MAIN {
                     app(incoming);
                 }
             });
-            match polled {
-                Ok(true) => {}
-                Ok(false) => self.wait(),
-                Err(reason) => break reason,
+            if let Err(reason) = driven {
+                break reason;
             }
         };
         answered.try_recv().unwrap_or(Err(CloseError::Stopped(stopped)))
@@ -574,7 +569,7 @@ pub(super) fn run(mut driver: Driver, inboxes: &[Arc<Inbox>]) {
             });
             match turned {
                 Ok(true) => each(told.get()).for_each(|inbox| inbox.tell()),
-                Ok(false) => driver.rest(&|| each(stuck.get()).any(|inbox| !inbox.is_full()), &mut |_| NEVER),
+                Ok(false) => driver.rest(&|| each(stuck.get()).any(|inbox| !inbox.is_full())),
                 Err(reason) => return reason,
             }
         }

@@ -116,8 +116,10 @@ impl World {
 
     /// Until nothing has happened for some rounds, in which what was under way would have arrived.
     fn settle(&mut self) {
-        let mut quiet = 0;
+        let (mut quiet, mut rounds) = (0, 0);
         while quiet < 3 {
+            rounds += 1;
+            assert!(rounds <= 100, "it never comes to rest");
             let mut any = false;
             for at in 0..self.sessions.len() {
                 any |= self.step(at).unwrap();
@@ -1202,8 +1204,10 @@ impl Durables {
 
     fn settle(&mut self) {
         let World { fabrics, sessions, now, .. } = &mut self.world;
-        let mut quiet = 0;
+        let (mut quiet, mut rounds) = (0, 0);
         while quiet < 3 {
+            rounds += 1;
+            assert!(rounds <= 100, "it never comes to rest");
             let mut any = false;
             for ((fabric, session), book) in fabrics.iter_mut().zip(sessions.iter_mut()).zip(&mut self.books)
             {

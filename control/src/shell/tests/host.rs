@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use consort_dataplane::loan::Loan;
-use consort_dataplane::names::{NodeId, Seq, Slot, Time, ViewId};
+use consort_dataplane::names::{NodeId, Seq, Slot, ViewId};
 use consort_dataplane::ring::Ticket;
 use consort_dataplane::session::Verdict;
 
@@ -351,7 +351,7 @@ impl Host {
         });
         match turned {
             Ok(true) => return true,
-            Ok(false) => driver.rest(&|| true, &mut |_| Time(u64::MAX)),
+            Ok(false) => driver.rest(&|| true),
             Err(reason) => self.stopped = Some(reason),
         }
         false

@@ -662,7 +662,7 @@ impl World {
             }
             Happening::Timer(at) => {
                 if self.nodes[at].timer != Some(self.now) {
-                    return; // another was set before it
+                    return; // one that was due sooner has taken its place
                 }
                 self.nodes[at].timer = None;
                 if let Some(until) = self.deaf(at) {
