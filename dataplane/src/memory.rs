@@ -209,6 +209,7 @@ impl Mirror {
     }
 
     /// Asks the processor to fetch the line that holds byte `offset`; does nothing beyond the end.
+    #[inline]
     pub fn prefetch(&self, offset: usize) {
         #[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]
         if offset < self.0.len {

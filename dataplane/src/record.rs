@@ -59,12 +59,13 @@ impl Header {
     /// From a word that anyone may have written (S1); `None` if no sound writer wrote it.
     #[inline]
     pub const fn parse(word: u64) -> Option<Self> {
+        // In this way it is the number itself, and no jump.
         let kind = match word >> 28 & 0xf {
+            0 | 5.. => return None,
             1 => Kind::Data,
             2 => Kind::Pad,
             3 => Kind::End,
             4 => Kind::Addressed,
-            _ => return None,
         };
         let len = (word & MAX_LEN as u64) as usize;
         if matches!(kind, Kind::Addressed) && len < ADDRESS {

@@ -34,6 +34,9 @@ use std::sync::Arc;
 /// `tail` with this bit set takes no more reservations.
 const CLOSED: u64 = 1 << 63;
 
+/// What a batch claims at once, in bytes: little enough for other threads, whose messages wait for it, not to notice.
+const BATCH: u64 = 16 << 10;
+
 const EMPTY: u8 = 0;
 const COMMITTED: u8 = 1;
 
@@ -91,11 +94,13 @@ impl Claims {
         }
     }
 
+    #[inline]
     fn mark(&self, position: u64) -> &AtomicU8 {
         &self.marks[((position & (self.size - 1)) / WORD as u64) as usize]
     }
 
     /// Takes `need` contiguous bytes, at most half the ring.
+    #[inline(always)]
     pub(crate) fn claim(&self, need: u64) -> Result<Claim, ReserveError> {
         let mut tail = self.tail.load(Ordering::Relaxed);
         loop {
@@ -110,11 +115,38 @@ impl Claims {
                 self.starved.store(true, Ordering::Relaxed);
                 return Err(ReserveError::Full);
             }
-            match self.tail.compare_exchange_weak(tail, end, Ordering::Relaxed, Ordering::Relaxed) {
+            // Acquire pairs with the Release in `give_back`.
+            match self.tail.compare_exchange_weak(tail, end, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => return Ok(Claim { start: tail, pad, end }),
                 Err(now) => tail = now,
             }
         }
+    }
+
+    /// Takes room for as many messages as there are, that take `need` bytes each, at most half the ring: for one at least, and for more as far as they
+    /// fit before the ring's end, and into [`BATCH`].
+    #[inline]
+    pub(crate) fn claim_many(&self, need: u64, count: usize) -> Result<Claim, ReserveError> {
+        let tail = self.tail.load(Ordering::Relaxed);
+        let limit = self.limit.load(Ordering::Acquire); // as in `claim`
+        let place = tail & (self.size - 1);
+        // `tail` has a bit more if the ring is closed: then there is no room.
+        let room = limit.saturating_sub(tail).min(self.size - place).min(BATCH);
+        let most = need.saturating_mul(count as u64);
+        let end = tail + if most <= room { most } else { room - room % need };
+        let claims = || self.tail.compare_exchange(tail, end, Ordering::Acquire, Ordering::Relaxed); // as in `claim`
+        if end >= tail + need && claims().is_ok() {
+            Ok(Claim { start: tail, pad: 0, end })
+        } else {
+            self.claim(need)
+        }
+    }
+
+    /// Gives back what was claimed from `from` on to `end`. Returns false if somebody has claimed what comes after it.
+    #[inline]
+    pub(crate) fn give_back(&self, from: u64, end: u64) -> bool {
+        // Release: something may have been written there (by a writer that panicked), and who claims it next writes there, too.
+        self.tail.compare_exchange(end, from, Ordering::Release, Ordering::Relaxed).is_ok()
     }
 
     /// The record at `position` is written.
@@ -163,10 +195,12 @@ struct Ring {
 }
 
 impl Ring {
+    #[inline]
     fn place(&self, position: u64) -> usize {
         self.start + (position & (self.claims.size - 1)) as usize
     }
 
+    #[inline]
     fn put(&self, position: u64, kind: Kind, len: usize) {
         // The engine stamps the round when it takes the record (D4).
         self.segment.store(self.place(position), Header { len, kind, round: 0 }.word());
@@ -216,7 +250,7 @@ struct Room {
 ///
 /// # Errors
 /// As [`RingSender::try_reserve`]; the handle is given back.
-#[inline]
+#[inline(always)]
 pub fn try_reserve<H: Deref<Target = RingSender>>(
     handle: H,
     len: usize,
@@ -256,7 +290,7 @@ impl RingSender {
         Ok(Reservation { handle: self, room: self.try_claim(len)? })
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_claim(&self, len: usize) -> Result<Room, ReserveError> {
         if len > self.max_len() {
             return Err(ReserveError::TooLong { len, max: self.max_len() });
@@ -269,6 +303,12 @@ impl RingSender {
         let start = claim.start + claim.pad;
         let payload = ring.place(start) + HEADER;
         Ok(Room { number: ring.number, start, end: claim.end, payload, len, addressed: false })
+    }
+
+    /// For many messages of this thread, one after the other.
+    #[inline]
+    pub fn batch(&self) -> Batch<'_> {
+        Batch { sender: self, start: 0, at: 0, end: 0 }
     }
 
     /// Lends room for a message to the members in `to` alone (D12). Never blocks.
@@ -299,6 +339,71 @@ impl RingSender {
     }
 }
 
+/// Many messages of one thread: room is claimed for several at once. What is left of it is given back when this is dropped.
+pub struct Batch<'a> {
+    sender: &'a RingSender,
+    /// The room that was claimed last,
+    start: u64,
+    /// from here on still empty.
+    at: u64,
+    end: u64,
+}
+
+impl Batch<'_> {
+    /// Commits a message of `len` bytes, which `write` writes: the engine multicasts it with its next step. `more` messages are to follow, as
+    /// far as that is known. Never blocks.
+    ///
+    /// # Errors
+    /// As [`RingSender::try_reserve`].
+    #[inline]
+    pub fn send(
+        &mut self,
+        len: usize,
+        more: usize,
+        write: impl FnOnce(&mut [u8]),
+    ) -> Result<Ticket, ReserveError> {
+        let sender = self.sender;
+        if len > sender.max_len() {
+            return Err(ReserveError::TooLong { len, max: sender.max_len() });
+        }
+        let ring = &*sender.ring;
+        let size = record::size(len) as u64;
+        if size > self.end - self.at {
+            self.give_back();
+            let claim = ring.claims.claim_many(size, more.saturating_add(1))?;
+            if claim.pad > 0 {
+                ring.put(claim.start, Kind::Pad, claim.pad as usize - HEADER);
+            }
+            self.start = claim.start + claim.pad;
+            (self.at, self.end) = (self.start, claim.end);
+        }
+        let payload = ring.place(self.at) + HEADER;
+        // SAFETY: it lies in the claim, which is this batch's alone, and nothing is committed there yet: see `Reservation::deref_mut`.
+        write(unsafe { ring.segment.bytes_mut(payload..payload + len) });
+        ring.put(self.at, Kind::Data, len);
+        self.at += size;
+        Ok(Ticket(Position(self.at)))
+    }
+
+    #[inline]
+    fn give_back(&mut self) {
+        let ring = &*self.sender.ring;
+        let left = self.end - self.at;
+        // Somebody may have been refused because of it, and waits until what was sent is released: if nothing was, there must be a pad for that.
+        if left > 0 && (self.at == self.start || !ring.claims.give_back(self.at, self.end)) {
+            ring.put(self.at, Kind::Pad, left as usize - HEADER);
+        }
+        self.at = self.end;
+    }
+}
+
+impl Drop for Batch<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
 impl<H: Deref<Target = RingSender>> Reservation<H> {
     /// Commits the message: the engine multicasts it with its next step. Wake the engine if it may sleep
     /// ([`crate::fabric::Doorbell::ring`]).
@@ -308,9 +413,15 @@ impl<H: Deref<Target = RingSender>> Reservation<H> {
     }
 
     /// As [`Reservation::send`], and gives back what it held its ring by.
-    #[inline]
+    #[inline(always)]
     pub fn send_back(self) -> (Ticket, H) {
         self.commit(Kind::Data)
+    }
+
+    /// As [`Reservation::send_back`], when `last` has written to it, which must not panic: what is reserved later would wait for ever.
+    #[inline(always)]
+    pub fn send_back_after(self, last: impl FnOnce(&mut [u8])) -> (Ticket, H) {
+        self.commit_after(Kind::Data, last)
     }
 
     /// What it holds its ring by.
@@ -318,29 +429,45 @@ impl<H: Deref<Target = RingSender>> Reservation<H> {
         &self.handle
     }
 
-    #[inline]
+    #[inline(always)]
     fn commit(self, kind: Kind) -> (Ticket, H) {
-        // Dropping it would make it a pad.
+        self.commit_after(kind, |_| ())
+    }
+
+    #[inline(always)]
+    fn commit_after(self, kind: Kind, last: impl FnOnce(&mut [u8])) -> (Ticket, H) {
+        // Dropping it would make it a pad. Its fields are read one by one: moved as a whole, they are read in pieces of two words that
+        // were stored one by one, which waits for the stores.
         let sent = ManuallyDrop::new(self);
-        let Room { start, len, addressed, .. } = sent.room;
-        let (kind, len) = if addressed { (Kind::Addressed, len + ADDRESS) } else { (kind, len) };
-        sent.ring().put(start, kind, len);
-        let ticket = Ticket(Position(sent.room.end));
+        let Room { number, start, end, payload, len, addressed } = sent.room;
         // SAFETY: `sent` is neither used nor dropped after this, so the handle has one owner as before.
-        (ticket, unsafe { ptr::read(&raw const sent.handle) })
+        let handle = unsafe { ptr::read(&raw const sent.handle) };
+        let ring = ring_of(&handle, number);
+        // SAFETY: as in `deref_mut`; nothing of this room is borrowed, since the reservation was moved here.
+        last(unsafe { ring.segment.bytes_mut(payload..payload + len) });
+        let (kind, len) = if addressed { (Kind::Addressed, len + ADDRESS) } else { (kind, len) };
+        ring.put(start, kind, len);
+        (Ticket(Position(end)), handle)
     }
 
-    /// The ring in which the claim was made. A handle that leads elsewhere by now is a bug of its author, and would lend
-    /// bytes that are somebody else's.
+    #[inline]
     fn ring(&self) -> &Ring {
-        let ring = &*self.handle.ring;
-        assert!(ring.number == self.room.number, "a reservation's handle leads to another ring than before");
-        ring
+        ring_of(&self.handle, self.room.number)
     }
 
+    #[inline]
     fn range(&self) -> Range<usize> {
         self.room.payload..self.room.payload + self.room.len
     }
+}
+
+/// The ring in which the claim was made. A handle that leads elsewhere by now is a bug of its author, and would lend
+/// bytes that are somebody else's.
+#[inline]
+fn ring_of<H: Deref<Target = RingSender>>(handle: &H, number: u64) -> &Ring {
+    let ring = &*handle.ring;
+    assert!(ring.number == number, "a reservation's handle leads to another ring than before");
+    ring
 }
 
 impl<H: Deref<Target = RingSender>> Drop for Reservation<H> {
@@ -353,6 +480,7 @@ impl<H: Deref<Target = RingSender>> Drop for Reservation<H> {
 impl<H: Deref<Target = RingSender>> Deref for Reservation<H> {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: the claim is this reservation's alone until it is committed, `ring` checked that it is the claim's, and
         // it is borrowed for reading.
@@ -361,6 +489,7 @@ impl<H: Deref<Target = RingSender>> Deref for Reservation<H> {
 }
 
 impl<H: Deref<Target = RingSender>> DerefMut for Reservation<H> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: the claim is this reservation's alone until it is committed (no other claim overlaps it, members have
         // released it, the engine and the fabric touch only what is committed), `ring` checked that it is the claim's,
@@ -537,6 +666,125 @@ mod tests {
         assert_eq!(header, Header { len: 5, kind: Kind::Data, round: 7 });
     }
 
+    fn send_batched(batch: &mut Batch<'_>, bytes: &[u8], more: usize) -> Result<Ticket, ReserveError> {
+        batch.send(bytes.len(), more, |room| room.copy_from_slice(bytes))
+    }
+
+    /// Payloads of all that was taken since `from`, and the lengths of pads.
+    fn taken(owner: &RingOwner, mut from: u64) -> Vec<Result<Vec<u8>, usize>> {
+        let mut all = Vec::new();
+        while from < owner.taken().0 {
+            let place = owner.ring.place(from);
+            let Some(header) = Header::parse(owner.ring.segment.load(place)) else {
+                panic!("no header at {from}")
+            };
+            from += header.size() as u64;
+            // SAFETY: it was taken, and is not released.
+            let payload = unsafe { owner.ring.segment.bytes(place + HEADER..place + HEADER + header.len) };
+            all.push(if header.kind == Kind::Pad { Err(header.size()) } else { Ok(payload.to_vec()) });
+        }
+        all
+    }
+
+    #[test]
+    fn a_batch_gives_back_what_it_has_not_used() {
+        let (mut owner, sender) = ring(4096);
+        let mut batch = sender.batch();
+        assert_eq!(send_batched(&mut batch, b"one", 9), Ok(Ticket(Position(16))));
+        assert!(owner.take(0), "the engine need not wait for the rest");
+        assert_eq!(send_batched(&mut batch, b"the second", 8), Ok(Ticket(Position(40))));
+        drop(batch);
+        assert_eq!(send(&sender, b"next"), Ok(Ticket(Position(56))), "right behind");
+        assert!(owner.take(0));
+        assert_eq!(taken(&owner, 0), [&b"one"[..], b"the second", b"next"].map(|bytes| Ok(bytes.to_vec())));
+    }
+
+    #[test]
+    fn what_a_batch_cannot_give_back_is_a_pad() {
+        let (mut owner, sender) = ring(4096);
+        let mut batch = sender.batch();
+        send_batched(&mut batch, b"one", 2).unwrap();
+        assert_eq!(send(&sender, b"other"), Ok(Ticket(Position(64))), "behind three of the first");
+        // Longer than what is left: that is given up, and there is more behind the other's.
+        assert_eq!(send_batched(&mut batch, &[7; 32], 0), Ok(Ticket(Position(104))));
+        drop(batch);
+        assert!(owner.take(0));
+        let all = [Ok(b"one".to_vec()), Err(32), Ok(b"other".to_vec()), Ok(vec![7; 32])];
+        assert_eq!(taken(&owner, 0), all);
+    }
+
+    #[test]
+    fn a_batch_takes_what_room_there_is() {
+        let (mut owner, sender) = ring(4096);
+        let mut batch = sender.batch();
+        let sent = (0..9).take_while(|_| send_batched(&mut batch, &[1; 1000], 99).is_ok()).count();
+        assert_eq!(sent, 4, "4 × 1,008 bytes fit in 4,096");
+        assert_eq!(send_batched(&mut batch, &[1; 1000], 0), Err(ReserveError::Full));
+        assert_eq!(send_batched(&mut batch, b"64", 0), Ok(Ticket(Position(4048))), "what is shorter fits");
+        assert!(owner.take(0) && owner.wants_room());
+        owner.release(Position(2016));
+        // A pad at the ring's end, and then as many as there is room for.
+        assert_eq!(send_batched(&mut batch, &[2; 1000], 99), Ok(Ticket(Position(4096 + 1008))));
+        assert_eq!(send_batched(&mut batch, &[2; 1000], 99), Ok(Ticket(Position(4096 + 2016))));
+        assert_eq!(send_batched(&mut batch, &[2; 1000], 99), Err(ReserveError::Full));
+        let max = sender.max_len();
+        let too_long = batch.send(max + 1, 0, |_| unreachable!());
+        assert_eq!(too_long, Err(ReserveError::TooLong { len: max + 1, max }));
+        drop(batch);
+        assert!(owner.take(0));
+        let lengths: Vec<_> =
+            taken(&owner, 4032).iter().map(|one| one.as_ref().map_or(0, Vec::len)).collect();
+        assert_eq!(lengths, [2, 0, 1000, 1000]);
+        owner.release(owner.taken());
+        let mut batch = sender.batch();
+        assert!(
+            send_batched(&mut batch, &vec![3; max], usize::MAX).is_ok(),
+            "one of the longest is a batch, too"
+        );
+    }
+
+    #[test]
+    fn a_panic_amid_a_batch_stops_nobody() {
+        for before in [0, 1] {
+            let (mut owner, sender) = ring(4096);
+            let panics = std::panic::AssertUnwindSafe(|| {
+                let mut batch = sender.batch();
+                for _ in 0..before {
+                    send_batched(&mut batch, b"one", 5).unwrap();
+                }
+                let _ = batch.send(3, 5, |_| std::panic::panic_any("the application's"));
+            });
+            assert!(std::panic::catch_unwind(panics).is_err());
+            send(&sender, b"next").unwrap();
+            assert!(owner.take(0));
+            assert_eq!(taken(&owner, 0).last(), Some(&Ok(b"next".to_vec())));
+            assert_eq!(
+                taken(&owner, 0).len(),
+                2,
+                "the one before, or a pad: who was refused meanwhile waits for its release"
+            );
+        }
+    }
+
+    #[test]
+    fn a_batch_ends_with_its_ring() {
+        let (mut owner, sender) = ring(4096);
+        let mut batch = sender.batch();
+        send_batched(&mut batch, b"one", 1).unwrap();
+        let end = owner.close();
+        assert_eq!(end, Position(32), "two were claimed");
+        send_batched(&mut batch, b"two", 1).unwrap();
+        assert_eq!(send_batched(&mut batch, b"three", 1), Err(ReserveError::Closed));
+        drop(batch);
+        assert!(owner.take(0) && owner.taken() == end);
+        let (mut owner, sender) = ring(4096);
+        let mut batch = sender.batch();
+        send_batched(&mut batch, b"one", 9).unwrap();
+        let end = owner.close();
+        drop(batch);
+        assert!(owner.take(0) && owner.taken() == end, "the rest is a pad: it can't be given back any more");
+    }
+
     #[test]
     fn a_full_ring_refuses_and_a_wrap_leaves_a_pad() {
         let (mut owner, sender) = ring(4096);
@@ -648,6 +896,21 @@ mod tests {
             for thread in 0..threads {
                 let sender = sender.clone();
                 scope.spawn(move || {
+                    if thread == 0 {
+                        let (mut batch, mut count) = (sender.batch(), 0);
+                        while count < each {
+                            let sent = batch.send(16, 5, |room| {
+                                room[..8].copy_from_slice(&0_u64.to_le_bytes());
+                                room[8..].copy_from_slice(&count.to_le_bytes());
+                            });
+                            match sent {
+                                Ok(_) => count += 1,
+                                Err(ReserveError::Full) => std::thread::yield_now(),
+                                Err(other) => panic!("{other}"),
+                            }
+                        }
+                        return;
+                    }
                     for count in 0..each {
                         let mut room = loop {
                             match sender.try_reserve(16) {
@@ -759,6 +1022,48 @@ mod loom_tests {
             let threads = [loom::thread::spawn(sender(1, 2)), loom::thread::spawn(sender(2, 1))];
             let taken = drain(&claims, &cells, 0);
             let sent: u64 = threads.into_iter().map(|t| t.join().unwrap()).sum();
+            assert_eq!(drain(&claims, &cells, taken), sent * 16, "everything committed is taken");
+        });
+    }
+
+    /// The same, of one thread that claims for two messages, sends one, and gives the rest back or leaves a pad there.
+    #[test]
+    fn loom_a_batch_and_a_reservation_never_overlap() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let claims = Arc::new(Claims::new(SIZE));
+            let cells = Arc::new(Cells::new());
+            let (many, bytes) = (claims.clone(), cells.clone());
+            let batch = loom::thread::spawn(move || {
+                let Ok(claim) = many.claim_many(16, 2) else { return 0 };
+                let half = claim.start + 16;
+                bytes.write(claim.start, 1);
+                many.commit(claim.start);
+                if claim.end > half {
+                    bytes.write(half, 3); // and thinks better of it
+                }
+                if claim.end == half || many.give_back(half, claim.end) {
+                    return 1;
+                }
+                bytes.write(half, 1);
+                many.commit(half);
+                2
+            });
+            let (one, bytes) = (claims.clone(), cells.clone());
+            let reservation = loom::thread::spawn(move || {
+                let mut sent = 0;
+                for _ in 0..2 {
+                    if let Ok(claim) = one.claim(16) {
+                        bytes.write(claim.start, 2);
+                        one.commit(claim.start);
+                        sent += 1;
+                    }
+                }
+                sent
+            });
+            let taken = drain(&claims, &cells, 0);
+            let sent: u64 = batch.join().unwrap() + reservation.join().unwrap();
             assert_eq!(drain(&claims, &cells, taken), sent * 16, "everything committed is taken");
         });
     }

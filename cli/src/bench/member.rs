@@ -146,7 +146,7 @@ impl Load {
             Pace::OneOutstanding if before > delivered => return Ok(false),
             Pace::OneOutstanding => 1,
             Pace::Rate(_) => MESSAGES_A_TURN,
-            Pace::Flood => MESSAGES_A_TURN.min((BYTES_A_TURN / self.size).max(1)),
+            Pace::Flood => return self.flood(sender),
         };
         for _ in 0..most {
             // Latency counts from before the payload is written; at a rate, from when the message was due.
@@ -154,12 +154,11 @@ impl Load {
             let at = match self.pace {
                 Pace::OneOutstanding => clock::now(),
                 Pace::Rate(_) if clock::now() < self.due(number) => break,
-                Pace::Rate(_) => self.due(number),
-                Pace::Flood => 0,
+                _ => self.due(number),
             };
             match sender.try_reserve(self.size) {
                 Ok(mut place) => {
-                    self.sent.push(|| if at == 0 { clock::now() } else { at });
+                    self.sent.push(|| at);
                     fill(&mut place, number);
                     place.send();
                 }
@@ -168,6 +167,26 @@ impl Load {
             }
         }
         Ok(self.sent.count() > before)
+    }
+
+    /// Sends all that there is room for, up to the work of a turn, at once.
+    fn flood(&mut self, sender: &Sender) -> Result<bool, SendError> {
+        let most = MESSAGES_A_TURN.min((BYTES_A_TURN / self.size).max(1));
+        let before = self.sent.count();
+        let series = &mut self.sent;
+        let sent = sender.try_write_many(
+            std::iter::repeat_n(self.size, most),
+            |room| {
+                let number = series.count();
+                series.push(clock::now);
+                fill(room, number);
+            },
+            |_| (),
+        );
+        match sent {
+            Ok(()) | Err(SendError::Full | SendError::Changing) => Ok(self.sent.count() > before),
+            Err(error) => Err(error),
+        }
     }
 
     /// Tells the group that this was all. It may take several turns to find room for that.
@@ -249,7 +268,10 @@ pub(crate) fn run(task: &LoadTask, parent: &mut Parent) -> Result<(), Failure> {
     // Before the start and after the report the parent may speak; in between the run is not disturbed.
     while reported || watch.is_some() || !parent.released() {
         let polled = match &mut beside {
-            None => node.poll(&mut |incoming| harvest.take(incoming)),
+            None => node.poll(&mut |incoming| match incoming {
+                Incoming::Message(delivery) => harvest.message(delivery),
+                other => harvest.take(other),
+            }),
             Some(beside) => node.poll_groups(&mut |shard, incoming| {
                 if shard == beside.shard { beside.harvest.take(incoming) } else { harvest.take(incoming) }
             }),

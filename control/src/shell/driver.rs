@@ -163,7 +163,7 @@ impl Driver {
     }
 
     /// One turn. Never blocks, but for making a fabric while the node is no member. Returns whether anything happened.
-    pub(crate) fn turn(&mut self, app: &mut Application<'_>) -> Result<bool, Stopped> {
+    pub(crate) fn turn(&mut self, app: &mut dyn Application) -> Result<bool, Stopped> {
         let mut busy = false;
         if self.shared.called.load(Ordering::Relaxed) && self.shared.called.swap(false, Ordering::Acquire) {
             self.obey();
@@ -210,7 +210,7 @@ impl Driver {
 
     /// A stream's part of a turn.
     #[inline]
-    fn turn_of(&mut self, at: usize, app: &mut Application<'_>) -> bool {
+    fn turn_of(&mut self, at: usize, app: &mut dyn Application) -> bool {
         let Self { streams, fabric, .. } = self;
         let stream = &mut streams[at];
         stream.refused = false;
@@ -396,7 +396,7 @@ impl Driver {
     }
 
     /// A stream's turn while views change: every session exchanges, the first that isn't over delivers.
-    fn change(&mut self, at: usize, app: &mut Application<'_>) -> bool {
+    fn change(&mut self, at: usize, app: &mut dyn Application) -> bool {
         let mut busy = false;
         for session in 0..self.streams[at].sessions.len() {
             match self.streams[at].sessions[session].session.exchange(&mut *self.fabric) {

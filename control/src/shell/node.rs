@@ -16,6 +16,7 @@ use super::control::{Control, Reports};
 use super::driver::{Driver, PANICKED};
 use super::durable::Data;
 use super::event::{Event, Inbox, Incoming};
+use super::running::Application;
 use super::sender::Sender;
 use super::shared::{Ask, Shared};
 use super::start::{CloseError, Closed, NodeStats, Start, StartError, Status};
@@ -376,11 +377,7 @@ impl DrivenNode {
     /// # Errors
     /// The node stopped.
     pub fn poll(&mut self, app: &mut dyn FnMut(Incoming<'_, '_>)) -> Result<bool, Stopped> {
-        let Some(driver) = &mut self.driver else { return Err(Stopped::Closed) };
-        if self.shared.driven_here() {
-            driver.moved();
-        }
-        driver.turn(&mut |shard, incoming| {
+        self.turn(&mut |shard: ShardId, incoming: Incoming<'_, '_>| {
             if shard != ShardId::MAIN {
                 return Verdict::Later;
             }
@@ -394,14 +391,18 @@ impl DrivenNode {
     /// # Errors
     /// As there.
     pub fn poll_groups(&mut self, app: &mut dyn FnMut(ShardId, Incoming<'_, '_>)) -> Result<bool, Stopped> {
+        self.turn(&mut |shard: ShardId, incoming: Incoming<'_, '_>| {
+            app(shard, incoming);
+            Verdict::Taken
+        })
+    }
+
+    fn turn(&mut self, app: &mut dyn Application) -> Result<bool, Stopped> {
         let Some(driver) = &mut self.driver else { return Err(Stopped::Closed) };
         if self.shared.driven_here() {
             driver.moved();
         }
-        driver.turn(&mut |shard, incoming| {
-            app(shard, incoming);
-            Verdict::Taken
-        })
+        driver.turn(app)
     }
 
     /// Waits until there may be something to do, as the wait strategy says: spins, yields or sleeps, a tenth of a second
@@ -427,9 +428,10 @@ impl DrivenNode {
         const TURNS: u32 = 32;
         let (mut told, mut turns, mut end) = (false, 0_u32, None);
         loop {
-            let busy = self.poll_groups(&mut |shard, incoming| {
+            let busy = self.turn(&mut |shard: ShardId, incoming: Incoming<'_, '_>| {
                 told = true;
                 app(shard, incoming);
+                Verdict::Taken
             })?;
             let Some(driver) = &mut self.driver else { return Err(Stopped::Closed) };
             if told {
@@ -559,7 +561,7 @@ pub(super) fn run(mut driver: Driver, inboxes: &[Arc<Inbox>]) {
         loop {
             told.set(0);
             stuck.set(0);
-            let turned = driver.turn(&mut |ShardId(shard), incoming| {
+            let turned = driver.turn(&mut |ShardId(shard): ShardId, incoming: Incoming<'_, '_>| {
                 let Some(inbox) = inboxes.get(shard as usize) else { return Verdict::Later };
                 full.set(false);
                 let verdict = inbox.offer(incoming, &full);

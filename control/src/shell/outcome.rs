@@ -289,7 +289,12 @@ impl Moved {
 
 impl Pending {
     /// This node delivered its own message that lies at `place`, and in a durable group everyone has flushed it.
+    #[inline]
     pub(crate) fn delivered(&mut self, registry: &Registry, place: *const u8, delivered: Delivered) {
+        // Without a call where nothing is tracked.
+        if self.cells.is_empty() && registry.registered.is_empty() {
+            return;
+        }
         if let Some(Moved(cell)) = self.take(registry, place) {
             cell.set_place(delivered);
             cell.settle(DELIVERED);

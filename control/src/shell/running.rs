@@ -34,8 +34,28 @@ use crate::orders::{Part, SessionState};
 use crate::transfer::Tails;
 use crate::view::{Incarnation, Shard, ShardId, View};
 
-/// What the application is given, of which shard; it may refuse what it can't take yet.
-pub(crate) type Application<'a> = dyn FnMut(ShardId, Incoming<'_, '_>) -> Verdict + 'a;
+/// Who takes what is told, of which shard; it may refuse what it can't take yet.
+pub(crate) trait Application {
+    /// Takes a message.
+    ///
+    /// By itself: what wraps an application in another passes a pointer on. An [`Incoming`] would be copied, and a copy of words that
+    /// were stored one by one just now waits until they, and all stores before them, have left the processor's store buffer.
+    fn message(&mut self, shard: ShardId, delivery: &mut Delivery<'_>) -> Verdict;
+
+    /// Takes anything.
+    fn take(&mut self, shard: ShardId, incoming: Incoming<'_, '_>) -> Verdict;
+}
+
+impl<F: FnMut(ShardId, Incoming<'_, '_>) -> Verdict> Application for F {
+    #[inline]
+    fn message(&mut self, shard: ShardId, delivery: &mut Delivery<'_>) -> Verdict {
+        self(shard, Incoming::Message(delivery))
+    }
+
+    fn take(&mut self, shard: ShardId, incoming: Incoming<'_, '_>) -> Verdict {
+        self(shard, incoming)
+    }
+}
 
 /// A session and its senders' ring. See the [module](self).
 pub(crate) struct Running {
@@ -87,9 +107,9 @@ impl Unsent {
 }
 
 /// Where deliveries go.
-pub(crate) struct Taker<'a, 'b> {
+pub(crate) struct Taker<'a> {
     pub(crate) shard: ShardId,
-    pub(crate) app: &'a mut Application<'b>,
+    pub(crate) app: &'a mut dyn Application,
     /// Who has ended its sends.
     pub(crate) ended: &'a mut Vec<(NodeId, Incarnation)>,
     pub(crate) channel: &'a Channel,
@@ -105,15 +125,15 @@ pub(crate) struct Taker<'a, 'b> {
 }
 
 /// A session's deliveries, on their way to the application.
-struct Deliveries<'a, 't, 'b> {
-    taker: &'a mut Taker<'t, 'b>,
+struct Deliveries<'a, 't> {
+    taker: &'a mut Taker<'t>,
     view: &'a View,
     open: &'a Open,
     pending: &'a mut Pending,
     again: &'a mut BTreeMap<Position, Ticket>,
 }
 
-impl Sink for Deliveries<'_, '_, '_> {
+impl Sink for Deliveries<'_, '_> {
     fn deliver(&mut self, delivery: &mut Delivery<'_>) -> Verdict {
         if self.taker.holds {
             return Verdict::Later;
@@ -152,11 +172,11 @@ impl Sink for Written<'_> {
     }
 }
 
-impl Taker<'_, '_> {
+impl Taker<'_> {
     /// Tells what a session has found out, after what it delivered.
     fn read(&mut self, session: &mut Session) -> bool {
         let (shard, app) = (self.shard, &mut *self.app);
-        self.reading.tell(session, &mut |incoming| app(shard, incoming), self.refused)
+        self.reading.tell(session, &mut |incoming| app.take(shard, incoming), self.refused)
     }
 }
 
@@ -189,18 +209,14 @@ impl Running {
     }
 
     /// Exchanges and delivers, while it runs.
-    pub(crate) fn step(&mut self, fabric: &mut dyn Fabric, taker: &mut Taker<'_, '_>) -> Result<bool, Fault> {
+    pub(crate) fn step(&mut self, fabric: &mut dyn Fabric, taker: &mut Taker<'_>) -> Result<bool, Fault> {
         let Self { session, view, open, pending, again, .. } = self;
         let busy = session.step(fabric, &mut Deliveries { taker, view, open, pending, again })?;
         Ok(taker.read(session) || busy)
     }
 
     /// Delivers what is due: in its course, or up to the trim (V4). Returns whether anything was.
-    pub(crate) fn deliver(
-        &mut self,
-        fabric: &mut dyn Fabric,
-        taker: &mut Taker<'_, '_>,
-    ) -> Result<bool, Fault> {
+    pub(crate) fn deliver(&mut self, fabric: &mut dyn Fabric, taker: &mut Taker<'_>) -> Result<bool, Fault> {
         let Self { session, view, open, pending, again, trim, is_over, .. } = self;
         let before = session.delivered();
         let mut sink = Deliveries { taker, view, open, pending, again };
@@ -422,7 +438,7 @@ const FITS: &str = "what one ring held fits into an empty one";
 /// Gives the application a delivery, and tells outcomes and endings.
 fn deliver(
     delivery: &mut Delivery<'_>,
-    taker: &mut Taker<'_, '_>,
+    taker: &mut Taker<'_>,
     view: &View,
     open: &Open,
     pending: &mut Pending,
@@ -438,7 +454,7 @@ fn deliver(
                 delivery.ticket = Some(first.unwrap_or_else(|| open.ticket(end)));
             }
             let payload = delivery.payload;
-            let verdict = (taker.app)(taker.shard, Incoming::Message(delivery));
+            let verdict = taker.app.message(taker.shard, delivery);
             if verdict == Verdict::Taken {
                 if !taker.tails.is_empty() {
                     let sender = (delivery.rank, delivery.sender);
@@ -450,7 +466,9 @@ fn deliver(
                 count(&taker.channel.delivered);
                 if let Some(Ticket(end)) = own {
                     count(&taker.channel.sent);
-                    again.remove(&end);
+                    if !again.is_empty() {
+                        again.remove(&end);
+                    }
                     if taker.log.is_none() {
                         pending.delivered(&open.registry, place, outcome);
                     } else {
@@ -478,12 +496,12 @@ fn deliver(
 }
 
 /// A member has ended its sends: told once in each of its lives, in whatever view it says so.
-fn end(node: NodeId, taker: &mut Taker<'_, '_>, view: &View) -> Verdict {
+fn end(node: NodeId, taker: &mut Taker<'_>, view: &View) -> Verdict {
     let life = (node, view.member(node).map_or(Incarnation(0), |member| member.incarnation));
     if taker.ended.contains(&life) {
         return Verdict::Taken;
     }
-    let verdict = (taker.app)(taker.shard, Incoming::Ended(node));
+    let verdict = taker.app.take(taker.shard, Incoming::Ended(node));
     if verdict == Verdict::Taken {
         taker.ended.push(life);
     }

@@ -226,7 +226,7 @@ impl Sender {
     ///
     /// # Errors
     /// As there; and [`SendError::Full`], [`SendError::Changing`] or [`SendError::NotStarted`] when it isn't possible just now.
-    #[inline]
+    #[inline(always)]
     pub fn try_reserve(&self, len: usize) -> Result<Reservation<'_>, SendError> {
         let lease = self.lease()?;
         let dated = lease.0.dated;
@@ -248,7 +248,7 @@ impl Sender {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn lease(&self) -> Result<Lease, SendError> {
         let outbox = &*self.outbox;
         if outbox.ended.load(Ordering::Relaxed) {
@@ -257,7 +257,7 @@ impl Sender {
         outbox.lease().ok_or_else(|| outbox.stop_or(SendError::NotStarted))
     }
 
-    #[inline]
+    #[inline(always)]
     fn reserved(
         &self,
         room: Result<ring::Reservation<Lease>, (Lease, ReserveError)>,
@@ -315,18 +315,52 @@ impl Sender {
     pub fn try_send_many<'a>(
         &self,
         messages: impl IntoIterator<Item = &'a [u8]>,
+        sent: impl FnMut(Ticket),
+    ) -> Result<(), SendError> {
+        self.send_each(
+            messages.into_iter(),
+            |message| message.len(),
+            |message, room| room.copy_from_slice(message),
+            sent,
+        )
+    }
+
+    /// As [`Sender::try_send_many`], of messages that `write` writes in place: it is called for each of these lengths for which there is room, with
+    /// that, and whatever bytes are there.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub fn try_write_many(
+        &self,
+        lengths: impl IntoIterator<Item = usize>,
+        mut write: impl FnMut(&mut [u8]),
+        sent: impl FnMut(Ticket),
+    ) -> Result<(), SendError> {
+        self.send_each(lengths.into_iter(), |len| *len, |_, room| write(room), sent)
+    }
+
+    #[inline(always)]
+    fn send_each<T>(
+        &self,
+        mut messages: impl Iterator<Item = T>,
+        len: impl Fn(&T) -> usize,
+        mut write: impl FnMut(T, &mut [u8]),
         mut sent: impl FnMut(Ticket),
     ) -> Result<(), SendError> {
         let outbox = &*self.outbox;
         let mut batch = Batch { lease: Some(self.lease()?), outbox, is_any: false };
         let Some(Lease(open)) = &batch.lease else { return Ok(()) }; // not reached
-        for message in messages {
-            match open.ring.try_reserve(message.len().saturating_add(open.dated)) {
-                Ok(mut room) => {
-                    let (date, payload) = room.split_at_mut(open.dated);
-                    write_date(date);
-                    payload.copy_from_slice(message);
-                    let Ticket(end) = room.send();
+        let mut rooms = open.ring.batch();
+        while let Some(message) = messages.next() {
+            let whole = len(&message).saturating_add(open.dated);
+            let written = rooms.send(whole, messages.size_hint().0, |room| {
+                let (date, payload) = room.split_at_mut(open.dated);
+                write_date(date);
+                write(message, payload);
+            });
+            match written {
+                Ok(Ticket(end)) => {
                     batch.is_any = true;
                     sent(open.ticket(end));
                 }
@@ -409,11 +443,10 @@ impl SendError {
 
 impl Reservation<'_> {
     /// Multicasts the message. Never blocks.
-    #[inline]
-    pub fn send(mut self) -> Ticket {
-        self.date();
-        let Self { room, outbox, .. } = self;
-        let (Ticket(end), lease) = room.send_back();
+    #[inline(always)]
+    pub fn send(self) -> Ticket {
+        let Self { room, dated, outbox } = self;
+        let (Ticket(end), lease) = room.send_back_after(|room| write_date(&mut room[..dated]));
         let ticket = lease.0.ticket(end);
         let me = lease.give_back();
         outbox.rouse(me);
@@ -471,12 +504,14 @@ impl Drop for Batch<'_> {
 impl Deref for Reservation<'_> {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         &self.room[self.dated..]
     }
 }
 
 impl DerefMut for Reservation<'_> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.room[self.dated..]
     }
@@ -581,7 +616,7 @@ impl Outbox {
     }
 
     /// The current ring.
-    #[inline]
+    #[inline(always)]
     fn lease(&self) -> Option<Lease> {
         // Whichever is read: the old ring refuses, and the new one is found at the next try.
         let number = self.number.load(Ordering::Relaxed);

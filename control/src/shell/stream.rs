@@ -214,7 +214,7 @@ impl Stream {
     pub(super) fn step(
         &mut self,
         fabric: &mut dyn Fabric,
-        app: &mut Application<'_>,
+        app: &mut dyn Application,
     ) -> Result<bool, Trouble> {
         let Self { id, sessions, ended, channel, teaching, reading, refused, log, .. } = self;
         let (tails, log) = (&mut teaching.tails, log.as_mut());
@@ -226,7 +226,7 @@ impl Stream {
     pub(super) fn go_on(
         &mut self,
         fabric: &mut dyn Fabric,
-        app: &mut Application<'_>,
+        app: &mut dyn Application,
         bell: &Doorbell,
         reports: &Reports,
     ) -> Result<bool, Trouble> {
@@ -250,15 +250,15 @@ impl Stream {
     /// P3: what was written down before the first session of this life is told first. Returns whether that is done.
     fn tell_again(
         &mut self,
-        app: &mut Application<'_>,
+        app: &mut dyn Application,
         bell: &Doorbell,
         busy: &mut bool,
     ) -> Result<bool, Trouble> {
         // That it was evicted is told before what comes of joining again, and for whom it waits before it is in any view.
         while let Some(untold) = self.untold.front() {
             let verdict = match untold {
-                Untold::Waiting(absent) => app(self.id, Incoming::Waiting(absent)),
-                Untold::Evicted(reason) => app(self.id, Incoming::Evicted(reason)),
+                Untold::Waiting(absent) => app.take(self.id, Incoming::Waiting(absent)),
+                Untold::Evicted(reason) => app.take(self.id, Incoming::Evicted(reason)),
                 Untold::View(_) | Untold::Snapshot(_) => break,
             };
             if verdict == Verdict::Later {
@@ -269,7 +269,7 @@ impl Stream {
             *busy = true;
         }
         let (id, Some(log)) = (self.id, &mut self.log) else { return Ok(true) };
-        let told = log.tell_again(&mut |incoming| app(id, incoming), bell, &mut self.refused);
+        let told = log.tell_again(&mut |incoming| app.take(id, incoming), bell, &mut self.refused);
         let (is_all, any) = told
             .map_err(|error| Trouble::Broken(format!("what is written down can't be told again: {error}")))?;
         *busy |= any;
@@ -292,7 +292,7 @@ impl Stream {
     /// V7: what was before the first session of this node comes from a member, not from rings.
     fn learn(
         &mut self,
-        app: &mut Application<'_>,
+        app: &mut dyn Application,
         bell: &Doorbell,
         reports: &Reports,
     ) -> Result<bool, Trouble> {
@@ -302,7 +302,7 @@ impl Stream {
             return Ok(false);
         }
         let shard = self.id;
-        match self.learner.turn(&mut |incoming| app(shard, incoming), bell, &mut self.refused) {
+        match self.learner.turn(&mut |incoming| app.take(shard, incoming), bell, &mut self.refused) {
             Learned::Nothing => return Ok(false),
             Learned::Something => {}
             Learned::CaughtUp(attempt) => reports.tell(Report::CaughtUp(shard, attempt)),
@@ -321,7 +321,7 @@ impl Stream {
         &mut self,
         at: usize,
         fabric: &mut dyn Fabric,
-        app: &mut Application<'_>,
+        app: &mut dyn Application,
     ) -> Result<bool, Trouble> {
         // A snapshot is of what no restart can take back: it waits until the logs have what was told.
         let holds = self.log.is_some() && matches!(self.untold.front(), Some(Untold::Snapshot(_)));
@@ -420,19 +420,19 @@ impl Stream {
     }
 
     /// Tells the application what it couldn't take before.
-    fn tell(&mut self, app: &mut Application<'_>) -> bool {
+    fn tell(&mut self, app: &mut dyn Application) -> bool {
         let (id, mut any) = (self.id, false);
         while let Some(untold) = self.untold.front() {
             let verdict = match untold {
-                Untold::Waiting(absent) => app(id, Incoming::Waiting(absent)),
-                Untold::Evicted(reason) => app(id, Incoming::Evicted(reason)),
+                Untold::Waiting(absent) => app.take(id, Incoming::Waiting(absent)),
+                Untold::Evicted(reason) => app.take(id, Incoming::Evicted(reason)),
                 Untold::View(view) => {
                     let is_before = |running: &Running| running.since() < view.id && !running.is_over();
                     // V7: what was before its first session comes first.
                     if self.learner.is_active() || self.sessions.iter().any(is_before) {
                         return any;
                     }
-                    app(id, Incoming::View(view))
+                    app.take(id, Incoming::View(view))
                 }
                 Untold::Snapshot(request) => {
                     let is_ahead = self.sessions.iter().any(|running| running.session.is_ahead());
@@ -442,7 +442,7 @@ impl Stream {
                         return any;
                     }
                     request.told_at(|| self.log.as_ref().and_then(ShardLog::place));
-                    app(id, Incoming::Snapshot(request))
+                    app.take(id, Incoming::Snapshot(request))
                 }
             };
             if verdict == Verdict::Later {

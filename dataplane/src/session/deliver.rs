@@ -20,6 +20,9 @@ use crate::order::{Key, Least};
 use crate::record::{ADDRESS, HEADER, Header, Kind};
 use crate::ring::Ticket;
 
+/// How far before what is delivered the processor is asked for the bytes, which another one has written.
+const AHEAD: u64 = 1024;
+
 /// Where deliveries go.
 pub trait Sink {
     /// A message is due. The payload is lent for the call; [`Delivery::lend`] keeps it longer.
@@ -452,6 +455,10 @@ impl Session {
             if next.end > end || next.key >= limit {
                 stream.next = Some(next);
                 break;
+            }
+            let ahead = stream.at.0 + AHEAD;
+            if ahead < end.0 {
+                stream.memory.prefetch(stream.ring + (ahead & (rules.ring - 1)) as usize);
             }
             let from = stream.ring + (stream.at.0 & (rules.ring - 1)) as usize + HEADER;
             let mut range = from..from + next.len;

@@ -276,7 +276,7 @@ impl Host {
         let Self { driver, told, room, keeps, refuses_views, loans, own, state, is_stubborn, shards, .. } =
             self;
         let Self { asked, reached, since, read, stale, is_stateful, snapshot_behind, .. } = self;
-        let turned = driver.turn(&mut |shard, incoming| {
+        let turned = driver.turn(&mut |shard: ShardId, incoming: Incoming<'_, '_>| {
             if *room == 0 || *refuses_views && matches!(incoming, Incoming::View(_)) {
                 return Verdict::Later;
             }

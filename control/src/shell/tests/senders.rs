@@ -55,6 +55,25 @@ fn a_batch_is_sent_as_far_as_there_is_room() {
     assert_eq!(sender.try_send_many([], none), Ok(()));
 }
 
+#[test]
+fn a_batch_is_written_in_place() {
+    let mut world = World::new(47, 2, Guarantee::Atomic);
+    world.load(20);
+    let sender = world.host(1).sender.clone();
+    let (mut number, mut tickets) = (world.host(1).sent, Vec::new());
+    let write = |room: &mut [u8]| {
+        room.copy_from_slice(&number.to_le_bytes());
+        number += 1;
+    };
+    sender.try_write_many([8; 5], write, |ticket| tickets.push(ticket)).unwrap();
+    assert!(tickets.len() == 5 && tickets.is_sorted_by(|one, next| one < next));
+    world.host(1).sent += 5;
+    world.host(1).tickets.extend(tickets);
+    world.settle();
+    world.check();
+    world.check_complete();
+}
+
 // D13: a reservation that is held is sent in the next view, before everything that is sent after it.
 #[test]
 fn a_reservation_is_held_over_a_change() {
