@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
-use consort::{NodeId, Reservation, SendError};
+use consort::{NodeId, SendError};
 
 use crate::border::{Handle, In, InOut, Out, Text, export};
 use crate::callback::inside;
@@ -13,38 +13,14 @@ use crate::layout::{GroupInfo, Message, Room};
 use crate::node::{Engine, NODES, lock, over, would_deadlock};
 use crate::options::number_of;
 use crate::outcome;
-use crate::room;
-use crate::stream::{GROUPS, Lease, Stream, forget, lease, with};
-
-/// Room, if there is some just now; or who blocks waits for it.
-#[inline(always)]
-fn reserve(lease: &Lease, len: usize, block: bool) -> Result<Reservation<'_>, Error> {
-    match lease.sender.try_reserve(len) {
-        Ok(room) => Ok(room),
-        Err(error) => refused(error, block, || lease.sender.reserve(len)),
-    }
-}
-
-/// What blocks elsewhere only tries in a callback.
-#[cold]
-fn refused<'a>(
-    error: SendError,
-    block: bool,
-    wait: impl FnOnce() -> Result<Reservation<'a>, SendError>,
-) -> Result<Reservation<'a>, Error> {
-    let passes = matches!(error, SendError::Full | SendError::Changing | SendError::NotStarted);
-    match error {
-        error if !block || !passes => Err(error.into()),
-        _ if inside() => Err(would_deadlock()),
-        _ => Ok(wait()?),
-    }
-}
+use crate::room::{self, refused, reserve, reserve_to};
+use crate::stream::{GROUPS, Stream, forget, lease, with};
 
 #[inline(always)]
 fn lend(group: Handle, len: usize, room: Out<Room>, block: bool) -> Result<(), Error> {
     let room = room.check("room")?;
     let lease = lease(group)?;
-    room.set(room::lend(lease, |lease| reserve(lease, len, block))?);
+    room.set(room::lend(lease, len, block)?);
     Ok(())
 }
 
@@ -76,26 +52,19 @@ fn multicast_many(
     let messages = messages.slice(count, "messages")?;
     with(group, |lease| {
         let mut done = 0;
+        // Found out beforehand, so that it is known how many are to come: room is claimed for many at once.
+        let mut wrong = None;
+        let mut is_good = |message: &Message| bytes_of(message).map_err(|error| wrong = Some(error)).is_ok();
+        let good = &messages[..messages.iter().take_while(|message| is_good(message)).count()];
         let why = loop {
-            let mut wrong = None;
-            let rest = messages[done..].iter().map_while(|message| match bytes_of(message) {
-                Ok(bytes) => Some(bytes),
-                Err(error) => {
-                    wrong = Some(error);
-                    None
-                }
-            });
+            let rest = good[done..].iter().map(|message| bytes_of(message).unwrap_or_default());
             let result = lease.sender.try_send_many(rest, |ticket| {
                 tickets.set_at(done, ticket.0.0);
                 done += 1;
             });
-            let error = match (result, wrong) {
-                (Ok(()), None) => break None,
-                (Ok(()), wrong) => break wrong,
-                (Err(error), _) => error,
-            };
+            let Err(error) = result else { break wrong };
             // The one that has found no room.
-            let bytes = messages.get(done).map_or(Ok(&[][..]), bytes_of)?;
+            let bytes = good.get(done).map_or(Ok(&[][..]), bytes_of)?;
             match refused(error, block, || lease.sender.reserve(bytes.len())) {
                 Ok(mut room) => {
                     room.copy_from_slice(bytes);
@@ -141,19 +110,6 @@ fn with_nodes<T>(
     act(&list[..count])
 }
 
-/// As [`reserve`], for some members.
-fn reserve_to<'a>(
-    lease: &'a Lease,
-    to: &[NodeId],
-    len: usize,
-    block: bool,
-) -> Result<Reservation<'a>, Error> {
-    match lease.sender.try_reserve_to(to, len) {
-        Ok(room) => Ok(room),
-        Err(error) => refused(error, block, || lease.sender.reserve_to(to, len)),
-    }
-}
-
 fn lend_to(
     group: Handle,
     (nodes, count): (&In<u32>, usize),
@@ -163,7 +119,7 @@ fn lend_to(
 ) -> Result<(), Error> {
     let room = room.check("room")?;
     with_nodes(nodes, count, |to| {
-        room.set(room::lend(lease(group)?, |lease| reserve_to(lease, to, len, block))?);
+        room.set(room::lend_to(lease(group)?, to, len, block)?);
         Ok(())
     })
 }

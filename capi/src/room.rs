@@ -1,11 +1,13 @@
 //! Room in a ring, lent to C: the reservation, and the group that it borrows from, in one place of [`LENT`].
 #![allow(unsafe_code)]
 
-use consort::{Outcome, Reservation};
+use consort::{NodeId, Outcome, Reservation, SendError};
 
+use crate::callback::inside;
 use crate::error::{Error, Status};
 use crate::layout::Room;
-use crate::lent::{Free, Here, Lent, Loanable};
+use crate::lent::{Free, Here, Lent, Loanable, Vacant};
+use crate::node::would_deadlock;
 use crate::stream::{Lease, MINE, ROOMS};
 
 /// A reservation that is out.
@@ -28,21 +30,73 @@ impl Loanable for Held {
 
 static LENT: Lent<Held> = Lent::new();
 
-/// Lends what `reserve` finds in a group.
+/// Room, if there is some just now; or who blocks waits for it.
 #[inline(always)]
-pub(crate) fn lend(
-    lease: Lease,
-    reserve: impl FnOnce(&Lease) -> Result<Reservation<'_>, Error>,
-) -> Result<Room, Error> {
-    let vacant = LENT
-        .vacant()
-        .ok_or(Error::fixed(&(Status::Busy, c"a million rooms are lent: send them, or cancel them")))?;
-    let mut room = reserve(&lease)?;
-    let (data, len) = (room.as_mut_ptr(), room.len());
-    // SAFETY: only the lifetime changes. What it borrows is in the group's object, which doesn't move when the lease does, and which the
-    // lease keeps; and the lease is dropped after it, wherever the two are dropped.
+pub(crate) fn reserve(lease: &Lease, len: usize, block: bool) -> Result<Reservation<'_>, Error> {
+    match lease.sender.try_reserve(len) {
+        Ok(room) => Ok(room),
+        Err(error) => refused(error, block, || lease.sender.reserve(len)),
+    }
+}
+
+/// What blocks elsewhere only tries in a callback.
+#[cold]
+pub(crate) fn refused<'a>(
+    error: SendError,
+    block: bool,
+    wait: impl FnOnce() -> Result<Reservation<'a>, SendError>,
+) -> Result<Reservation<'a>, Error> {
+    let passes = matches!(error, SendError::Full | SendError::Changing | SendError::NotStarted);
+    match error {
+        error if !block || !passes => Err(error.into()),
+        _ if inside() => Err(would_deadlock()),
+        _ => Ok(wait()?),
+    }
+}
+
+/// As [`reserve`], for some members.
+pub(crate) fn reserve_to<'a>(
+    lease: &'a Lease,
+    to: &[NodeId],
+    len: usize,
+    block: bool,
+) -> Result<Reservation<'a>, Error> {
+    match lease.sender.try_reserve_to(to, len) {
+        Ok(room) => Ok(room),
+        Err(error) => refused(error, block, || lease.sender.reserve_to(to, len)),
+    }
+}
+
+/// Lends room in a group.
+#[inline(always)]
+pub(crate) fn lend(lease: Lease, len: usize, block: bool) -> Result<Room, Error> {
+    let vacant = LENT.vacant().ok_or_else(all_lent)?;
+    let room = reserve(&lease, len, block)?;
+    // SAFETY: only the lifetime changes, see `hold`.
     let room = unsafe { std::mem::transmute::<Reservation<'_>, Reservation<'static>>(room) };
-    Ok(Room { data, len, lent: vacant.fill(Held { room, _lease: lease }) })
+    Ok(hold(vacant, room, lease))
+}
+
+/// As [`lend`], for some members.
+pub(crate) fn lend_to(lease: Lease, to: &[NodeId], len: usize, block: bool) -> Result<Room, Error> {
+    let vacant = LENT.vacant().ok_or_else(all_lent)?;
+    let room = reserve_to(&lease, to, len, block)?;
+    // SAFETY: only the lifetime changes, see `hold`.
+    let room = unsafe { std::mem::transmute::<Reservation<'_>, Reservation<'static>>(room) };
+    Ok(hold(vacant, room, lease))
+}
+
+/// Puts it where it lies while it is lent. It borrows from the group's object, which doesn't move when the lease does, and which the lease
+/// keeps; and the lease is dropped after it, wherever the two are dropped.
+#[inline(always)]
+fn hold(vacant: Vacant<Held>, mut room: Reservation<'static>, lease: Lease) -> Room {
+    let (data, len) = (room.as_mut_ptr(), room.len());
+    Room { data, len, lent: vacant.fill(Held { room, _lease: lease }) }
+}
+
+#[cold]
+fn all_lent() -> Error {
+    Error::fixed(&(Status::Busy, c"a million rooms are lent: send them, or cancel them"))
 }
 
 /// Takes one back, for good: the struct that named it says nothing any more.

@@ -67,7 +67,7 @@ impl Header {
             3 => Kind::End,
             4 => Kind::Addressed,
         };
-        let len = (word & MAX_LEN as u64) as usize;
+        let len = len(word);
         if matches!(kind, Kind::Addressed) && len < ADDRESS {
             return None;
         }
@@ -83,6 +83,16 @@ impl Header {
 /// Bytes that a record with `len` bytes of payload takes in the ring.
 pub const fn size(len: usize) -> usize {
     HEADER + len.next_multiple_of(WORD)
+}
+
+/// The length in a sound header's word.
+pub(crate) const fn len(word: u64) -> usize {
+    (word & MAX_LEN as u64) as usize
+}
+
+/// Whether a sound header's word is an addressed record's.
+pub(crate) const fn is_addressed(word: u64) -> bool {
+    word >> 28 & 0xf == Kind::Addressed as u64
 }
 
 /// The word with its round set to `round`: the engine stamps what the senders wrote (D4).

@@ -200,10 +200,22 @@ impl Ring {
         self.start + (position & (self.claims.size - 1)) as usize
     }
 
+    /// Where a reservation's payload is in the segment.
+    #[inline]
+    fn payload(&self, room: &Room) -> Range<usize> {
+        let start = self.place(room.start) + room.before();
+        start..start + room.len()
+    }
+
     #[inline]
     fn put(&self, position: u64, kind: Kind, len: usize) {
         // The engine stamps the round when it takes the record (D4).
-        self.segment.store(self.place(position), Header { len, kind, round: 0 }.word());
+        self.put_word(position, Header { len, kind, round: 0 }.word());
+    }
+
+    #[inline]
+    fn put_word(&self, position: u64, header: u64) {
+        self.segment.store(self.place(position), header);
         self.claims.commit(position);
     }
 }
@@ -230,19 +242,35 @@ pub struct Reservation<H: Deref<Target = RingSender>> {
     room: Room,
 }
 
-/// What a reservation has of its ring.
+/// What a reservation has of its ring. As little as that: a reservation is moved from call to call.
 #[derive(Clone, Copy)]
 struct Room {
     /// The ring's number.
     number: u64,
-    /// Where the record starts and ends.
+    /// Where the record starts.
     start: u64,
-    end: u64,
-    /// Where its payload is in the segment.
-    payload: usize,
-    len: usize,
-    /// It is for some of the members: whom, stands before the payload.
-    addressed: bool,
+    /// Its header's word. If it is addressed, whom it is for stands before the payload, and is there already.
+    header: u64,
+}
+
+impl Room {
+    /// Bytes of the record before the payload.
+    #[inline]
+    fn before(&self) -> usize {
+        HEADER + if record::is_addressed(self.header) { ADDRESS } else { 0 }
+    }
+
+    /// Bytes of the payload.
+    #[inline]
+    fn len(&self) -> usize {
+        HEADER + record::len(self.header) - self.before()
+    }
+
+    /// Where the record ends.
+    #[inline]
+    fn end(&self) -> Position {
+        Position(self.start + record::size(record::len(self.header)) as u64)
+    }
 }
 
 /// Lends room for `len` bytes (with whatever bytes are there) in the ring that `handle` leads to, which the reservation
@@ -301,8 +329,7 @@ impl RingSender {
             ring.put(claim.start, Kind::Pad, claim.pad as usize - HEADER);
         }
         let start = claim.start + claim.pad;
-        let payload = ring.place(start) + HEADER;
-        Ok(Room { number: ring.number, start, end: claim.end, payload, len, addressed: false })
+        Ok(Room { number: ring.number, start, header: Header { len, kind: Kind::Data, round: 0 }.word() })
     }
 
     /// For many messages of this thread, one after the other.
@@ -324,8 +351,8 @@ impl RingSender {
         let whole =
             len.checked_add(ADDRESS).filter(|whole| *whole <= self.max_len()).ok_or(()).map_err(too_long)?;
         let mut room = self.try_claim(whole)?;
-        self.ring.segment.store(room.payload, to.0);
-        (room.payload, room.len, room.addressed) = (room.payload + ADDRESS, len, true);
+        room.header = Header { len: whole, kind: Kind::Addressed, round: 0 }.word();
+        self.ring.segment.store(self.ring.place(room.start) + HEADER, to.0);
         Ok(room)
     }
 
@@ -335,7 +362,9 @@ impl RingSender {
     /// # Errors
     /// As [`RingSender::try_reserve`].
     pub fn try_end(&self) -> Result<Ticket, ReserveError> {
-        Ok(self.try_reserve(0)?.commit(Kind::End).0)
+        let mut end = self.try_reserve(0)?;
+        end.room.header = Header { len: 0, kind: Kind::End, round: 0 }.word();
+        Ok(end.send())
     }
 }
 
@@ -409,19 +438,19 @@ impl<H: Deref<Target = RingSender>> Reservation<H> {
     /// ([`crate::fabric::Doorbell::ring`]).
     #[inline]
     pub fn send(self) -> Ticket {
-        self.commit(Kind::Data).0
+        self.commit(|_| ()).0
     }
 
     /// As [`Reservation::send`], and gives back what it held its ring by.
     #[inline(always)]
     pub fn send_back(self) -> (Ticket, H) {
-        self.commit(Kind::Data)
+        self.commit(|_| ())
     }
 
     /// As [`Reservation::send_back`], when `last` has written to it, which must not panic: what is reserved later would wait for ever.
     #[inline(always)]
     pub fn send_back_after(self, last: impl FnOnce(&mut [u8])) -> (Ticket, H) {
-        self.commit_after(Kind::Data, last)
+        self.commit(last)
     }
 
     /// What it holds its ring by.
@@ -430,24 +459,18 @@ impl<H: Deref<Target = RingSender>> Reservation<H> {
     }
 
     #[inline(always)]
-    fn commit(self, kind: Kind) -> (Ticket, H) {
-        self.commit_after(kind, |_| ())
-    }
-
-    #[inline(always)]
-    fn commit_after(self, kind: Kind, last: impl FnOnce(&mut [u8])) -> (Ticket, H) {
+    fn commit(self, last: impl FnOnce(&mut [u8])) -> (Ticket, H) {
         // Dropping it would make it a pad. Its fields are read one by one: moved as a whole, they are read in pieces of two words that
         // were stored one by one, which waits for the stores.
         let sent = ManuallyDrop::new(self);
-        let Room { number, start, end, payload, len, addressed } = sent.room;
+        let room = sent.room;
         // SAFETY: `sent` is neither used nor dropped after this, so the handle has one owner as before.
         let handle = unsafe { ptr::read(&raw const sent.handle) };
-        let ring = ring_of(&handle, number);
+        let ring = ring_of(&handle, room.number);
         // SAFETY: as in `deref_mut`; nothing of this room is borrowed, since the reservation was moved here.
-        last(unsafe { ring.segment.bytes_mut(payload..payload + len) });
-        let (kind, len) = if addressed { (Kind::Addressed, len + ADDRESS) } else { (kind, len) };
-        ring.put(start, kind, len);
-        (Ticket(Position(end)), handle)
+        last(unsafe { ring.segment.bytes_mut(ring.payload(&room)) });
+        ring.put_word(room.start, room.header);
+        (Ticket(room.end()), handle)
     }
 
     #[inline]
@@ -457,7 +480,7 @@ impl<H: Deref<Target = RingSender>> Reservation<H> {
 
     #[inline]
     fn range(&self) -> Range<usize> {
-        self.room.payload..self.room.payload + self.room.len
+        self.ring().payload(&self.room)
     }
 }
 
@@ -472,8 +495,7 @@ fn ring_of<H: Deref<Target = RingSender>>(handle: &H, number: u64) -> &Ring {
 
 impl<H: Deref<Target = RingSender>> Drop for Reservation<H> {
     fn drop(&mut self) {
-        let address = if self.room.addressed { ADDRESS } else { 0 };
-        self.ring().put(self.room.start, Kind::Pad, self.room.len + address);
+        self.ring().put(self.room.start, Kind::Pad, record::len(self.room.header));
     }
 }
 
@@ -632,7 +654,7 @@ impl fmt::Debug for RingSender {
 
 impl<H: Deref<Target = RingSender>> fmt::Debug for Reservation<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Reservation({} bytes at {})", self.room.len, self.room.start)
+        write!(f, "Reservation({} bytes at {})", self.room.len(), self.room.start)
     }
 }
 

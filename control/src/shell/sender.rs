@@ -162,7 +162,6 @@ pub enum SendError {
 /// wait for it; and so does, for the memory it lies in, the change after that, at all members.
 pub struct Reservation<'a> {
     room: ring::Reservation<Lease>,
-    dated: usize,
     outbox: &'a Outbox,
 }
 
@@ -265,7 +264,7 @@ impl Sender {
     ) -> Result<Reservation<'_>, SendError> {
         let outbox = &*self.outbox;
         match room {
-            Ok(room) => Ok(Reservation { room, dated, outbox }),
+            Ok(room) => Ok(Reservation { room, outbox }),
             Err((lease, error)) => {
                 lease.give_back();
                 Err(outbox.refused(error, dated))
@@ -445,7 +444,8 @@ impl Reservation<'_> {
     /// Multicasts the message. Never blocks.
     #[inline(always)]
     pub fn send(self) -> Ticket {
-        let Self { room, dated, outbox } = self;
+        let dated = self.dated();
+        let Self { room, outbox } = self;
         let (Ticket(end), lease) = room.send_back_after(|room| write_date(&mut room[..dated]));
         let ticket = lease.0.ticket(end);
         let me = lease.give_back();
@@ -469,10 +469,17 @@ impl Reservation<'_> {
         registered.outcome(open.ticket(end))
     }
 
+    /// Bytes before the message for the clock.
+    #[inline]
+    fn dated(&self) -> usize {
+        self.room.handle().0.dated
+    }
+
     /// Writes down when this is sent, where that is kept.
     #[inline]
     fn date(&mut self) {
-        write_date(&mut self.room[..self.dated]);
+        let dated = self.dated();
+        write_date(&mut self.room[..dated]);
     }
 }
 
@@ -506,14 +513,15 @@ impl Deref for Reservation<'_> {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        &self.room[self.dated..]
+        &self.room[self.dated()..]
     }
 }
 
 impl DerefMut for Reservation<'_> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.room[self.dated..]
+        let dated = self.dated();
+        &mut self.room[dated..]
     }
 }
 
