@@ -493,7 +493,10 @@ impl Session {
     /// A peer broke the protocol: the session is as it was before the bad word; fence the peer. Or nothing can be passed on along the chain.
     pub fn step<F: Fabric + ?Sized>(&mut self, fabric: &mut F, sink: &mut dyn Sink) -> Result<bool, Fault> {
         let exchanged = self.exchange(fabric)?;
-        fabric.flush();
+        // A session in which nothing happens is to cost little: there may be many beside the one that is used.
+        if exchanged || self.chain.is_some() {
+            fabric.flush();
+        }
         let delivered = self.deliver(fabric, sink)?;
         if delivered {
             fabric.flush();

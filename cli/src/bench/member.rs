@@ -268,6 +268,11 @@ pub(crate) fn run(task: &LoadTask, parent: &mut Parent) -> Result<(), Failure> {
     // Before the start and after the report the parent may speak; in between the run is not disturbed.
     while reported || watch.is_some() || !parent.released() {
         let polled = match &mut beside {
+            None if task.seat.idle_groups > 0 => node.poll_groups(&mut |shard, incoming| {
+                if shard == ShardId::MAIN {
+                    harvest.take(incoming);
+                }
+            }),
             None => node.poll(&mut |incoming| match incoming {
                 Incoming::Message(delivery) => harvest.message(delivery),
                 other => harvest.take(other),
