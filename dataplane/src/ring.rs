@@ -438,19 +438,22 @@ impl<H: Deref<Target = RingSender>> Reservation<H> {
     /// ([`crate::fabric::Doorbell::ring`]).
     #[inline]
     pub fn send(self) -> Ticket {
-        self.commit(|_| ()).0
+        self.commit(|_, _| ()).0
     }
 
     /// As [`Reservation::send`], and gives back what it held its ring by.
     #[inline(always)]
     pub fn send_back(self) -> (Ticket, H) {
-        self.commit(|_| ())
+        self.commit(|_, _| ())
     }
 
     /// As [`Reservation::send_back`], when `last` has written to it, which must not panic: what is reserved later would wait for ever.
     #[inline(always)]
     pub fn send_back_after(self, last: impl FnOnce(&mut [u8])) -> (Ticket, H) {
-        self.commit(last)
+        self.commit(|ring, room| {
+            // SAFETY: as in `deref_mut`; nothing of this room is borrowed, since the reservation was moved here.
+            last(unsafe { ring.segment.bytes_mut(ring.payload(room)) });
+        })
     }
 
     /// What it holds its ring by.
@@ -459,7 +462,7 @@ impl<H: Deref<Target = RingSender>> Reservation<H> {
     }
 
     #[inline(always)]
-    fn commit(self, last: impl FnOnce(&mut [u8])) -> (Ticket, H) {
+    fn commit(self, last: impl FnOnce(&Ring, &Room)) -> (Ticket, H) {
         // Dropping it would make it a pad. Its fields are read one by one: moved as a whole, they are read in pieces of two words that
         // were stored one by one, which waits for the stores.
         let sent = ManuallyDrop::new(self);
@@ -467,8 +470,7 @@ impl<H: Deref<Target = RingSender>> Reservation<H> {
         // SAFETY: `sent` is neither used nor dropped after this, so the handle has one owner as before.
         let handle = unsafe { ptr::read(&raw const sent.handle) };
         let ring = ring_of(&handle, room.number);
-        // SAFETY: as in `deref_mut`; nothing of this room is borrowed, since the reservation was moved here.
-        last(unsafe { ring.segment.bytes_mut(ring.payload(&room)) });
+        last(ring, &room);
         ring.put_word(room.start, room.header);
         (Ticket(room.end()), handle)
     }
