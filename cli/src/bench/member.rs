@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::group;
 use crate::orders::{Counts, LoadReport, LoadTask, Pace, Said, Told, WhichGroup, inherited};
 use crate::parent::Parent;
+use crate::text::as_f64;
 
 /// Of a flood, times are taken of one message in so many.
 const FLOOD_STRIDE: u64 = 64;
@@ -134,59 +135,53 @@ impl Load {
 
     /// When message `number` of a rate is due.
     fn due(&self, number: u64) -> u64 {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // positive, and far below 2^63
-        let after = (crate::text::as_f64(number) * self.interval) as u64;
-        self.start + after
+        self.start + whole(as_f64(number) * self.interval)
+    }
+
+    /// How many messages of a rate are due by now and not sent.
+    fn are_due(&self, now: u64) -> usize {
+        let due = whole(as_f64(now.saturating_sub(self.start)) / self.interval);
+        // The one that is just due or, as far as it was rounded, not quite.
+        let due = due + u64::from(self.due(due) <= now);
+        usize::try_from(due.saturating_sub(self.sent.count())).unwrap_or(usize::MAX)
     }
 
     /// Sends what the pace allows. Returns whether anything was sent.
     fn turn(&mut self, sender: &Sender, delivered: u64) -> Result<bool, SendError> {
         let before = self.sent.count();
-        let most = match self.pace {
-            Pace::OneOutstanding if before > delivered => return Ok(false),
-            Pace::OneOutstanding => 1,
-            Pace::Rate(_) => MESSAGES_A_TURN,
-            Pace::Flood => return self.flood(sender),
-        };
-        for _ in 0..most {
-            // Latency counts from before the payload is written; at a rate, from when the message was due.
-            let number = self.sent.count();
-            let at = match self.pace {
-                Pace::OneOutstanding => clock::now(),
-                Pace::Rate(_) if clock::now() < self.due(number) => break,
-                _ => self.due(number),
-            };
-            match sender.try_reserve(self.size) {
-                Ok(mut place) => {
-                    self.sent.push(|| at);
-                    fill(&mut place, number);
-                    place.send();
-                }
-                Err(SendError::Full | SendError::Changing) => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(self.sent.count() > before)
-    }
-
-    /// Sends all that there is room for, up to the work of a turn, at once.
-    fn flood(&mut self, sender: &Sender) -> Result<bool, SendError> {
         let most = MESSAGES_A_TURN.min((BYTES_A_TURN / self.size).max(1));
-        let before = self.sent.count();
-        let series = &mut self.sent;
-        let sent = sender.try_write_many(
-            std::iter::repeat_n(self.size, most),
-            |room| {
-                let number = series.count();
-                series.push(clock::now);
-                fill(room, number);
-            },
-            |_| (),
-        );
+        let sent = match self.pace {
+            Pace::OneOutstanding if before > delivered => return Ok(false),
+            Pace::OneOutstanding => self.one(sender),
+            Pace::Rate(_) => self.many(sender, self.are_due(clock::now()).min(most)),
+            Pace::Flood => self.many(sender, most),
+        };
         match sent {
             Ok(()) | Err(SendError::Full | SendError::Changing) => Ok(self.sent.count() > before),
             Err(error) => Err(error),
         }
+    }
+
+    /// Latency counts from before the payload is written.
+    fn one(&mut self, sender: &Sender) -> Result<(), SendError> {
+        let (number, now) = (self.sent.count(), clock::now());
+        let mut room = sender.try_reserve(self.size)?;
+        self.sent.push(|| now);
+        fill(&mut room, number);
+        room.send();
+        Ok(())
+    }
+
+    /// Sends so many, as far as there is room, at once. At a rate latency counts from when a message was due.
+    fn many(&mut self, sender: &Sender, most: usize) -> Result<(), SendError> {
+        let (pace, size) = (self.pace, self.size);
+        let write = |room: &mut [u8]| {
+            let number = self.sent.count();
+            let at = if pace == Pace::Flood { None } else { Some(self.due(number)) };
+            self.sent.push(|| at.unwrap_or_else(clock::now));
+            fill(room, number);
+        };
+        sender.try_write_many(std::iter::repeat_n(size, most), write, |_| ())
     }
 
     /// Tells the group that this was all. It may take several turns to find room for that.
@@ -200,6 +195,12 @@ impl Load {
         }
         Ok(())
     }
+}
+
+/// Of what is positive, and far below 2^63.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn whole(value: f64) -> u64 {
+    value as u64
 }
 
 /// The durable group beside the one that is measured.
