@@ -74,7 +74,7 @@ pub(crate) fn lend(lease: Lease, len: usize, block: bool) -> Result<Room, Error>
     let room = reserve(&lease, len, block)?;
     // SAFETY: only the lifetime changes, see `hold`.
     let room = unsafe { std::mem::transmute::<Reservation<'_>, Reservation<'static>>(room) };
-    Ok(hold(vacant, room, lease))
+    Ok(hold(vacant, lease, room))
 }
 
 /// As [`lend`], for some members.
@@ -83,13 +83,13 @@ pub(crate) fn lend_to(lease: Lease, to: &[NodeId], len: usize, block: bool) -> R
     let room = reserve_to(&lease, to, len, block)?;
     // SAFETY: only the lifetime changes, see `hold`.
     let room = unsafe { std::mem::transmute::<Reservation<'_>, Reservation<'static>>(room) };
-    Ok(hold(vacant, room, lease))
+    Ok(hold(vacant, lease, room))
 }
 
 /// Puts it where it lies while it is lent. It borrows from the group's object, which doesn't move when the lease does, and which the lease
-/// keeps; and the lease is dropped after it, wherever the two are dropped.
+/// keeps; and the lease is dropped after it, wherever the two are dropped, also here.
 #[inline(always)]
-fn hold(vacant: Vacant<Held>, mut room: Reservation<'static>, lease: Lease) -> Room {
+fn hold(vacant: Vacant<Held>, lease: Lease, mut room: Reservation<'static>) -> Room {
     let (data, len) = (room.as_mut_ptr(), room.len());
     Room { data, len, lent: vacant.fill(Held { room, _lease: lease }) }
 }

@@ -274,6 +274,7 @@ pub(crate) fn run(task: &LoadTask, parent: &mut Parent) -> Result<(), Failure> {
                     harvest.take(incoming);
                 }
             }),
+            // A message by itself: the whole of it, handed on, would be copied.
             None => node.poll(&mut |incoming| match incoming {
                 Incoming::Message(delivery) => harvest.message(delivery),
                 other => harvest.take(other),

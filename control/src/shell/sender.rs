@@ -306,7 +306,8 @@ impl Sender {
     /// is called with the ticket of each, and how often it is called says how many were sent. Never blocks. It is for who has many small
     /// messages at once: for each the way to the ring is shorter than by [`Sender::try_reserve`].
     ///
-    /// A batch is no unit: between two messages of it there may be others' in the order, and a view may end.
+    /// A batch is no unit: between two messages of it there may be others' in the order, and a view may end. Room is claimed for as many as the
+    /// iterator says are to come at least ([`Iterator::size_hint`]), some 16 KiB at once.
     ///
     /// # Errors
     /// As [`Sender::try_reserve`], for the first message that was not sent.
@@ -325,7 +326,8 @@ impl Sender {
     }
 
     /// As [`Sender::try_send_many`], of messages that `write` writes in place: it is called for each of these lengths for which there is room, with
-    /// that, and whatever bytes are there.
+    /// that, and whatever bytes are there. What other threads send meanwhile waits for it, so it is not to wait for anything. If it panics,
+    /// the messages before that are sent.
     ///
     /// # Errors
     /// As there.
