@@ -20,7 +20,7 @@ use crate::stream::{GROUPS, Stream, forget, lease, with};
 fn lend(group: Handle, len: usize, room: Out<Room>, block: bool) -> Result<(), Error> {
     let room = room.check("room")?;
     let lease = lease(group)?;
-    room.set(room::lend(lease, len, block)?);
+    room.set(room::lend(lease, None, len, block)?);
     Ok(())
 }
 
@@ -119,7 +119,7 @@ fn lend_to(
 ) -> Result<(), Error> {
     let room = room.check("room")?;
     with_nodes(nodes, count, |to| {
-        room.set(room::lend_to(lease(group)?, to, len, block)?);
+        room.set(room::lend(lease(group)?, Some(to), len, block)?);
         Ok(())
     })
 }

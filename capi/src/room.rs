@@ -6,7 +6,7 @@ use consort::{NodeId, Outcome, Reservation, SendError};
 use crate::callback::inside;
 use crate::error::{Error, Status};
 use crate::layout::Room;
-use crate::lent::{Free, Here, Lent, Loanable, Vacant};
+use crate::lent::{Free, Here, Lent, Loanable};
 use crate::node::would_deadlock;
 use crate::stream::{Lease, MINE, ROOMS};
 
@@ -67,36 +67,21 @@ pub(crate) fn reserve_to<'a>(
     }
 }
 
-/// Lends room in a group.
+/// Lends room in a group, for a message to all or to some members.
 #[inline(always)]
-pub(crate) fn lend(lease: Lease, len: usize, block: bool) -> Result<Room, Error> {
-    let vacant = LENT.vacant().ok_or_else(all_lent)?;
-    let room = reserve(&lease, len, block)?;
-    // SAFETY: only the lifetime changes, see `hold`.
-    let room = unsafe { std::mem::transmute::<Reservation<'_>, Reservation<'static>>(room) };
-    Ok(hold(vacant, lease, room))
-}
-
-/// As [`lend`], for some members.
-pub(crate) fn lend_to(lease: Lease, to: &[NodeId], len: usize, block: bool) -> Result<Room, Error> {
-    let vacant = LENT.vacant().ok_or_else(all_lent)?;
-    let room = reserve_to(&lease, to, len, block)?;
-    // SAFETY: only the lifetime changes, see `hold`.
-    let room = unsafe { std::mem::transmute::<Reservation<'_>, Reservation<'static>>(room) };
-    Ok(hold(vacant, lease, room))
-}
-
-/// Puts it where it lies while it is lent. It borrows from the group's object, which doesn't move when the lease does, and which the lease
-/// keeps; and the lease is dropped after it, wherever the two are dropped, also here.
-#[inline(always)]
-fn hold(vacant: Vacant<Held>, lease: Lease, mut room: Reservation<'static>) -> Room {
+pub(crate) fn lend(lease: Lease, to: Option<&[NodeId]>, len: usize, block: bool) -> Result<Room, Error> {
+    let vacant = LENT
+        .vacant()
+        .ok_or(Error::fixed(&(Status::Busy, c"a million rooms are lent: send them, or cancel them")))?;
+    let mut room = match to {
+        None => reserve(&lease, len, block)?,
+        Some(to) => reserve_to(&lease, to, len, block)?,
+    };
     let (data, len) = (room.as_mut_ptr(), room.len());
-    Room { data, len, lent: vacant.fill(Held { room, _lease: lease }) }
-}
-
-#[cold]
-fn all_lent() -> Error {
-    Error::fixed(&(Status::Busy, c"a million rooms are lent: send them, or cancel them"))
+    // SAFETY: only the lifetime changes. What it borrows is in the group's object, which doesn't move when the lease does, and which the
+    // lease keeps; and the lease is dropped after it, wherever the two are dropped.
+    let room = unsafe { std::mem::transmute::<Reservation<'_>, Reservation<'static>>(room) };
+    Ok(Room { data, len, lent: vacant.fill(Held { room, _lease: lease }) })
 }
 
 /// Takes one back, for good: the struct that named it says nothing any more.

@@ -441,15 +441,10 @@ impl<H: Deref<Target = RingSender>> Reservation<H> {
         self.commit(|_, _| ()).0
     }
 
-    /// As [`Reservation::send`], and gives back what it held its ring by.
+    /// As [`Reservation::send`], when `last` has written to it, and gives back what it held its ring by. `last` must not panic: what is reserved
+    /// later would wait for ever.
     #[inline(always)]
-    pub fn send_back(self) -> (Ticket, H) {
-        self.commit(|_, _| ())
-    }
-
-    /// As [`Reservation::send_back`], when `last` has written to it, which must not panic: what is reserved later would wait for ever.
-    #[inline(always)]
-    pub fn send_back_after(self, last: impl FnOnce(&mut [u8])) -> (Ticket, H) {
+    pub fn send_back(self, last: impl FnOnce(&mut [u8])) -> (Ticket, H) {
         self.commit(|ring, room| {
             // SAFETY: as in `deref_mut`; nothing of this room is borrowed, since the reservation was moved here.
             last(unsafe { ring.segment.bytes_mut(ring.payload(room)) });

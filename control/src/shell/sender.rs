@@ -448,7 +448,7 @@ impl Reservation<'_> {
     pub fn send(self) -> Ticket {
         let dated = self.dated();
         let Self { room, outbox } = self;
-        let (Ticket(end), lease) = room.send_back_after(|room| write_date(&mut room[..dated]));
+        let (Ticket(end), lease) = room.send_back(|room| write_date(&mut room[..dated]));
         let ticket = lease.0.ticket(end);
         let me = lease.give_back();
         outbox.rouse(me);
