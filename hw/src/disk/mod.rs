@@ -5,10 +5,12 @@
 //! when all was written. Where io_uring is denied, two plain calls do the same.
 //!
 //! Files are made in their full size (`fallocate`), so that appending changes no length and a full disk is found when a segment is made, not
-//! in the middle of a batch. A file is replaced by writing another, flushing it, renaming it, and flushing the directory.
+//! in the middle of a batch; and the blocks in front of a log that takes little at a time are written beforehand, so that a flush is of its own bytes
+//! alone. A file is replaced by writing another, flushing it, renaming it, and flushing the directory.
 //!
 //! Whoever writes holds a lock on the directory (`flock` on the file `lock`); readers need none.
 
+mod ahead;
 mod uring;
 
 use std::fs::{self, File, OpenOptions};
@@ -18,6 +20,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -27,10 +30,14 @@ use consort_dataplane::log::disk::{Disk, DiskError, DiskTrouble, Done, Job, UNFI
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use rustix::io::Errno;
 
+use self::ahead::{Ahead, When};
 pub(crate) use uring::Writer;
 
 /// The file whose lock the writer holds.
 const LOCK: &str = "lock";
+
+/// With no job for so long, there is nothing else to do.
+const IDLE: Duration = Duration::from_millis(2);
 
 /// Bytes rewritten at once.
 const PART: usize = 1 << 20;
@@ -130,10 +137,10 @@ impl Directory {
             let (jobs, ordered) = mpsc::channel();
             let (tell, done) = mpsc::channel();
             let (path, bell) = (self.path.clone(), self.bell.clone());
-            let files = Files { path };
+            let mut files = Files { path, ahead: Ahead::default(), failed: None };
             let finished = Arc::new(AtomicU64::new(0));
             let counted = finished.clone();
-            let body = move || work(&files, &ordered, &|done| tell.send(done).is_ok(), &counted, &bell);
+            let body = move || work(&mut files, &ordered, &|done| tell.send(done).is_ok(), &counted, &bell);
             let thread = thread::Builder::new().name("consort-disk".to_owned()).spawn(body);
             let thread = thread.map_err(|cause| error("get a thread to write", &self.path, &cause))?;
             self.worker = Some(Worker { jobs: Some(jobs), done, finished, told: 0, thread: Some(thread) });
@@ -162,14 +169,27 @@ fn error(doing: &str, path: &Path, cause: &io::Error) -> DiskError {
 
 /// The thread's loop: ends when nobody can order anything any more.
 fn work(
-    files: &Files,
+    files: &mut Files,
     jobs: &mpsc::Receiver<Job>,
     tell: &dyn Fn(Done) -> bool,
     finished: &AtomicU64,
     bell: &Mutex<Option<Doorbell>>,
 ) {
     let mut writer = Writer::new();
-    while let Ok(mut job) = jobs.recv() {
+    loop {
+        let next = match files.ahead.when() {
+            When::Later => jobs.recv().map_err(RecvTimeoutError::from),
+            When::Idle => jobs.recv_timeout(IDLE),
+            When::Now => Err(RecvTimeoutError::Timeout),
+        };
+        let mut job = match next {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => {
+                files.write_ahead();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         let result = files.carry_out(&mut writer, &mut job);
         if !tell(Done { job, result }) {
             return;
@@ -184,19 +204,33 @@ fn work(
 /// The files that the thread writes to.
 struct Files {
     path: PathBuf,
+    ahead: Ahead,
+    /// What was written ahead couldn't be flushed: a failure like that of any other flush, told with the next batch.
+    failed: Option<DiskError>,
 }
 
 impl Files {
-    fn carry_out(&self, writer: &mut Writer, job: &mut Job) -> Result<(), DiskError> {
+    fn write_ahead(&mut self) {
+        if let Err(cause) = self.ahead.write(&self.path) {
+            self.failed = Some(error("flush", &self.path, &cause));
+        }
+    }
+
+    fn carry_out(&mut self, writer: &mut Writer, job: &mut Job) -> Result<(), DiskError> {
         match job {
             Job::Write(batch) => {
+                if let Some(error) = &self.failed {
+                    return Err(error.clone());
+                }
                 // Opened for each batch, which costs nothing beside a flush: a handle that is kept may be of a file that is gone, and another in its place.
                 let path = self.path.join(&batch.name);
                 let file = OpenOptions::new()
                     .write(true)
                     .open(&path)
                     .map_err(|cause| error("open", &path, &cause))?;
-                writer.write(&file, batch).map_err(|cause| error("write", &path, &cause))
+                writer.write(&file, batch).map_err(|cause| error("write", &path, &cause))?;
+                self.ahead.on_written(batch);
+                Ok(())
             }
             Job::Create(name, bytes) => create(&self.path, name, *bytes),
             Job::Delete(name) => delete(&self.path, name),

@@ -206,6 +206,62 @@ fn a_plain_writer_writes_the_same() {
     assert_eq!((&written[0][100..106], &written[0][500..508]), (&b"abcde\x07"[..], &b"\x07\x07fghi\0\0"[..]));
 }
 
+// P2: what was written ahead is flushed as well, and a flush that failed is not passed over.
+#[test]
+fn a_failed_flush_of_what_was_written_ahead_fails_the_next_batch() {
+    let place = Temporary::new("ahead");
+    let mut here = Directory::open(&place.0).unwrap();
+    here.create("file", 8192).unwrap();
+    let batch = |name: &str| consort_dataplane::log::disk::Batch {
+        name: name.to_owned(),
+        at: 0,
+        staged: vec![1; 10],
+        pieces: vec![consort_dataplane::log::disk::Piece::Staged(0..10)],
+    };
+    // A device that takes all that is written and can't be flushed.
+    let mut files = Files { path: PathBuf::from("/dev"), ahead: Ahead::default(), failed: None };
+    files.ahead.on_written(&batch("null"));
+    assert_eq!(files.ahead.when(), When::Now);
+    files.write_ahead();
+    files.path = place.0.clone();
+    let failed = files.carry_out(&mut Writer::with_ring(false), &mut Job::Write(batch("file")));
+    assert_eq!(failed.unwrap_err().trouble, DiskTrouble::Failed);
+    assert_eq!(fs::read(place.0.join("file")).unwrap()[..10], [0; 10]);
+}
+
+#[test]
+fn a_log_of_little_batches_has_its_blocks_written_before() {
+    let place = Temporary::new("blocks");
+    let mut here = Directory::open(&place.0).unwrap();
+    here.create("file", 4 << 20).unwrap();
+    let file = File::open(place.0.join("file")).unwrap();
+    // Where room that is reserved is no hole, nothing can be seen.
+    let hole = || rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(0)).unwrap();
+    if hole() != 0 {
+        return;
+    }
+    let staged = b"something".to_vec();
+    let pieces = vec![consort_dataplane::log::disk::Piece::Staged(0..staged.len())];
+    here.submit(Job::Write(consort_dataplane::log::disk::Batch {
+        name: "file".into(),
+        at: 0,
+        staged,
+        pieces,
+    }));
+    let done = loop {
+        match here.poll() {
+            Some(done) => break done,
+            None => thread::yield_now(),
+        }
+    };
+    done.result.unwrap();
+    drop(here); // its thread ends only when it waits for jobs
+    assert_eq!(hole(), (1 << 20) + 4096);
+    let content = fs::read(place.0.join("file")).unwrap();
+    assert_eq!((&content[..9], content.len()), (&b"something"[..], 4 << 20));
+    assert!(content[9..].iter().all(|byte| *byte == 0));
+}
+
 #[test]
 fn a_directory_that_is_not_there_or_not_ours_is_named() {
     let place = Temporary::new("named");
