@@ -724,7 +724,8 @@ How it measures:
     throughput   of each of --sizes: all members send as fast as the group takes it. A message counts when the slowest member has
                  delivered it, which is when all have flushed it
     floor        as many bare files as members, on the same disk at the same time, a thread each: a write at the end and fdatasync, and
-                 so on, with as many bytes a write as the log had just reached on average. MB/s (10^6) are those of the slowest file
+                 so on, with as many bytes a write as the log had just reached on average. Once through the kernel's cache and once past it
+                 (O_DIRECT, where the file system can); the quicker counts. MB/s (10^6) are those of the slowest file
     latency      of the first of --sizes: one member sends, the next message when the last is delivered to it
     flush        a write with fdatasync, of as many bytes as the log had with one message at a time: one file alone, and as many files as
                  members, all at the same moment

@@ -5,12 +5,14 @@
 //! flush takes, zeros are written in front of them, which is what is there already: a log's files are made as zeros, and written from their beginning to
 //! their end. A log that is busy with many bytes isn't made to write them twice.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use consort_dataplane::log::disk::Batch;
+
+use super::direct::{self, ZEROS};
 
 /// So far ahead.
 const FAR: u64 = 1 << 20;
@@ -21,8 +23,8 @@ const HALF: u64 = FAR / 2;
 /// A batch of more is one of a log for which bytes count. At a thousand flushes a second that is 32 MB/s.
 const SMALL: u64 = 32 << 10;
 
-/// A file system's block, or a multiple of it: what is written ahead shares none with the last batch.
-const BLOCK: u64 = 4096;
+/// What is written ahead shares no block with the last batch.
+const BLOCK: u64 = direct::BLOCK as u64;
 
 /// When zeros are to be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,19 +82,25 @@ impl Ahead {
     /// The flush failed: then nobody knows what of the file is there (P2).
     pub(super) fn write(&mut self, directory: &Path) -> io::Result<()> {
         self.is_small = false; // whatever comes of it, not again before the next batch
-        let Ok(file) = OpenOptions::new().write(true).open(directory.join(&self.name)) else { return Ok(()) };
-        // Not asked at each batch: a kernel that was asked about a file notes the time of its next change, which is one more block to flush.
-        let size = file.metadata()?.len();
-        let to = (self.batch_end + FAR).next_multiple_of(BLOCK).min(size);
-        self.is_full = to == size;
-        let zeros = vec![0; usize::try_from(to.saturating_sub(self.end)).unwrap_or(0)];
-        if let Err(cause) = file.write_all_at(&zeros, self.end) {
+        let path = directory.join(&self.name);
+        let Some((file, size)) = direct::open(&path).or_else(|| open(&path)) else { return Ok(()) };
+        let to = (self.batch_end + FAR).min(size) / BLOCK * BLOCK;
+        self.is_full = to + BLOCK > size;
+        let zeros = vec![ZEROS; usize::try_from(to.saturating_sub(self.end) / BLOCK).unwrap_or(0)];
+        if let Err(cause) = file.write_all_at(direct::bytes(&zeros), self.end) {
             tracing::debug!(%cause, file = self.name, "nothing is written ahead");
             return Ok(());
         }
         self.end = self.end.max(to);
         file.sync_data()
     }
+}
+
+/// Through the kernel's cache, as its batches are written then, too.
+fn open(path: &Path) -> Option<(File, u64)> {
+    let file = OpenOptions::new().write(true).open(path).ok()?;
+    let size = file.metadata().ok()?.len();
+    Some((file, size))
 }
 
 #[cfg(test)]
@@ -128,18 +136,17 @@ mod tests {
         assert_eq!(when(&mut Ahead::default(), 0, SMALL as usize + 1), When::Later, "a large batch");
         assert_eq!(when(&mut ahead, 0, 5000), When::Now);
         ahead.write(&place).unwrap();
-        assert_eq!((ahead.when(), zeros()), (When::Later, 2 * BLOCK..FAR + 2 * BLOCK));
-        assert_eq!(when(&mut ahead, HALF, 2 * BLOCK as usize), When::Later, "just enough");
-        assert_eq!(when(&mut ahead, HALF, 2 * BLOCK as usize + 1), When::Idle);
+        assert_eq!((ahead.when(), zeros()), (When::Later, 2 * BLOCK..FAR + BLOCK));
+        assert_eq!(when(&mut ahead, HALF, BLOCK as usize), When::Later, "just enough");
+        assert_eq!(when(&mut ahead, HALF, BLOCK as usize + 1), When::Idle);
         assert_eq!(when(&mut ahead, FAR, 100), When::Now);
         ahead.write(&place).unwrap();
-        assert_eq!(zeros(), 2 * BLOCK..2 * FAR + BLOCK, "it goes on where it was");
+        assert_eq!(zeros(), 2 * BLOCK..2 * FAR, "it goes on where it was");
         assert_eq!(when(&mut ahead, 2 * FAR + BLOCK, 5000), When::Now, "a batch has overtaken it");
         ahead.write(&place).unwrap();
-        assert_eq!(
-            std::fs::read(&path).unwrap()[(2 * FAR + 3 * BLOCK) as usize..],
-            [0; (FAR - 3 * BLOCK) as usize + 100]
-        );
+        let content = std::fs::read(&path).unwrap();
+        let [from, to] = [2 * FAR + 3 * BLOCK, 3 * FAR].map(|at| at as usize);
+        assert!(content[from..to].iter().all(|byte| *byte == 0) && content[to..] == [1; 100], "whole blocks");
         assert_eq!(when(&mut ahead, 3 * FAR, 10), When::Later, "that was all of it");
         std::fs::remove_dir_all(&place).unwrap();
     }

@@ -11,6 +11,7 @@
 //! Whoever writes holds a lock on the directory (`flock` on the file `lock`); readers need none.
 
 mod ahead;
+mod direct;
 mod uring;
 
 use std::fs::{self, File, OpenOptions};
@@ -137,7 +138,7 @@ impl Directory {
             let (jobs, ordered) = mpsc::channel();
             let (tell, done) = mpsc::channel();
             let (path, bell) = (self.path.clone(), self.bell.clone());
-            let mut files = Files { path, ahead: Ahead::default(), failed: None };
+            let mut files = Files::new(path);
             let finished = Arc::new(AtomicU64::new(0));
             let counted = finished.clone();
             let body = move || work(&mut files, &ordered, &|done| tell.send(done).is_ok(), &counted, &bell);
@@ -210,6 +211,10 @@ struct Files {
 }
 
 impl Files {
+    fn new(path: PathBuf) -> Self {
+        Self { path, ahead: Ahead::default(), failed: None }
+    }
+
     fn write_ahead(&mut self) {
         if let Err(cause) = self.ahead.write(&self.path) {
             self.failed = Some(error("flush", &self.path, &cause));
@@ -222,13 +227,8 @@ impl Files {
                 if let Some(error) = &self.failed {
                     return Err(error.clone());
                 }
-                // Opened for each batch, which costs nothing beside a flush: a handle that is kept may be of a file that is gone, and another in its place.
                 let path = self.path.join(&batch.name);
-                let file = OpenOptions::new()
-                    .write(true)
-                    .open(&path)
-                    .map_err(|cause| error("open", &path, &cause))?;
-                writer.write(&file, batch).map_err(|cause| error("write", &path, &cause))?;
+                writer.write(&path, batch).map_err(|cause| error("write", &path, &cause))?;
                 self.ahead.on_written(batch);
                 Ok(())
             }

@@ -4,6 +4,7 @@
 
 use std::sync::atomic::AtomicBool;
 
+use consort_dataplane::log::disk::{Batch, Piece};
 use consort_dataplane::log::{
     Condition, DiskTrouble, Entry, Index, Log, LogKind, LogOptions, OpenError, Payload, Tip, scan_each,
     snapshot,
@@ -185,21 +186,11 @@ fn a_plain_writer_writes_the_same() {
     let mut written = Vec::new();
     for (name, ring) in [("one", true), ("other", false)] {
         here.create(name, 8192).unwrap();
-        let file = OpenOptions::new().write(true).open(here.named(name)).unwrap();
         let memory = Segment::private(4096);
         memory.store_words(0, &[7; 512]);
-        let pieces = vec![
-            consort_dataplane::log::disk::Piece::Staged(0..5),
-            consort_dataplane::log::disk::Piece::Lying(memory.mirror(), 3..400),
-            consort_dataplane::log::disk::Piece::Staged(5..9),
-        ];
-        let mut batch = consort_dataplane::log::disk::Batch {
-            name: name.to_owned(),
-            at: 100,
-            staged: b"abcdefghi".to_vec(),
-            pieces,
-        };
-        Writer::with_ring(ring).write(&file, &mut batch).unwrap();
+        let pieces = vec![Piece::Staged(0..5), Piece::Lying(memory.mirror(), 3..400), Piece::Staged(5..9)];
+        let mut batch = Batch { name: name.to_owned(), at: 100, staged: b"abcdefghi".to_vec(), pieces };
+        Writer::with_ring(ring).write(&here.named(name), &mut batch).unwrap();
         written.push(fs::read(here.named(name)).unwrap());
     }
     assert_eq!(written[0], written[1]);
@@ -212,14 +203,14 @@ fn a_failed_flush_of_what_was_written_ahead_fails_the_next_batch() {
     let place = Temporary::new("ahead");
     let mut here = Directory::open(&place.0).unwrap();
     here.create("file", 8192).unwrap();
-    let batch = |name: &str| consort_dataplane::log::disk::Batch {
+    let batch = |name: &str| Batch {
         name: name.to_owned(),
         at: 0,
         staged: vec![1; 10],
-        pieces: vec![consort_dataplane::log::disk::Piece::Staged(0..10)],
+        pieces: vec![Piece::Staged(0..10)],
     };
     // A device that takes all that is written and can't be flushed.
-    let mut files = Files { path: PathBuf::from("/dev"), ahead: Ahead::default(), failed: None };
+    let mut files = Files::new(PathBuf::from("/dev"));
     files.ahead.on_written(&batch("null"));
     assert_eq!(files.ahead.when(), When::Now);
     files.write_ahead();
@@ -241,13 +232,8 @@ fn a_log_of_little_batches_has_its_blocks_written_before() {
         return;
     }
     let staged = b"something".to_vec();
-    let pieces = vec![consort_dataplane::log::disk::Piece::Staged(0..staged.len())];
-    here.submit(Job::Write(consort_dataplane::log::disk::Batch {
-        name: "file".into(),
-        at: 0,
-        staged,
-        pieces,
-    }));
+    let pieces = vec![Piece::Staged(0..staged.len())];
+    here.submit(Job::Write(Batch { name: "file".into(), at: 0, staged, pieces }));
     let done = loop {
         match here.poll() {
             Some(done) => break done,
@@ -256,10 +242,57 @@ fn a_log_of_little_batches_has_its_blocks_written_before() {
     };
     done.result.unwrap();
     drop(here); // its thread ends only when it waits for jobs
-    assert_eq!(hole(), (1 << 20) + 4096);
+    assert_eq!(hole(), 1 << 20);
     let content = fs::read(place.0.join("file")).unwrap();
     assert_eq!((&content[..9], content.len()), (&b"something"[..], 4 << 20));
     assert!(content[9..].iter().all(|byte| *byte == 0));
+}
+
+/// What batches of all lengths make of a file of `size` bytes, and what they should.
+fn batches_in(place: &Path, size: usize, lengths: &[usize], cut_before: usize) -> (Vec<u8>, Vec<u8>) {
+    let mut here = Directory::open(place).unwrap();
+    here.create("file", size as u64).unwrap();
+    let memory = Segment::private(1 << 16);
+    for word in 0..(1 << 13) {
+        memory.store(word * 8, (word as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 0x0101_0101_0101_0101);
+    }
+    let mut lent = Vec::new();
+    memory.mirror().append_words(0..1 << 16, &mut lent);
+    let (mut writer, mut at, mut expected) = (Writer::new(), 0, vec![0; size]);
+    for (number, len) in lengths.iter().enumerate() {
+        if number == cut_before {
+            at -= 10_000;
+            here.cut("file", at as u64, size as u64).unwrap();
+            expected[at..].fill(0);
+        }
+        let staged: Vec<u8> = (0..len / 2).map(|byte| (byte + number) as u8 | 1).collect();
+        let from = number * 8;
+        let to = (from + len - staged.len()).min(lent.len());
+        let pieces = vec![Piece::Staged(0..staged.len()), Piece::Lying(memory.mirror(), from..to)];
+        let content = [&staged[..], &lent[from..to]].concat();
+        expected[at..at + content.len()].copy_from_slice(&content);
+        let mut batch = Batch { name: "file".to_owned(), at: at as u64, staged, pieces };
+        writer.write(&here.named("file"), &mut batch).unwrap();
+        at += content.len();
+    }
+    (fs::read(place.join("file")).unwrap(), expected)
+}
+
+#[test]
+fn batches_of_all_lengths_are_written_as_whole_blocks() {
+    let place = Temporary::new("direct");
+    let lengths =
+        [200, 3896, 1, 4095, 4096, 8191, 60_000, 7, 12_288, 300, 20_000_000, 5000, 4096, 100, 8000, 9];
+    let check = |size, lengths: &[usize], cut_before| {
+        let (found, expected) = batches_in(&place.0, size, lengths, cut_before);
+        assert_eq!(found.len(), size, "it is no longer than it was made");
+        let other = (0..size).find(|at| found[*at] != expected[*at]);
+        assert!(other.is_none(), "other than written at byte {other:?}");
+        fs::remove_dir_all(&place.0).unwrap();
+    };
+    check(12 << 20, &lengths, 13);
+    // In the last block, which isn't whole, the kernel's cache has to do.
+    check(9000, &[4000, 4100, 800, 90], 9);
 }
 
 #[test]

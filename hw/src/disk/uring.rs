@@ -1,16 +1,20 @@
 //! Writing a batch and flushing it: in one call of io_uring, or in two plain ones.
 //!
-//! `unsafe` is allowed here (S2) for handing the kernel addresses: of a batch's own bytes and of ring memory that its pieces keep mapped. They
+//! `unsafe` is allowed here (S2) for handing the kernel addresses: of blocks, of a batch's own bytes, and of ring memory that its pieces keep mapped. They
 //! are good until both operations are over, and this waits for that, or never lets the batch go.
 #![allow(unsafe_code)]
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
-use consort_dataplane::log::disk::{Batch, Piece};
+use consort_dataplane::log::disk::Batch;
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, opcode, squeue};
+
+use super::direct::{self, Direct};
 
 /// Entries of a ring that has two operations at once.
 const ENTRIES: u32 = 4;
@@ -29,6 +33,7 @@ pub(crate) struct Writer {
     ring: Option<IoUring>,
     /// Memory to use again.
     parts: Vec<libc::iovec>,
+    direct: Direct,
 }
 
 impl Writer {
@@ -36,7 +41,7 @@ impl Writer {
         let ring = set_up()
             .inspect_err(|cause| tracing::warn!(%cause, "logs are written without io_uring: it is denied"))
             .ok();
-        Self { ring, parts: Vec::new() }
+        Self { ring, parts: Vec::new(), direct: Direct::new() }
     }
 
     /// Whether it would have io_uring.
@@ -47,37 +52,61 @@ impl Writer {
     /// With io_uring or without.
     #[cfg(test)]
     pub(super) fn with_ring(ring: bool) -> Self {
-        Self { ring: ring.then(|| IoUring::new(ENTRIES).expect("io_uring")), parts: Vec::new() }
+        let ring = ring.then(|| IoUring::new(ENTRIES).expect("io_uring"));
+        Self { ring, parts: Vec::new(), direct: Direct::new() }
     }
 
     pub(super) fn name(&self) -> &'static str {
         if self.ring.is_some() { "io_uring" } else { "plain" }
     }
 
-    /// Writes a batch and flushes it. After an error nobody knows what is there.
-    pub(super) fn write(&mut self, file: &File, batch: &mut Batch) -> io::Result<()> {
+    /// Writes a batch to the file at `path` and flushes it. After an error nobody knows what is there.
+    pub(super) fn write(&mut self, path: &Path, batch: &mut Batch) -> io::Result<()> {
+        // A handle that is kept may be of a file that is gone, and another in its place: opened for each batch, which costs nothing beside a flush.
+        if self.write_direct(path, batch)? {
+            return Ok(());
+        }
+        self.write_cached(&OpenOptions::new().write(true).open(path)?, batch)
+    }
+
+    /// Past the cache, if that can be.
+    fn write_direct(&mut self, path: &Path, batch: &Batch) -> io::Result<bool> {
+        let Self { ring, direct, .. } = self;
+        let mut is_lost = false;
+        let written = direct.write(path, batch, &mut |file, blocks, at, is_last| {
+            let bytes = direct::bytes(blocks);
+            let mut done = 0;
+            if let Some(ring) = ring.as_mut().filter(|_| is_last) {
+                let part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+                let written = write_linked(ring, file, &[part], at).inspect_err(|_| is_lost = true)??;
+                if written.is_flushed {
+                    return Ok(());
+                }
+                done = written.bytes;
+            }
+            file.write_all_at(&bytes[done..], at + done as u64)?;
+            if is_last { file.sync_data() } else { Ok(()) }
+        });
+        if is_lost {
+            // The kernel may have the operations still: what they name is never freed, nor the ring used again.
+            std::mem::forget((std::mem::replace(direct, Direct::new()), ring.take()));
+        }
+        written
+    }
+
+    /// Through the kernel's cache, from where the pieces lie.
+    fn write_cached(&mut self, file: &File, batch: &mut Batch) -> io::Result<()> {
         self.parts.clear();
         for piece in &batch.pieces {
-            let (base, range) = match piece {
-                Piece::Staged(range) => {
-                    let bytes = batch.staged.get(range.clone()).ok_or(io::ErrorKind::InvalidInput)?;
-                    (bytes.as_ptr(), 0..bytes.len())
-                }
-                Piece::Lying(memory, range) => {
-                    if range.start > range.end || range.end > memory.size() {
-                        return Err(io::ErrorKind::InvalidInput.into());
-                    }
-                    (memory.as_ptr(), range.clone())
-                }
-            };
-            let iov_base = base.wrapping_add(range.start).cast_mut().cast();
-            self.parts.push(libc::iovec { iov_base, iov_len: range.len() });
+            let bytes = direct::slice(batch, piece)?;
+            let iov_base = bytes.as_ptr().cast_mut().cast();
+            self.parts.push(libc::iovec { iov_base, iov_len: bytes.len() });
         }
         let written = match &mut self.ring {
             Some(ring) => match write_linked(ring, file, &self.parts, batch.at) {
                 Ok(result) => result?,
                 Err(cause) => {
-                    // The kernel may have the operations still: what they name is never freed, nor the ring used again.
+                    // As above.
                     std::mem::forget((
                         std::mem::take(batch),
                         std::mem::take(&mut self.parts),

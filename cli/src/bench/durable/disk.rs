@@ -1,18 +1,18 @@
 //! The disk without Consort: files that are appended to and flushed, one write and one flush after the other, by a thread each.
 //!
 //! What a log does without being one: the file has its room beforehand (`fallocate`, in pieces of a segment's size), a batch is one write at
-//! the end, and `fdatasync` follows it.
+//! the end, through the kernel's cache or past it, and `fdatasync` follows it.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex, PoisonError};
 use std::thread;
 
 use hdrhistogram::Histogram;
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
 
 use crate::bench::window::Watch;
 use crate::clock;
@@ -24,6 +24,9 @@ use crate::text::as_f64;
 /// Room that a file gets at once: that of a log's segment.
 const ROOM: u64 = 64 << 20;
 
+/// Of what a direct write is a multiple, in memory and in the file.
+const BLOCK: usize = 4096;
+
 /// What is done.
 #[derive(Clone, Copy)]
 pub(super) struct Setting<'a> {
@@ -34,6 +37,8 @@ pub(super) struct Setting<'a> {
     pub(super) batch: usize,
     /// All begin each write at the same time.
     pub(super) together: bool,
+    /// Past the kernel's cache, where the file system can: then a write is of whole blocks.
+    pub(super) direct: bool,
     pub(super) window: Window,
 }
 
@@ -108,10 +113,13 @@ pub(super) fn measure(setting: Setting<'_>) -> Result<DiskRun, Failure> {
 impl Shared<'_> {
     /// One file's thread: times of its flushes, and its bytes a second.
     fn append(&self, number: usize, mut times: Histogram<u64>) -> io::Result<(Histogram<u64>, f64)> {
-        let Setting { place, batch, together, window, .. } = self.setting;
-        let bytes: Vec<u8> = (0..batch).map(|at| u8::try_from(at % 251).unwrap_or(0)).collect();
+        let Setting { place, batch, together, direct, window, .. } = self.setting;
+        let len = if direct { batch.next_multiple_of(BLOCK) } else { batch };
+        let memory: Vec<u8> = (0..len + BLOCK).map(|at| u8::try_from(at % 251).unwrap_or(0)).collect();
+        let whole = memory.as_ptr().align_offset(BLOCK).min(BLOCK);
+        let bytes = &memory[whole..whole + len];
         let mut watch = Watch::new(self.start, window);
-        let made = File::create(place.join(number.to_string()));
+        let made = create(&place.join(number.to_string()), direct);
         let (mut at, mut room, mut result) = (0_u64, 0_u64, Ok(()));
         loop {
             if together {
@@ -126,7 +134,7 @@ impl Shared<'_> {
                 if at + bytes.len() as u64 > room {
                     room = reserve(file, at, bytes.len() as u64)?;
                 }
-                file.write_all_at(&bytes, at)?;
+                file.write_all_at(bytes, at)?;
                 file.sync_data()
             });
             let ended = clock::now();
@@ -165,6 +173,16 @@ impl Shared<'_> {
     }
 }
 
+/// Makes a file that is written directly, if that is wanted and can be.
+fn create(path: &Path, direct: bool) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    if direct && let Ok(file) = options.clone().custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path) {
+        return Ok(file);
+    }
+    options.open(path)
+}
+
 /// Gives a file more room, where the file system can; returns how far it goes now.
 fn reserve(file: &File, at: u64, least: u64) -> io::Result<u64> {
     let more = least.max(ROOM);
@@ -183,14 +201,16 @@ mod tests {
     fn files_are_appended_to_alone_and_together() {
         let place = tempfile::tempdir().unwrap();
         let window = Window { warmup: 1_000_000, measured: 50_000_000 };
-        for (files, together) in [(1, false), (3, false), (3, true)] {
-            let setting = Setting { place: place.path(), files, batch: 1000, together, window };
+        for (files, together, direct) in [(1, false, false), (3, false, true), (3, true, false)] {
+            let setting = Setting { place: place.path(), files, batch: 1000, together, direct, window };
             let run = measure(setting).unwrap();
             assert!(run.bytes_per_s > 0.0 && !run.each.is_empty());
             assert_eq!(run.slowest.is_empty(), !together);
             for number in 0..files {
                 let written = std::fs::read(place.path().join(number.to_string())).unwrap();
-                assert!(written[..251].iter().copied().eq(0..251), "what was measured was written");
+                let bytes = written[0]..written[0] + 5;
+                assert!(written[..5].iter().copied().eq(bytes), "what was measured was written");
+                assert_eq!(written[1000..1005] != [0; 5], direct, "what is written directly is whole blocks");
             }
         }
     }
@@ -198,7 +218,14 @@ mod tests {
     #[test]
     fn a_disk_that_refuses_is_no_deadlock() {
         let window = Window { warmup: 0, measured: 1_000_000 };
-        let setting = Setting { place: Path::new("/nowhere"), files: 3, batch: 10, together: true, window };
+        let setting = Setting {
+            place: Path::new("/nowhere"),
+            files: 3,
+            batch: 10,
+            together: true,
+            direct: true,
+            window,
+        };
         assert!(measure(setting).is_err_and(|failure| failure.code() == 3));
     }
 }
