@@ -517,6 +517,17 @@ consort_status consort_multicast_many(consort_group *group, const consort_messag
  * none just now. */
 consort_status consort_try_multicast_many(consort_group *group, const consort_message *messages, size_t count, uint64_t *tickets, size_t *sent);
 
+/* Writes a message, all of it: len bytes at data, where anything may lie before. index says which of the batch it is. It is to wait for nothing, for
+ * what other threads send in this group waits for it; calls of this library that would have to wait refuse (CONSORT_WOULD_DEADLOCK). */
+typedef void (*consort_write_fn)(void *context, size_t index, void *data, size_t len);
+
+/* As consort_multicast_many, of count messages that write writes in place, in the ring: it is called for each that there is room for, with its
+ * length, which is one of lengths. */
+consort_status consort_write_many(consort_group *group, const size_t *lengths, size_t count, consort_write_fn write, void *context, uint64_t *tickets, size_t *sent);
+
+/* The same, and never blocks, like consort_try_multicast_many. */
+consort_status consort_try_write_many(consort_group *group, const size_t *lengths, size_t count, consort_write_fn write, void *context, uint64_t *tickets, size_t *sent);
+
 /* Multicasts a copy of data to some of the members: see consort_reserve_to. ticket may be NULL. */
 consort_status consort_multicast_to(consort_group *group, const uint32_t *nodes, size_t count, const void *data, size_t len, uint64_t *ticket);
 

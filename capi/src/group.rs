@@ -3,18 +3,18 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
-use consort::{NodeId, SendError};
+use consort::{NodeId, SendError, Ticket};
 
-use crate::border::{Handle, In, InOut, Out, Text, export};
-use crate::callback::inside;
+use crate::border::{Context, Handle, In, InOut, Out, Text, export};
+use crate::callback::{inside, within};
 use crate::error::{Error, Status};
 use crate::fd::Bell;
-use crate::layout::{GroupInfo, Message, Room};
+use crate::layout::{GroupInfo, Message, Room, WriteFn};
 use crate::node::{Engine, NODES, lock, over, would_deadlock};
 use crate::options::number_of;
 use crate::outcome;
 use crate::room::{self, refused, reserve, reserve_to};
-use crate::stream::{GROUPS, Stream, forget, lease, with};
+use crate::stream::{GROUPS, Lease, Stream, forget, lease, with};
 
 #[inline(always)]
 fn lend(group: Handle, len: usize, room: Out<Room>, block: bool) -> Result<(), Error> {
@@ -39,8 +39,54 @@ fn multicast(group: Handle, data: In<u8>, len: usize, ticket: Out<u64>, block: b
     })
 }
 
-/// Sends of a batch as many as there is room for; or who blocks waits for room, as far as that may be waited for. What goes wrong is an error
-/// only if nothing was sent: else the next call, which begins with that message, runs into it.
+/// The messages of a batch that were sent.
+struct Told<'a> {
+    tickets: &'a Out<u64>,
+    done: usize,
+}
+
+impl Told<'_> {
+    #[inline]
+    fn add(&mut self, ticket: Ticket) {
+        self.tickets.set_at(self.done, ticket.0.0);
+        self.done += 1;
+    }
+}
+
+/// Sends of a batch as many as there is room for, by `fit`; or who blocks waits for room, as far as that may be waited for, of `len` bytes for the
+/// one that `fill` then writes. `wrong` is with the message after the last. What goes wrong is an error only if nothing was sent:
+/// else the next call, which begins with that message, runs into it.
+#[inline(always)]
+fn many(
+    lease: &Lease,
+    (tickets, sent): (&Out<u64>, Out<usize>),
+    block: bool,
+    wrong: Option<Error>,
+    mut fit: impl FnMut(&mut Told<'_>) -> Result<(), SendError>,
+    (len, mut fill): (impl Fn(usize) -> usize, impl FnMut(usize, &mut [u8])),
+) -> Result<(), Error> {
+    let mut told = Told { tickets, done: 0 };
+    let why = loop {
+        let Err(error) = fit(&mut told) else { break wrong };
+        // The one that has found no room.
+        let at = told.done;
+        match refused(error, block, || lease.sender.reserve(len(at))) {
+            Ok(mut room) => {
+                fill(at, &mut room);
+                told.add(room.send());
+            }
+            Err(error) => break Some(error),
+        }
+    };
+    match why {
+        Some(error) if told.done == 0 => Err(error),
+        _ => {
+            sent.set(told.done);
+            Ok(())
+        }
+    }
+}
+
 fn multicast_many(
     group: Handle,
     (messages, count): (&In<Message>, usize),
@@ -51,42 +97,66 @@ fn multicast_many(
     let sent = sent.check("sent")?;
     let messages = messages.slice(count, "messages")?;
     with(group, |lease| {
-        let mut done = 0;
         // Found out beforehand, so that it is known how many are to come: room is claimed for many at once.
         let mut wrong = None;
         let mut is_good = |message: &Message| bytes_of(message).map_err(|error| wrong = Some(error)).is_ok();
         let good = &messages[..messages.iter().take_while(|message| is_good(message)).count()];
-        let why = loop {
-            let rest = good[done..].iter().map(|message| bytes_of(message).unwrap_or_default());
-            let result = lease.sender.try_send_many(rest, |ticket| {
-                tickets.set_at(done, ticket.0.0);
-                done += 1;
-            });
-            let Err(error) = result else { break wrong };
-            // The one that has found no room.
-            let bytes = good.get(done).map_or(Ok(&[][..]), bytes_of)?;
-            match refused(error, block, || lease.sender.reserve(bytes.len())) {
-                Ok(mut room) => {
-                    room.copy_from_slice(bytes);
-                    tickets.set_at(done, room.send().0.0);
-                    done += 1;
-                }
-                Err(error) => break Some(error),
-            }
-        };
-        match why {
-            Some(error) if done == 0 => Err(error),
-            _ => {
-                sent.set(done);
-                Ok(())
-            }
-        }
+        many(
+            lease,
+            (&tickets, sent),
+            block,
+            wrong,
+            |told| {
+                lease
+                    .sender
+                    .try_send_many(good[told.done..].iter().map(good_bytes), |ticket| told.add(ticket))
+            },
+            (|at| good_bytes(&good[at]).len(), |at, room| room.copy_from_slice(good_bytes(&good[at]))),
+        )
+    })
+}
+
+fn write_many(
+    group: Handle,
+    (lengths, count): (&In<usize>, usize),
+    (write, context): (WriteFn, Context),
+    tickets: Out<u64>,
+    sent: Out<usize>,
+    block: bool,
+) -> Result<(), Error> {
+    let write =
+        write.ok_or_else(|| Error::invalid("`write` is NULL: pass the function that writes a message"))?;
+    let sent = sent.check("sent")?;
+    let lengths = lengths.slice(count, "lengths")?;
+    let fill = |at: usize, room: &mut [u8]| within(|| write(context, at, room.as_mut_ptr(), room.len()));
+    with(group, |lease| {
+        many(
+            lease,
+            (&tickets, sent),
+            block,
+            None,
+            |told| {
+                let (rest, mut at) = (lengths[told.done..].iter().copied(), told.done);
+                let fill = |room: &mut [u8]| {
+                    fill(at, room);
+                    at += 1;
+                };
+                lease.sender.try_write_many(rest, fill, |ticket| told.add(ticket))
+            },
+            (|at| lengths[at], fill),
+        )
     })
 }
 
 #[inline]
 fn bytes_of(message: &Message) -> Result<&[u8], Error> {
     message.data.slice(message.len, "data")
+}
+
+/// Of one that was found to be good.
+#[inline]
+fn good_bytes(message: &Message) -> &[u8] {
+    bytes_of(message).unwrap_or_default()
 }
 
 /// The most nodes that a list of destinations may name.
@@ -291,6 +361,30 @@ export! {
 
     fn consort_try_multicast_many(group: Handle, messages: In<Message>, count: usize, tickets: Out<u64>, sent: Out<usize>) {
         multicast_many(group, (&messages, count), tickets, sent, false)
+    }
+
+    fn consort_write_many(
+        group: Handle,
+        lengths: In<usize>,
+        count: usize,
+        write: WriteFn,
+        context: Context,
+        tickets: Out<u64>,
+        sent: Out<usize>,
+    ) {
+        write_many(group, (&lengths, count), (write, context), tickets, sent, true)
+    }
+
+    fn consort_try_write_many(
+        group: Handle,
+        lengths: In<usize>,
+        count: usize,
+        write: WriteFn,
+        context: Context,
+        tickets: Out<u64>,
+        sent: Out<usize>,
+    ) {
+        write_many(group, (&lengths, count), (write, context), tickets, sent, false)
     }
 
     fn consort_multicast_tracked(group: Handle, data: In<u8>, len: usize, outcome: Out<Handle>) {

@@ -374,6 +374,8 @@ pub type OnFresh = Option<extern "C" fn(Context, i32)>;
 pub type Look = Option<extern "C" fn(Context, Context)>;
 /// `consort_read_fn`.
 pub type ReadFn = Option<extern "C" fn(Context, Out<u8>, usize, *mut usize) -> i32>;
+/// `consort_write_fn`.
+pub type WriteFn = Option<extern "C" fn(Context, usize, *mut u8, usize)>;
 /// `consort_done_fn`.
 pub type DoneFn = Option<extern "C" fn(Context)>;
 

@@ -97,6 +97,7 @@ ON_REPLY = CFUNCTYPE(None, c_void_p, c_int, c_void_p, c_size_t)
 ON_REPLIES = CFUNCTYPE(None, c_void_p, c_int, POINTER(Reply), c_size_t)
 ON_FRESH = CFUNCTYPE(None, c_void_p, c_int)
 LOOK = CFUNCTYPE(None, c_void_p, c_void_p)
+WRITE_FN = CFUNCTYPE(None, c_void_p, c_size_t, c_void_p, c_size_t)
 READ_FN = CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t, POINTER(c_size_t))
 DONE_FN = CFUNCTYPE(None, c_void_p)
 APPLY = CFUNCTYPE(c_int, c_void_p, POINTER(Update), c_void_p)
@@ -146,6 +147,8 @@ FUNCTIONS = {
     "consort_multicast": [_HANDLE, c_char_p, c_size_t, POINTER(c_uint64)],
     "consort_try_multicast": [_HANDLE, c_char_p, c_size_t, POINTER(c_uint64)],
     "consort_multicast_many": [_HANDLE, POINTER(Message), c_size_t, POINTER(c_uint64), POINTER(c_size_t)],
+    "consort_write_many": [_HANDLE, POINTER(c_size_t), c_size_t, WRITE_FN, c_void_p, POINTER(c_uint64), POINTER(c_size_t)],
+    "consort_try_write_many": [_HANDLE, POINTER(c_size_t), c_size_t, WRITE_FN, c_void_p, POINTER(c_uint64), POINTER(c_size_t)],
     "consort_try_multicast_many": [_HANDLE, POINTER(Message), c_size_t, POINTER(c_uint64), POINTER(c_size_t)],
     "consort_multicast_tracked": [_HANDLE, c_char_p, c_size_t, _OUT],
     "consort_reserve_to": [_HANDLE, POINTER(c_uint32), c_size_t, c_size_t, POINTER(Room)],

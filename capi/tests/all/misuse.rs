@@ -133,6 +133,7 @@ fn argument(parameter: &str) -> String {
         ("consort_on_replies", _) => "on_replies".into(),
         ("consort_look", _) => "look".into(),
         ("consort_read_fn", _) => "read_piece".into(),
+        ("consort_write_fn", _) => "write_one".into(),
         ("consort_done_fn", _) => "NULL".into(),
         ("const consort_node_options", _) => "&options".into(),
         ("const consort_machine", _) => "&machine".into(),
@@ -152,6 +153,7 @@ fn source() -> (String, BTreeSet<String>) {
          static void on_reply(void *c, consort_status s, const void *r, size_t l) { (void)c, (void)s, (void)r, (void)l; }\n\
          static void on_replies(void *c, consort_status s, const consort_reply *r, size_t l) { (void)c, (void)s, (void)r, (void)l; }\n\
          static void on_fresh(void *c, consort_status s) { (void)c, (void)s; }\n\
+         static void write_one(void *c, size_t i, void *d, size_t l) { (void)c, (void)i, (void)d, (void)l; }\n\
          static void look(void *c, void *m) { (void)c, (void)m; }\n\
          static int read_piece(void *c, uint8_t *b, size_t l, size_t *g) { (void)c, (void)b, (void)l; *g = 0; return 0; }\n\
          static uint64_t untouched[64];\n\
@@ -207,6 +209,7 @@ fn source() -> (String, BTreeSet<String>) {
             } else if (parameter.contains('*')
                 || parameter.starts_with("consort_on")
                 || parameter == "consort_look look"
+                || parameter == "consort_write_fn write"
                 || parameter == "consort_read_fn read")
                 && !MAY_BE_NULL.contains(&parameter.as_str())
             {

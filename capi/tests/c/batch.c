@@ -7,6 +7,9 @@
 
 enum { MANY = 300, LONG = 500, THREADS = 4 };
 
+static consort_message many[MANY];
+static uint8_t some_bytes[LONG];
+
 static consort_message message_of(const char *text)
 {
     consort_message message = {(const uint8_t *)text, strlen(text)};
@@ -87,6 +90,72 @@ static void in_order(void)
     EXPECT(CONSORT_BAD_HANDLE, consort_next_many(group, -1, events, 4, &taken));
 }
 
+typedef struct writing {
+    consort_group *group;
+    size_t called, nested;
+    int nests;
+} writing;
+
+/* Of each its index, over all of it. */
+static void write_index(void *context, size_t index, void *data, size_t len)
+{
+    writing *it = (writing *)context;
+    memset(data, (int)index + 1, len);
+    it->called++;
+    if (it->nests && index == 1) { /* what there is room for is sent, and nothing waits for more */
+        consort_status status;
+        size_t sent = 77;
+        while ((status = consort_multicast_many(it->group, many, MANY, NULL, &sent)) == CONSORT_OK)
+            it->nested += sent;
+        EXPECT(CONSORT_WOULD_DEADLOCK, status);
+        SURE(it->nested > 65536 / LONG / 2);
+    }
+}
+
+/* What is written in place is told as it was written, in its order, and what others sent meanwhile comes after it or between. */
+static void written_in_place(void)
+{
+    const size_t lengths[] = {5, 0, 300};
+    consort_event events[64];
+    consort_group *group;
+    consort_node *node = started(&group);
+    writing it;
+    uint64_t tickets[4] = {7, 7, 7, 7};
+    size_t sent = 77, taken, next = 0, others = 0, wanted;
+    memset(&it, 0, sizeof it);
+    it.group = group;
+
+    MUST(consort_write_many(group, lengths, 3, write_index, &it, tickets, &sent));
+    SURE(sent == 3 && it.called == 3 && tickets[0] < tickets[1] && tickets[1] < tickets[2] && tickets[3] == 7);
+    MUST(consort_try_write_many(group, NULL, 0, write_index, &it, NULL, &sent));
+    SURE(sent == 0 && it.called == 3);
+    EXPECT(CONSORT_INVALID, consort_write_many(group, lengths, (size_t)-1, write_index, &it, NULL, &sent));
+    it.nests = 1;
+    MUST(consort_try_write_many(group, lengths, 3, write_index, &it, NULL, &sent));
+    SURE((sent == 2 || sent == 3) && it.called == 3 + sent);
+    wanted = 3 + sent;
+    while (next < wanted || others < it.nested) {
+        MUST(consort_next_many(group, 60000, events, 64, &taken));
+        for (size_t at = 0; at < taken; at++) {
+            const uint8_t *bytes = (const uint8_t *)events[at].data;
+            size_t index = next % 3;
+            SURE(events[at].kind == CONSORT_MESSAGE);
+            if (events[at].len == LONG) { /* sent while the second was written */
+                SURE(next >= 5);
+                others++;
+                continue;
+            }
+            SURE(events[at].len == lengths[index]);
+            for (size_t byte = 0; byte < events[at].len; byte++)
+                SURE(bytes[byte] == index + 1);
+            SURE(next >= 3 || events[at].ticket == tickets[next]);
+            next++;
+        }
+        MUST(consort_release_many(events, taken));
+    }
+    end(node, group);
+}
+
 /* A batch ends where a message can't be sent: if that is the first, the call fails. */
 static void that_cant_be_sent(void)
 {
@@ -117,9 +186,6 @@ static void that_cant_be_sent(void)
     MUST(consort_node_stop(node));
     end(node, group);
 }
-
-static consort_message many[MANY];
-static uint8_t some_bytes[LONG];
 
 /* Of more than the ring holds, what fits is sent; and who blocks sends all. */
 static void more_than_there_is_room_for(void)
@@ -357,6 +423,7 @@ int main(void)
         many[at].data = some_bytes, many[at].len = LONG;
     in_order();
     that_cant_be_sent();
+    written_in_place();
     more_than_there_is_room_for();
     blocking();
     given_back();
