@@ -9,7 +9,7 @@ use crate::shell::{Tally, Trouble, Workspace, quiet, run, run_beside, succeeds};
 use crate::tools;
 
 /// Simulated runs in CI, of sessions alone.
-pub(crate) const SIM_SEEDS: u64 = 30_000;
+pub(crate) const SIM_SEEDS: u64 = 20_000;
 
 /// For so many runs of sessions alone there is one of whole nodes.
 const RUNS_A_WHOLE: u64 = 20;
