@@ -57,6 +57,7 @@ const UNSAFE: &[&str] = &[
     "hw/src/shm/socket.rs",
     "hw/src/shm/life.rs",
     "hw/src/signals.rs",
+    "hw/src/disk/direct.rs",
     "hw/src/disk/uring.rs",
     "hw/src/tcp/parts.rs",
     "hw/src/tcp/sys.rs",

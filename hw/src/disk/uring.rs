@@ -71,14 +71,15 @@ impl Writer {
 
     /// Past the cache, if that can be.
     fn write_direct(&mut self, path: &Path, batch: &Batch) -> io::Result<bool> {
-        let Self { ring, direct, .. } = self;
+        let Self { ring, parts, direct } = self;
         let mut is_lost = false;
         let written = direct.write(path, batch, &mut |file, blocks, at, is_last| {
             let bytes = direct::bytes(blocks);
             let mut done = 0;
             if let Some(ring) = ring.as_mut().filter(|_| is_last) {
-                let part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-                let written = write_linked(ring, file, &[part], at).inspect_err(|_| is_lost = true)??;
+                parts.clear();
+                parts.push(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
+                let written = write_linked(ring, file, parts, at).inspect_err(|_| is_lost = true)??;
                 if written.is_flushed {
                     return Ok(());
                 }
@@ -89,7 +90,7 @@ impl Writer {
         });
         if is_lost {
             // The kernel may have the operations still: what they name is never freed, nor the ring used again.
-            std::mem::forget((std::mem::replace(direct, Direct::new()), ring.take()));
+            std::mem::forget((std::mem::replace(direct, Direct::new()), std::mem::take(parts), ring.take()));
         }
         written
     }
