@@ -12,11 +12,11 @@ use crate::tools;
 pub(crate) const SIM_SEEDS: u64 = 20_000;
 
 /// For so many runs of sessions alone there is one of whole nodes.
-const RUNS_A_WHOLE: u64 = 20;
+const RUNS_A_WHOLE: u64 = 40;
 
 /// Seconds for each fuzz target in CI: enough to run the corpus and to see that the target still bites; the long runs are
 /// made by hand.
-pub(crate) const FUZZ_SECONDS: u64 = 15;
+pub(crate) const FUZZ_SECONDS: u64 = 8;
 
 /// Seconds of a campaign of random faults; its short share is among the tests.
 pub(crate) const CHAOS_SECONDS: u64 = 60;
