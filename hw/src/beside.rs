@@ -1,9 +1,20 @@
 //! What fabrics have in common that can be parts of one ([`mixed`](crate::mixed)).
 
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
-use consort_dataplane::fabric::Fabric;
+use consort_dataplane::fabric::{FABRIC_PAGE, Fabric};
+use consort_dataplane::memory::LINE;
 use consort_dataplane::names::Time;
+
+/// Parts of one fabric publish from one segment, so its first page, which is the fabric's, is divided: here lie the words of shared memory,
+pub(crate) const SHM_WORDS: Range<usize> = 0..8 * LINE;
+
+/// and here RDMA's.
+#[cfg(feature = "verbs")]
+pub(crate) const VERBS_WORDS: Range<usize> = SHM_WORDS.end..FABRIC_PAGE;
+
+const _: () = assert!(SHM_WORDS.end <= FABRIC_PAGE);
 
 /// Rouses the owner of a fabric out of its sleep, from any thread.
 pub(crate) type Rouse = Box<dyn Fn() + Send + Sync>;

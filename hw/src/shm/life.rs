@@ -31,12 +31,13 @@ use rustix::io::Errno;
 
 use super::mapping::OwnMemory;
 use super::sleep::{EPOCH, NAP};
+use crate::beside::SHM_WORDS;
 
 /// Where the word lies in the segment: read with every poll of the peers, and written at birth and death.
 pub(super) const LIFE: usize = 6 * LINE;
 
 const _: () = assert!(EPOCH + 2 * LINE <= LIFE && NAP + 2 * LINE <= LIFE, "a line that nobody writes");
-const _: () = assert!(LIFE + WORD <= consort_dataplane::fabric::FABRIC_PAGE);
+const _: () = assert!(LIFE + WORD <= SHM_WORDS.end, "no other's words");
 
 /// Set by the kernel when the holder ended (`FUTEX_OWNER_DIED`).
 const DIED: u64 = 0x4000_0000;

@@ -57,6 +57,8 @@ use rustix::io::Errno;
 use rustix::thread::futex::{self, Wait, WaitFlags, WaitPtr, WaitvFlags};
 use rustix::time::{ClockId, Timespec};
 
+use crate::beside::SHM_WORDS;
+
 /// Where `epoch` lies in the segment: written with each flush, so in a line of its own, and of its neighbour's, which
 /// processors fetch along.
 pub(super) const EPOCH: usize = 2 * LINE;
@@ -64,7 +66,7 @@ pub(super) const EPOCH: usize = 2 * LINE;
 /// Where `nap` lies: written when the node sleeps, read by every flush of its peers.
 pub(super) const NAP: usize = 4 * LINE;
 
-const _: () = assert!(NAP + WORD <= consort_dataplane::fabric::FABRIC_PAGE);
+const _: () = assert!(NAP + WORD <= SHM_WORDS.end, "no other's words");
 
 /// Where the half that the kernel compares lies in its word.
 pub(super) const FUTEX_HALF: usize = if cfg!(target_endian = "little") { 0 } else { 4 };

@@ -1,11 +1,13 @@
 //! The first page of a segment, which is the fabric's: what tells a peer that something came, and when a node sleeps.
 //!
 //! ```text
-//!  128  EPOCH    batches published of which nothing below tells
-//!  256  NAP      this node's sleeps, counted; it is about to sleep, or asleep, from the moment it counts one
-//!  512  WATCHED  how often the list below was changed
-//!  520  LIST     PLACES words: which words tell of a batch by themselves. First word of the range | words in it << 48
+//!  512  EPOCH    batches published of which nothing below tells
+//!  640  NAP      this node's sleeps, counted; it is about to sleep, or asleep, from the moment it counts one
+//!  768  WATCHED  how often the list below was changed
+//!  776  LIST     PLACES words: which words tell of a batch by themselves. First word of the range | words in it << 48
 //! ```
+//!
+//! What is before that is shared memory's, which may publish from the same segment.
 //!
 //! # What came
 //!
@@ -33,12 +35,13 @@
 
 use std::ops::Range;
 
-use consort_dataplane::fabric::FABRIC_PAGE;
 use consort_dataplane::memory::{LINE, Mirror, Segment, WORD};
 
-pub(super) const EPOCH: usize = 2 * LINE;
-pub(super) const NAP: usize = 4 * LINE;
-const WATCHED: usize = 8 * LINE;
+use crate::beside::VERBS_WORDS;
+
+pub(super) const EPOCH: usize = VERBS_WORDS.start;
+pub(super) const NAP: usize = EPOCH + 2 * LINE;
+const WATCHED: usize = NAP + 2 * LINE;
 const LIST: usize = WATCHED + WORD;
 
 /// Ranges in the list.
@@ -50,7 +53,7 @@ const WORDS_MAX: usize = 64;
 /// What a new peer is to see of the page.
 pub(super) const PAGE: Range<usize> = EPOCH..LIST + PLACES * WORD;
 
-const _: () = assert!(PAGE.end <= FABRIC_PAGE, "it lies in the fabric's page");
+const _: () = assert!(PAGE.start >= VERBS_WORDS.start && PAGE.end <= VERBS_WORDS.end, "no other's words");
 const _: () = assert!(NAP >= EPOCH + LINE && WATCHED >= NAP + LINE, "a line for each word");
 
 /// The words that tell of this node's batches by themselves.
