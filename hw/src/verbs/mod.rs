@@ -85,6 +85,9 @@ const LOOK_EVERY: Duration = Duration::from_micros(50);
 /// How long a step of falling asleep takes at most before the clock is looked at.
 const SETTLE_STEP: Duration = Duration::from_millis(1);
 
+/// Who closes looks so often whether those whom it waits for have left.
+const HEAR_EVERY: Duration = Duration::from_millis(10);
+
 /// What a watched descriptor tells of: the device has done something, or anything else.
 const DONE: u64 = 1;
 const BESIDE: u64 = 0;
@@ -700,7 +703,19 @@ impl Fabric for VerbsFabric {
             self.tell(slot);
             self.pump(slot, true);
         }
-        while !self.settle(until, |_| false) && until.is_none_or(|until| Instant::now() < until) {}
+        loop {
+            let step = Instant::now() + HEAR_EVERY;
+            if self.settle(Some(until.map_or(step, |until| until.min(step))), |_| false) {
+                break;
+            }
+            // Who has left takes nothing any more, and the device need not say so.
+            for slot in self.up.iter() {
+                self.hear(slot);
+            }
+            if until.is_some_and(|until| Instant::now() >= until) {
+                break;
+            }
+        }
         for slot in self.up.iter() {
             if let Some(link) = self.link_mut(slot) {
                 if let (Phase::Up(socket), true) = (&link.phase, link.outgoing.is_settled()) {

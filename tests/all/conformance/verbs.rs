@@ -1,12 +1,15 @@
 //! The `verbs` fabric: where there is an RDMA device, as in the rig (`hw/rig/test`).
 
 use std::net::IpAddr;
+use std::time::Instant;
 
+use consort_dataplane::fabric::Fabric;
 use consort_dataplane::names::{NodeId, Time};
 use consort_hw::verbs::{VerbsFabric, VerbsOptions};
 
 use super::mixed::{MixedRig, Places, TwoHosts, each_link_takes_the_best};
-use super::{Anew, RealRig, Rig, id, real_now, with_seed};
+use super::traffic::{SEGMENT, Writer};
+use super::{Anew, HANG, RealRig, Rig, id, linked, others, real_now, with_seed};
 
 pub(super) struct VerbsRig;
 
@@ -87,5 +90,31 @@ fn each_link_takes_the_best_that_both_ends_have() {
     }
     with_seed("each_link_takes_the_best_that_both_ends_have", |seed| {
         each_link_takes_the_best::<Cards>("verbs", seed);
+    });
+}
+
+/// A device need not say that nobody takes what it sends to a queue pair that is gone: the software one keeps silent sometimes.
+#[test]
+fn who_closes_last_does_not_wait_for_who_has_left() {
+    if !VerbsRig::is_here() {
+        println!("not run: there is no RDMA device");
+        return;
+    }
+    with_seed("who_closes_last_does_not_wait_for_who_has_left", |seed| {
+        for round in 0..16 {
+            let mut fabrics = linked(&mut VerbsRig::new(seed), 2, SEGMENT);
+            let (mut last, mut first) = (fabrics.pop().unwrap(), fabrics.pop().unwrap());
+            let mut writer = Writer::new(seed.wrapping_add(round), others(1, 2));
+            // Some of it arrives, some meets a queue pair that is going, and some none.
+            let closing = std::thread::spawn(move || first.close(HANG));
+            while writer.written < 1 + round && writer.has_room(&last) {
+                writer.write(&mut last);
+                last.flush();
+            }
+            let begun = Instant::now();
+            last.close(HANG);
+            assert!(begun.elapsed() < HANG / 2, "round {round} waited in vain");
+            closing.join().unwrap();
+        }
     });
 }
