@@ -539,6 +539,9 @@ impl World {
                 let is_allowed = front.words.iter().all(|(word, _)| may(*word));
                 of.filter(|_| is_allowed).and_then(|of| Some(&mirrors[of].as_ref()?.1))
             });
+            if matches!(relayed, Some(None)) {
+                front.words.clear(); // judged as a whole: what is left of it after a part is not another
+            }
             let words = front.words.len();
             let part = words > 1 && choices.chance(options.tearing);
             let landing = if part { 1 + choices.below(words as u64 - 1) as usize } else { words };
@@ -680,7 +683,8 @@ impl Fabric for SimFabric {
 
     fn wait(&mut self, _: Time, _: Time, idle: &mut dyn FnMut() -> bool) {
         // Virtual time: whoever schedules the nodes decides when this one looks again.
-        idle();
+        let sleeps = idle();
+        self.lock().ends[self.me].stats.sleeps += u64::from(sleeps);
     }
 
     fn doorbell(&self) -> Doorbell {

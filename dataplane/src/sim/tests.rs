@@ -391,3 +391,27 @@ fn what_need_not_be_kept_is_lost() {
     }
     assert!(seen == BTreeSet::from([0, 1]) || cfg!(miri), "{seen:?}");
 }
+
+/// F6: of a relay that leads beyond what was asked for nothing lands, in however many parts it comes.
+#[test]
+fn a_relay_is_allowed_as_a_whole() {
+    for seed in seeds(300) {
+        let network = SimNetwork::empty(seed, SimOptions { relays: true, tearing: 90, ..OPTIONS });
+        let [mut origin, mut relayer, mut reader] = [1, 2, 3].map(|node| add(&network, node));
+        connect(&mut origin, 1, &mut relayer, 0);
+        connect(&mut origin, 2, &mut reader, 0);
+        connect(&mut relayer, 2, &mut reader, 1);
+        pass(&mut [&mut origin, &mut relayer, &mut reader]);
+        let all = FIRST..FIRST + 4 * WORD;
+        all.clone().step_by(WORD).for_each(|word| origin.segment().store(word, 1));
+        origin.publish_words(all.clone(), PeerSet::EMPTY.with(Slot(1)));
+        origin.flush();
+        pass(&mut [&mut origin, &mut relayer, &mut reader]);
+        reader.allow_relay(Slot(0), FIRST..FIRST + 2 * WORD, Some(Slot(1)));
+        assert!(relayer.relay(Slot(0), all.clone(), PeerSet::EMPTY.with(Slot(2))));
+        relayer.flush();
+        pass(&mut [&mut origin, &mut relayer, &mut reader]);
+        let mirror = reader.mirror(Slot(0)).unwrap();
+        assert!(all.clone().step_by(WORD).all(|word| mirror.load(word) == 0), "seed {seed}");
+    }
+}
