@@ -56,6 +56,15 @@ class Words:
 
 
 class Test(unittest.TestCase):
+    def test_a_time_of_any_length_is_waited(self):
+        with consort.Node(1) as node, node.group() as group:
+            until(group, consort.VIEW).release()
+            for seconds in [2**63 / 1000, 1e300, float("inf")]:
+                # What is cut to 64 bits may be over at once.
+                threading.Timer(0.1, group.multicast, [b"late"]).start()
+                with group.next(seconds) as event:
+                    self.assertEqual(bytes(event.data), b"late")
+
     def test_all_see_the_same(self):
         nodes = [started(consort.Node, **options) for options in sockets(3)]
         groups = [node.group() for node in nodes]

@@ -81,7 +81,8 @@ def _check(status):
 
 
 def _ms(seconds):
-    return -1 if seconds is None else max(0, int(seconds * 1000))
+    """In milliseconds, of which -1 stands for no end; so do more than 64 bits hold, and infinity."""
+    return -1 if seconds is None or seconds * 1000 >= 2**63 else max(0, int(seconds * 1000))
 
 
 class _Lent:
