@@ -41,6 +41,14 @@ impl Workspace {
         self.command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
     }
 
+    /// `cargo test` of all crates, to be narrowed to some targets. Were it some crates, their dependencies would have other features, and be
+    /// built once more beside those of the step that runs all tests.
+    pub(crate) fn tests(&self) -> Command {
+        let mut command = self.cargo();
+        command.args(["test", "--workspace"]);
+        command
+    }
+
     /// The cargo of the nightly toolchain, through rustup.
     pub(crate) fn nightly_cargo(&self) -> Command {
         let mut command = self.command("rustup");

@@ -12,7 +12,7 @@ use crate::tools;
 pub(crate) const SIM_SEEDS: u64 = 20_000;
 
 /// For so many runs of sessions alone there is one of whole nodes.
-const RUNS_A_WHOLE: u64 = 40;
+const RUNS_A_WHOLE: u64 = 20;
 
 /// Seconds for each fuzz target in CI: enough to run the corpus and to see that the target still bites; the long runs are
 /// made by hand.
@@ -163,23 +163,22 @@ impl Step {
                 plain(command)
             }
             Self::Test { filter } => {
-                let mut command = workspace.cargo();
-                command.args(["test", "--workspace", "--no-fail-fast"]).args(filter);
+                let mut command = workspace.tests();
+                command.arg("--no-fail-fast").args(filter);
                 counted(run(command, limit))
             }
             Self::Sim(which) => {
-                let mut sessions = workspace.cargo();
-                sessions.args(["test", "-p", "consort-tests", "--release", "--test", "all", "sim"]);
-                let mut nodes = workspace.cargo();
-                nodes.args(["test", "-p", "consort-control", "--release", "--lib", "whole"]);
+                let (mut sessions, mut nodes) = (workspace.tests(), workspace.tests());
+                sessions.args(["--test", "all", "--", "sim"]);
+                nodes.args(["--lib", "--", "whole"]);
                 match which {
                     Sim::Seeds(seeds) => {
                         sessions.env("CONSORT_SIM_SEEDS", seeds.to_string());
                         nodes.env("SEEDS", seeds.div_ceil(RUNS_A_WHOLE).to_string());
                     }
                     Sim::Seed(seed) => {
-                        sessions.env("CONSORT_SIM_SEED", seed.to_string()).args(["--", "--nocapture"]);
-                        nodes.env("SEED", seed.to_string()).args(["--", "--nocapture"]);
+                        sessions.env("CONSORT_SIM_SEED", seed.to_string()).arg("--nocapture");
+                        nodes.env("SEED", seed.to_string()).arg("--nocapture");
                     }
                 }
                 let (mut tally, result) = counted(run(sessions, limit));
@@ -213,8 +212,8 @@ impl Step {
                 counted(run(command, limit))
             }
             Self::Model { large, filter } => {
-                let mut command = workspace.cargo();
-                command.args(["test", "-p", "consort-tests", "--release", "--test", "all"]);
+                let mut command = workspace.tests();
+                command.args(large.then_some("--release")).args(["--test", "all"]);
                 command.arg(format!("model::model_{}", filter.as_deref().unwrap_or_default()));
                 // One after the other: each takes all processors. What it found is said even where all is well.
                 command.args(["--", "--nocapture", "--test-threads=1"]);
@@ -243,17 +242,8 @@ impl Step {
             Self::Valgrind => valgrind(workspace, limit),
             Self::Verbs => verbs(workspace, limit),
             Self::BenchTest => {
-                let mut command = workspace.cargo();
-                command.args([
-                    "bench",
-                    "-p",
-                    "consort-benches",
-                    "-p",
-                    "consort-capi",
-                    "--benches",
-                    "--",
-                    "--test",
-                ]);
+                let mut command = workspace.tests();
+                command.args(["--bench", "*", "--", "--test"]);
                 counted(run(command, limit))
             }
             Self::Instructions { bless } => {
