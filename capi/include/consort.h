@@ -638,7 +638,8 @@ consort_status consort_restore_finish(const consort_event *event);
 /* One turn of a driven node: takes in what has come, sends what was committed, and calls on_event on this thread for what is due, of all
  * groups (`shard` tells which). How long a callback may take, SLOW MEMBERS says. Never blocks once the group runs. worked (may be NULL)
  * is not 0 if anything happened; if nothing did, consort_wait may be called. One thread at a time. On this thread consort_reserve refuses to
- * wait for itself: use consort_try_reserve, and go on polling.
+ * wait for itself: use consort_try_reserve, and go on polling. Where there are more than four groups and shards, a turn may pass over some in which nothing
+ * has happened lately. Their turn comes in the next ones; right after a turn in which nothing happened, and after a sleep, all have it.
  * CONSORT_STOPPED, CONSORT_EVICTED: the node stopped. */
 consort_status consort_poll(consort_node *node, consort_on_event on_event, void *context, uint32_t *worked);
 

@@ -55,6 +55,12 @@ const BRIEF: Duration = Duration::from_millis(1);
 /// Turns for which a reading of the clock is good enough while there is work.
 const TURNS_A_READING: u32 = 32;
 
+/// So many shards in which nothing has happened lately are looked at in a turn, or as many as there are lively ones, if that is more.
+pub(super) const QUIET_A_TURN: usize = 4;
+
+/// A shard is looked at in every turn until nothing has happened in so many looks at it.
+const LOOKS_UNTIL_QUIET: u16 = 256;
+
 /// Why a node stops whose engine panics.
 pub(crate) const PANICKED: &str = "the engine panicked; this is a bug of Consort (S4)";
 
@@ -68,6 +74,14 @@ pub(crate) struct Driver {
     links: BTreeMap<Slot, LinkNumber>,
     /// The shards, by number.
     streams: Vec<Stream>,
+    /// Those of them that are looked at in every turn; see [`Driver::look`].
+    lively: Vec<usize>,
+    /// The next of the others whose turn it is, and how many of them have it at once.
+    next: usize,
+    quiet_a_turn: usize,
+    /// The next turn is to look at all, and whether the last one did.
+    looks_at_all: bool,
+    looked_at_all: bool,
     /// Where the node's last view is kept, if it has a durable shard.
     home: Option<Home>,
     /// The newest view; it may be one without this node.
@@ -130,6 +144,11 @@ impl Driver {
         Self {
             waiting: Waiting::new(config.wait, publishing_costs(&*fabric)),
             streams,
+            lively: Vec::new(),
+            next: 0,
+            quiet_a_turn: QUIET_A_TURN,
+            looks_at_all: true,
+            looked_at_all: false,
             home,
             config,
             make,
@@ -154,6 +173,12 @@ impl Driver {
     /// From now on `stands` tells of the applications, which take what they are told from elsewhere.
     pub(super) fn set_stands(&mut self, stands: Stands) {
         self.stands = Some(stands);
+    }
+
+    /// As [`QUIET_A_TURN`], for worlds with few shards.
+    #[cfg(test)]
+    pub(super) fn set_quiet_a_turn(&mut self, shards: usize) {
+        self.quiet_a_turn = shards;
     }
 
     /// Breaks a rule from now on.
@@ -190,15 +215,11 @@ impl Driver {
                 Err(error) => self.break_off(format!("its last view can't be written down: {error}")),
             }
         }
-        for at in 0..self.streams.len() {
-            busy |= self.turn_of(at, app);
-            if self.stopped.is_some() {
-                break; // the others have nothing more to tell either
-            }
-        }
+        busy |= self.look(app);
         if self.closing.is_some() {
             busy |= self.close();
         }
+        self.looks_at_all = !busy;
         if busy {
             self.waiting.busy();
         }
@@ -208,12 +229,64 @@ impl Driver {
         }
     }
 
+    /// The streams' part of a turn.
+    ///
+    /// Where there are many, most are quiet, and a message in one of them is not to wait until all of them have been looked at. So a turn
+    /// looks at those in which something has happened lately, and at some of the others, one after the other. It looks at all where that is
+    /// what the caller goes by: before it [sleeps](Driver::rest_until), after that, and after a turn of nothing without a rest, for who
+    /// calls it now and then.
+    #[inline]
+    fn look(&mut self, app: &mut dyn Application) -> bool {
+        let all = self.streams.len();
+        let mut busy = false;
+        if all <= self.quiet_a_turn {
+            self.looked_at_all = true;
+            for at in 0..all {
+                busy |= self.turn_of(at, app);
+                if self.stopped.is_some() {
+                    break; // the others have nothing more to tell either
+                }
+            }
+            return busy;
+        }
+        let mut place = 0;
+        while let Some(&at) = self.lively.get(place) {
+            busy |= self.turn_of(at, app);
+            if self.stopped.is_some() {
+                return busy;
+            }
+            if self.streams[at].looks == 0 {
+                self.lively.swap_remove(place);
+            } else {
+                place += 1;
+            }
+        }
+        let others = if self.looks_at_all { all } else { all.min(self.quiet_a_turn.max(self.lively.len())) };
+        self.looked_at_all = others == all;
+        for _ in 0..others {
+            let at = self.next;
+            self.next = if at + 1 == all { 0 } else { at + 1 };
+            if self.streams[at].looks > 0 {
+                continue;
+            }
+            busy |= self.turn_of(at, app);
+            if self.stopped.is_some() {
+                break;
+            }
+            if self.streams[at].looks > 0 {
+                self.lively.push(at);
+            }
+        }
+        busy
+    }
+
     /// A stream's part of a turn.
     #[inline]
     fn turn_of(&mut self, at: usize, app: &mut dyn Application) -> bool {
         let Self { streams, fabric, .. } = self;
         let stream = &mut streams[at];
         stream.refused = false;
+        stream.looks = stream.looks.saturating_sub(1);
         if stream.is_absent() {
             return false;
         }
@@ -249,8 +322,12 @@ impl Driver {
         stream.teaching.read_in_turn(&self.reports);
         // Who waits for room looks for itself; here it is enough to say now and then that it may be worth it.
         let gate = &stream.channel.outbox.gate;
-        if gate.is_waited_at() && (busy || wanted || self.turns.is_multiple_of(TURNS_A_READING)) {
+        let is_waited_at = gate.is_waited_at();
+        if is_waited_at && (busy || wanted || self.turns.is_multiple_of(TURNS_A_READING)) {
             gate.open();
+        }
+        if busy || wanted || is_waited_at || stream.looked {
+            stream.looks = LOOKS_UNTIL_QUIET;
         }
         busy
     }
@@ -272,7 +349,10 @@ impl Driver {
             self.now = clock::now();
             self.now
         });
+        self.looks_at_all = rest == Rest::Sleep;
         match rest {
+            // What came to a stream that the last turn passed over wakes nobody.
+            Rest::Sleep if !self.looked_at_all => {}
             Rest::Spin => std::hint::spin_loop(),
             Rest::Yield => {
                 let before = self.now;

@@ -374,6 +374,9 @@ impl DrivenNode {
     /// [`DrivenNode::wait`] may be called. The thread that calls it drives the node: [`Sender::reserve`] refuses there
     /// to wait for itself.
     ///
+    /// Where there are more than four groups and shards, a turn may pass over some in which nothing has happened lately. Their turn comes in the next ones;
+    /// right after a turn in which nothing happened, and after a sleep, all have it.
+    ///
     /// # Errors
     /// The node stopped.
     pub fn poll(&mut self, app: &mut dyn FnMut(Incoming<'_, '_>)) -> Result<bool, Stopped> {

@@ -77,6 +77,8 @@ pub(super) struct Stream {
     pub(super) log: Option<ShardLog>,
     /// The last turn looked for room for a sender on this thread: until a peer releases more, there is none to be found.
     pub(super) looked: bool,
+    /// Looks at it until it counts as quiet, if nothing happens; 0: it does.
+    pub(super) looks: u16,
     #[cfg(test)]
     pub(super) mutant: Option<Mutant>,
 }
@@ -152,6 +154,7 @@ impl Stream {
             refused: false,
             log: None,
             looked: false,
+            looks: 0,
             #[cfg(test)]
             mutant: None,
         }

@@ -268,8 +268,17 @@ impl Host {
         }
     }
 
-    /// A turn. Returns whether anything happened.
+    /// A turn, and a rest if nothing happened. Returns whether anything did.
     pub(super) fn take_turn(&mut self) -> bool {
+        let busy = self.poll();
+        if !busy && self.stopped.is_none() {
+            self.driver.rest(&|| true);
+        }
+        busy
+    }
+
+    /// A turn. Returns whether anything happened.
+    pub(super) fn poll(&mut self) -> bool {
         if self.stopped.is_some() {
             return false;
         }
@@ -349,12 +358,10 @@ impl Host {
             });
             Verdict::Taken
         });
-        match turned {
-            Ok(true) => return true,
-            Ok(false) => driver.rest(&|| true),
-            Err(reason) => self.stopped = Some(reason),
-        }
-        false
+        turned.unwrap_or_else(|reason| {
+            self.stopped = Some(reason);
+            false
+        })
     }
 
     /// What the driver has told since this was asked last.

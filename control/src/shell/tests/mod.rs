@@ -4,6 +4,7 @@
 mod host;
 mod world;
 mod changes;
+mod many;
 mod orders;
 mod senders;
 mod states;

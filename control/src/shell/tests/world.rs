@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Slot, Time, ViewId};
-use consort_dataplane::plan::{Guarantee, SessionPlan};
+use consort_dataplane::plan::Guarantee;
 use consort_dataplane::sim::{Choices, SimNetwork, SimOptions};
 
 use crate::change::Cut;
-use crate::config::{NodeConfig, WaitStrategy};
+use crate::config::{GroupConfig, NodeConfig, WaitStrategy};
 use crate::orders::{Install, LinkNumber, Order, Part, Report};
 use crate::shell::clock;
 use crate::shell::start::MadeFabric;
@@ -22,10 +22,21 @@ pub(super) const RING: usize = 4096;
 /// Rounds within which whatever is waited for must have happened.
 const PATIENCE: usize = 20_000;
 
+/// Of a node.
+fn config(id: NodeId, guarantee: Guarantee, groups: u32) -> NodeConfig {
+    let mut config = NodeConfig::new(id);
+    (config.ring_bytes, config.guarantee, config.wait) = (RING, guarantee, WaitStrategy::Block);
+    let group = |number| GroupConfig::new(&format!("{number}")).guarantee(guarantee).ring_bytes(RING);
+    config.groups = (0..groups).map(group).collect();
+    config
+}
+
 pub(super) struct World {
     pub(super) network: SimNetwork,
     pub(super) choices: Choices,
     pub(super) guarantee: Guarantee,
+    /// Groups of all members, beside the main one.
+    groups: u32,
     pub(super) hosts: BTreeMap<u32, Host>,
     pub(super) view: View,
     pub(super) now: Time,
@@ -41,10 +52,15 @@ pub(super) struct World {
 impl World {
     /// Nodes from 1, in view 1.
     pub(super) fn new(seed: u64, nodes: u32, guarantee: Guarantee) -> Self {
+        Self::with_groups(seed, nodes, guarantee, 0)
+    }
+
+    /// With so many groups of all members beside the main one. Its view can't change.
+    pub(super) fn with_groups(seed: u64, nodes: u32, guarantee: Guarantee, groups: u32) -> Self {
         let options = SimOptions {
             delay: (Duration::from_nanos(100), Duration::from_micros(30)),
             tearing: 20,
-            segment_bytes: SessionPlan::segment_bytes(RING),
+            segment_bytes: config(NodeId(1), guarantee, groups).segment_bytes(),
             relays: false,
         };
         clock::pretend(Time(1));
@@ -52,6 +68,7 @@ impl World {
             network: SimNetwork::empty(seed, options),
             choices: Choices::new(!seed),
             guarantee,
+            groups,
             hosts: BTreeMap::new(),
             view: View::of(ViewId(0), Vec::new()),
             now: Time(1),
@@ -71,8 +88,7 @@ impl World {
 
     /// A node, not linked to anyone.
     pub(super) fn add(&mut self, id: u32) {
-        let mut config = NodeConfig::new(NodeId(id));
-        (config.ring_bytes, config.guarantee, config.wait) = (RING, self.guarantee, WaitStrategy::Block);
+        let config = config(NodeId(id), self.guarantee, self.groups);
         let network = self.network.clone();
         let make = move || -> MadeFabric { (Box::new(network.add(NodeId(id))), "sim") };
         self.lives += 1;
@@ -281,7 +297,10 @@ impl World {
             role: Role::Data,
             domain: Domain::default(),
         };
-        View::of(self.view.id.next(), members.iter().map(member).collect())
+        let mut view = View::of(self.view.id.next(), members.iter().map(member).collect());
+        let main = view.shards[0].clone();
+        view.shards.resize(1 + self.groups as usize, main);
+        view
     }
 
     /// Orders a view at these nodes; the cut goes to those who were in the view before.

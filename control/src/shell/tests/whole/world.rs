@@ -331,6 +331,8 @@ pub(super) struct World {
     ring_bytes: usize,
     /// Beside the main one; the same at all nodes.
     groups: Vec<GroupConfig>,
+    /// Drivers look at one quiet shard a turn.
+    passes_over: bool,
     kinds: BTreeSet<Kind>,
     clocks: Vec<Clock>,
     /// The least time between two turns of a driver, and the mean time between two sends.
@@ -495,6 +497,7 @@ impl World {
             for_some: BTreeSet::new(),
             ring_bytes,
             groups: config.groups,
+            passes_over: !seed.is_multiple_of(2),
             clocks,
             pace: [20, 100, 300][choices.below(3) as usize] * MICROSECOND,
             load: [300, 1000, 5000][choices.below(3) as usize] * MICROSECOND,
@@ -927,6 +930,9 @@ impl World {
         }
         if let Some(Broken::Driver(mutant)) = self.broken {
             host.driver.mutate(mutant);
+        }
+        if self.passes_over {
+            host.driver.set_quiet_a_turn(1);
         }
         let prepared = Report::Prepared(0, host.offer.clone());
         self.nodes.push(Node {
