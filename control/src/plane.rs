@@ -169,7 +169,7 @@ impl Plane {
                         .retain(|decision| !matches!(decision, Decision::Say(to, _) if *to == node));
                     self.membership.on_down(now, node, incarnation, &why);
                 }
-                LinkNews::Said(node, message) => self.membership.on_said(now, node, message),
+                LinkNews::Said(node, message) => self.membership.on_said(now, node, *message),
                 LinkNews::Trouble(node, why) => {
                     tracing::debug!(%node, why, "no control link yet");
                     self.membership.on_trouble(now, node, why);

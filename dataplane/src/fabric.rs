@@ -214,7 +214,10 @@ pub enum LinkDown {
     /// The peer closed it in order: it has left.
     #[error("the peer closed the link")]
     Closed,
-    /// The peer's process or machine is gone, or the connection was reset.
+    /// The peer's process has ended: the machine says so.
+    #[error("the link broke: {0}")]
+    Dead(String),
+    /// The peer's process or machine is gone, the connection was reset, or the peer has fenced this node.
     #[error("the link broke: {0}")]
     Broken(String),
     /// The peer sent what no sound peer sends. It is not to be trusted further.

@@ -4,17 +4,15 @@
 #include <pthread.h>
 #include <unistd.h>
 
-/* Who stands still is cut off, and may take those who did that for gone. Were there three, it would need one more to leave them out, one that has
- * not heard of it yet. */
-enum { MEMBERS = 4, LAST = MEMBERS - 1, BOUND_MS = 2000 };
+enum { MEMBERS = 3, BOUND_MS = 2000 };
 
-/* Founders with a group beside the main one. Of all but the last the program takes what comes. */
+/* Three founders with a group beside the main one. Of the first two the program takes what comes. */
 typedef struct cluster {
     consort_node *nodes[MEMBERS];
     consort_group *strict[MEMBERS];
 } cluster;
 
-static void begin(cluster *it, consort_status (*last)(const consort_node_options *, consort_node **))
+static void begin(cluster *it, consort_status (*third)(const consort_node_options *, consort_node **))
 {
     char addresses[MEMBERS][32];
     consort_node_options options[MEMBERS];
@@ -34,27 +32,24 @@ static void begin(cluster *it, consort_status (*last)(const consort_node_options
     for (uint32_t at = 0; at < MEMBERS; at++) {
         consort_peer peers[MEMBERS - 1];
         with_peers(&options[at], peers, addresses, at, MEMBERS);
-        MUST((at == LAST ? last : consort_node_new)(&options[at], &it->nodes[at]));
+        MUST((at == MEMBERS - 1 ? third : consort_node_new)(&options[at], &it->nodes[at]));
         SURE(close(options[at].listen_fd) == 0);
         MUST(consort_node_group(it->nodes[at], "strict", 0, &it->strict[at]));
     }
 }
 
-/* All but the last take what comes, by turns so that none stands still itself, until all were told a view of so many members. */
+/* The first two take what comes, by turns so that neither stands still itself, until both were told a view of so many members. */
 static void until_members(cluster *it, size_t len)
 {
-    int told[LAST] = {0}, left = LAST;
-    while (left > 0) {
-        for (int at = 0; at < LAST; at++) {
+    int told[2] = {0, 0};
+    while (!told[0] || !told[1]) {
+        for (int at = 0; at < 2; at++) {
             consort_event event;
             consort_status status = consort_next(it->strict[at], 10, &event);
             if (status == CONSORT_TIMED_OUT)
                 continue;
             MUST(status);
-            if (event.kind == CONSORT_VIEW && event.members->members_len == len && !told[at]) {
-                told[at] = 1;
-                left--;
-            }
+            told[at] |= event.kind == CONSORT_VIEW && event.members->members_len == len;
             MUST(consort_release(&event));
         }
     }
@@ -68,23 +63,23 @@ static void end(cluster *it)
     }
 }
 
-/* The last takes nothing of what waits for it. */
+/* The third takes nothing of what waits for it. */
 static void takes_nothing(void)
 {
     cluster it;
     consort_event event;
     consort_status status;
     begin(&it, consort_node_new);
-    until_members(&it, MEMBERS);
+    until_members(&it, 3);
     MUST(consort_multicast(it.strict[0], "untaken", 7, NULL));
-    until_members(&it, LAST);
-    while ((status = consort_next(it.strict[LAST], 60000, &event)) == CONSORT_OK)
+    until_members(&it, 2);
+    while ((status = consort_next(it.strict[2], 60000, &event)) == CONSORT_OK)
         MUST(consort_release(&event));
     EXPECT(CONSORT_EVICTED, status);
     end(&it);
 }
 
-/* The last is driven, and stays in a callback until the others have gone on. */
+/* The third is driven, and stays in a callback until the others have gone on. */
 typedef struct driver {
     consort_node *node;
     consort_status status;
@@ -118,23 +113,23 @@ static void *drive(void *context)
 static void stays_in_a_callback(void)
 {
     cluster it;
-    driver last;
+    driver third;
     pthread_t thread;
     begin(&it, consort_driven_new);
-    memset(&last, 0, sizeof last);
-    last.node = it.nodes[LAST];
-    pthread_mutex_init(&last.lock, NULL);
-    pthread_cond_init(&last.changed, NULL);
-    SURE(pthread_create(&thread, NULL, drive, &last) == 0);
-    until_members(&it, MEMBERS);
+    memset(&third, 0, sizeof third);
+    third.node = it.nodes[2];
+    pthread_mutex_init(&third.lock, NULL);
+    pthread_cond_init(&third.changed, NULL);
+    SURE(pthread_create(&thread, NULL, drive, &third) == 0);
+    until_members(&it, 3);
     MUST(consort_multicast(it.strict[0], "stay", 4, NULL));
-    until_members(&it, LAST);
-    pthread_mutex_lock(&last.lock);
-    last.may_return = 1;
-    pthread_cond_signal(&last.changed);
-    pthread_mutex_unlock(&last.lock);
+    until_members(&it, 2);
+    pthread_mutex_lock(&third.lock);
+    third.may_return = 1;
+    pthread_cond_signal(&third.changed);
+    pthread_mutex_unlock(&third.lock);
     SURE(pthread_join(thread, NULL) == 0);
-    EXPECT(CONSORT_EVICTED, last.status);
+    EXPECT(CONSORT_EVICTED, third.status);
     end(&it);
 }
 

@@ -413,6 +413,13 @@ impl Change {
         }
     }
 
+    /// The link to a member is gone: who has reported already reports that too.
+    pub fn on_severed(&mut self) {
+        if self.has_begun() && self.decided.is_none() {
+            self.wedge();
+        }
+    }
+
     /// Enough time has passed without a decision. Whom it waits for, it waits for no longer; what got lost is said again.
     pub fn on_patience(&mut self) {
         if self.decided.is_some() {
@@ -482,6 +489,7 @@ impl Change {
             (report.severed, report.linked) = (severed, linked);
         }
         report.busy.retain(|place| !self.freed.contains(place));
+        report.suspects = self.suspects.iter().copied().collect();
         self.report = Some(report);
         self.wedging = false;
         self.promise();

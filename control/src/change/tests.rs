@@ -248,7 +248,7 @@ impl World {
             severed: others.filter(|other| severed(other) || node.fenced.contains(other)).collect(),
             linked: joiner.map(|(id, _)| member(*id, Role::Data).incarnation).collect(),
             busy: if node.busy { vec![OTHER_HALF] } else { Vec::new() },
-            lacks: Vec::new(),
+            ..Report::default()
         };
         self.node(id).wedging = false;
         self.tell(id, |change| change.on_wedged(report));
@@ -344,6 +344,7 @@ fn tell(saying: &Saying) -> String {
                 told += &format!(", received{what} {}", numbers(&frozen.received));
             }
             told += &list(", severed", &report.severed);
+            told += &list(", suspects", &report.suspects);
             if !report.linked.is_empty() {
                 told += ", linked";
             }

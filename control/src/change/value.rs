@@ -31,9 +31,12 @@ pub struct Place {
 pub struct Report {
     /// Its sessions that are wedged, by shard; none at a witness.
     pub frozen: Vec<Frozen>,
-    /// Members that it can't go on with: their data links are gone.
+    /// Members that it can't go on with: their data links are gone, or they stand still.
     #[serde(with = "node_ids")]
     pub severed: Vec<NodeId>,
+    /// Members that it takes for gone.
+    #[serde(with = "node_ids")]
+    pub suspects: Vec<NodeId>,
     /// Joiners that it is linked to.
     pub linked: Vec<Incarnation>,
     /// Where it has not retired a session yet that ended in an earlier change: no new one may begin there (V10).
@@ -131,7 +134,7 @@ impl Trimming {
 impl Report {
     /// Takes in a later report of the same member, or an earlier one that comes late: whatever only ever grows doesn't shrink.
     pub(super) fn take_in(&mut self, other: Self) {
-        let Self { frozen, severed, linked, busy, lacks } = other;
+        let Self { frozen, severed, suspects, linked, busy, lacks } = other;
         for theirs in frozen {
             match self.frozen.iter_mut().find(|ours| ours.shard == theirs.shard) {
                 Some(ours) => {
@@ -146,6 +149,9 @@ impl Report {
         self.severed.extend(severed);
         self.severed.sort_unstable();
         self.severed.dedup();
+        self.suspects.extend(suspects);
+        self.suspects.sort_unstable();
+        self.suspects.dedup();
         self.linked = linked;
         self.busy.retain(|place| busy.contains(place));
         self.lacks.retain(|shard| lacks.contains(shard));
@@ -376,7 +382,8 @@ fn is_admissible(
 }
 
 /// The reporters that can go on with each other: of two without a data link between them one has to go. Who leaves anyhow goes first,
-/// then whom most others can't go on with, then who is younger.
+/// then whom most others can't go on with, then whom more take for gone, then who is younger. That a link broke tells nothing of who is to
+/// blame; that one end of it takes the other for gone and not the other way round does: it cut the link.
 fn together(
     view: &View,
     reports: &BTreeMap<NodeId, &Report>,
@@ -398,7 +405,13 @@ fn together(
     }
     let remaining: Vec<_> = order.iter().copied().filter(|node| !leaves(node)).collect();
     let count = |node: NodeId| remaining.iter().filter(|other| apart(node, **other)).count();
-    order.sort_by_key(|node| (leaves(node), count(*node)));
+    let suspected = |node: NodeId| {
+        remaining
+            .iter()
+            .filter(|other| reports.get(other).is_some_and(|it| it.suspects.contains(&node)))
+            .count()
+    };
+    order.sort_by_key(|node| (leaves(node), count(*node), suspected(*node)));
     let mut stay = BTreeSet::new();
     for node in order {
         if stay.iter().all(|other| !apart(node, *other)) {

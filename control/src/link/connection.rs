@@ -433,7 +433,7 @@ mod tests {
 
     #[test]
     fn releases_that_share_no_version_say_so_and_others_take_the_greatest_of_both() {
-        for versions in [(1, 4), (6, 7)] {
+        for versions in [(1, VERSIONS.0 - 1), (VERSIONS.1 + 1, VERSIONS.1 + 2)] {
             let [_, mut listener] = ends([None; 2]);
             let other = Preamble::of(versions, false, [9; 32]);
             let error = listener.on_bytes(other.bytes(), &mut Vec::new()).unwrap_err();
@@ -442,11 +442,12 @@ mod tests {
             let (preamble, refusal) = listener.output().split_at(super::super::frame::PREAMBLE);
             let theirs = Preamble::parse(preamble).unwrap().unwrap();
             assert_eq!(other.agree(&theirs), Err(FrameError::Version { ours: versions, theirs: VERSIONS }));
-            let text = String::from_utf8_lossy(refusal);
-            assert!(text.contains("no common protocol version") && text.contains("5 to 5"), "{text}");
+            let (text, ours) =
+                (String::from_utf8_lossy(refusal), format!("{} to {}", VERSIONS.0, VERSIONS.1));
+            assert!(text.contains("no common protocol version") && text.contains(&ours), "{text}");
         }
         let [_, mut listener] = ends([None; 2]);
-        let newer = Preamble::of((1, 7), false, [9; 32]);
+        let newer = Preamble::of((1, VERSIONS.1 + 1), false, [9; 32]);
         assert_eq!(listener.on_bytes(newer.bytes(), &mut Vec::new()), Ok(()));
         assert_eq!(newer.agree(&Preamble::new(None, [1; 32])), Ok(VERSIONS.1));
     }

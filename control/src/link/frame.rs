@@ -19,7 +19,7 @@ pub const PREAMBLE: usize = 48;
 
 /// The protocol versions that this release speaks, least and greatest. One number for the control messages and for the layout
 /// of segments, rows and records: nodes must agree on both.
-pub const VERSIONS: (u16, u16) = (5, 5);
+pub const VERSIONS: (u16, u16) = (6, 6);
 
 const MAGIC: [u8; 8] = *b"CONSORT\0";
 const KEYED: u32 = 1;

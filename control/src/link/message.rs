@@ -372,6 +372,7 @@ fn is_bounded_report(report: &Report) -> Result<(), MessageError> {
         bound("a list of counters", frozen.received.len(), MAX_NODES)?;
     }
     bound("a list of lost links", report.severed.len(), MAX_NODES)?;
+    bound("a list of suspects", report.suspects.len(), MAX_NODES)?;
     bound("a list of places", report.busy.len(), 2 * SHARDS)?;
     bound("a list of shards", report.lacks.len(), SHARDS)?;
     bound("a list of links", report.linked.len(), MAX_NODES)
@@ -599,8 +600,15 @@ pub(crate) mod tests {
             .prop_map(|(shard, received)| Frozen { shard: ShardId(shard), received });
         let place = any::<(u32, bool)>().prop_map(|(shard, second)| Place { shard: ShardId(shard), second });
         let lacks = vec(any::<u32>().prop_map(ShardId), 0..8);
-        (vec(frozen, 0..8), nodes(), incarnations(), vec(place, 0..8), lacks).prop_map(
-            |(frozen, severed, linked, busy, lacks)| Report { frozen, severed, linked, busy, lacks },
+        (vec(frozen, 0..8), nodes(), nodes(), incarnations(), vec(place, 0..8), lacks).prop_map(
+            |(frozen, severed, suspects, linked, busy, lacks)| Report {
+                frozen,
+                severed,
+                suspects,
+                linked,
+                busy,
+                lacks,
+            },
         )
     }
 
@@ -708,6 +716,7 @@ pub(crate) mod tests {
         let report = Report {
             frozen: vec![Frozen { shard, received: counters }; SHARDS],
             severed: vec![NodeId(u32::MAX); MAX_NODES],
+            suspects: vec![NodeId(u32::MAX); MAX_NODES],
             linked: vec![Incarnation(u64::MAX); MAX_NODES],
             busy: vec![Place { shard, second: true }; 2 * SHARDS],
             lacks: vec![shard; SHARDS],
@@ -802,15 +811,16 @@ pub(crate) mod tests {
             frozen: vec![Frozen { shard, received: vec![0; received] }; frozen],
             severed: vec![NodeId(1); severed],
             linked: vec![Incarnation(1); linked],
-            busy: Vec::new(),
-            lacks: Vec::new(),
+            ..Report::default()
         };
+        let suspects = Report { suspects: vec![NodeId(1); 65], ..report(1, 1, 0, 0) };
         let places = Report { busy: vec![Place { shard, second: true }; 129], ..report(1, 1, 0, 0) };
         let lacks = Report { lacks: vec![shard; 65], ..report(1, 1, 0, 0) };
         let promise = |report, next| Saying::Promise { ballot, report, accepted: Some((ballot, next)) };
         let sayings = [
             ("suspects", Saying::Prepare { ballot, suspects: vec![NodeId(1); 65], ending: Vec::new() }),
             ("sessions", Saying::Prepare { ballot, suspects: Vec::new(), ending: vec![shard; 65] }),
+            ("suspects", promise(suspects, next(1, 1))),
             ("places", promise(places, next(1, 1))),
             ("shards", promise(lacks, next(1, 1))),
             ("sessions", promise(report(65, 1, 0, 0), next(1, 1))),

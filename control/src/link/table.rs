@@ -72,7 +72,7 @@ pub enum LinkNews {
         why: String,
     },
     /// A peer says something.
-    Said(NodeId, Message),
+    Said(NodeId, Box<Message>),
     /// There is still no link to that peer, and this is why.
     Trouble(NodeId, String),
     /// Nobody was found yet behind that seed, and this is why.
@@ -440,7 +440,7 @@ impl Links {
             }
             message if entry.stage == Stage::Chosen => {
                 let Some(node) = entry.hello.as_ref().map(|hello| hello.node) else { return false };
-                self.news.push_back(LinkNews::Said(node, message));
+                self.news.push_back(LinkNews::Said(node, Box::new(message)));
                 true
             }
             _ => {

@@ -164,20 +164,22 @@ impl Membership {
         }
         let lacks = self.lacking.iter().copied().collect();
         let (severed, linked) = (self.severed(), self.joiners_linked());
-        let report = Report { frozen, severed, linked, busy: self.busy(), lacks };
+        let report = Report { frozen, severed, linked, busy: self.busy(), lacks, ..Report::default() };
         if let Some(change) = &mut self.change {
             change.on_wedged(report);
         }
         self.pump(now, self.terms.me);
     }
 
-    /// Members with data that this one has no link to.
+    /// Members with data that this one has no link to, or won't go on with: one that leads is not cut off as long as it is heard, and may stand
+    /// still all the same.
     fn severed(&self) -> Vec<NodeId> {
         let Some(view) = self.view().filter(|_| self.role == Role::Data) else { return Vec::new() };
         let others = view.data().filter(|member| member.node != self.terms.me);
         others
             .filter(|member| {
-                !self.links.is_up(member.node)
+                self.still.contains(&member.node)
+                    || !self.links.is_up(member.node)
                     || self.links.incarnation(member.node) != Some(member.incarnation)
             })
             .map(|member| member.node)

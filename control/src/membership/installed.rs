@@ -60,6 +60,7 @@ impl Membership {
         self.phase = Phase::Installed(view.clone());
         self.detection.on_view(now);
         self.failures = 0;
+        self.still.clear();
         self.decide(Decision::Reword(self.hello(None)));
         for node in self.joiners.keys().copied().collect::<Vec<_>>() {
             self.link_data(node); // if an older life of it was in the way
@@ -112,7 +113,7 @@ impl Membership {
             let known = met.is_some();
             let why = if known { "it was started again" } else { "its control link is down" };
             self.gone(now, node, incarnation, why);
-        } else if self.wants_link(node) && !self.links.is_up(node) {
+        } else if self.wants_link(node) && !self.links.is_up(node) && !self.is_doubted(node, incarnation) {
             self.gone(now, node, incarnation, "its fabric link is down");
         }
     }
@@ -312,6 +313,7 @@ impl Membership {
 
     /// Looks who is silent, says that this node lives, and gives a change that is under way its time.
     pub(super) fn watch(&mut self, now: Time) {
+        self.end_doubts(now);
         if self.detection.due() <= now {
             let awake = self.detection.pass(now);
             self.say_all(&Message::Alive);
@@ -342,7 +344,7 @@ impl Membership {
         let joiners =
             self.joiners.values().filter(|joiner| self.is_ready(joiner)).map(|joiner| joiner.try_at);
         let joiners = joiners.filter(|_| matches!(self.phase, Phase::Installed(_)));
-        joiners.chain(self.changing.due()).chain([self.detection.due()]).min()
+        joiners.chain(self.changing.due()).chain(self.doubts_due()).chain([self.detection.due()]).min()
     }
 
     /// V9: a member that stands still in a group while its process lives is slow, not dead; that group's policy decides.
@@ -363,6 +365,7 @@ impl Membership {
                 let group = self.terms.name(shard);
                 format!("its application has taken nothing of what waits for it in {group} for {after:?}")
             };
+            self.still.insert(node);
             self.gone(now, node, incarnation, &why);
         }
     }

@@ -102,6 +102,7 @@ impl Membership {
         self.failures += 1;
         self.peers = self.founders.keys().map(|node| (*node, super::Peer::default())).collect();
         self.links.clear();
+        self.doubts.clear();
         self.joiners.clear();
         self.leaving.clear();
         self.teaching.clear();

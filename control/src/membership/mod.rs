@@ -28,6 +28,7 @@
 mod terms;
 mod data_links;
 mod detection;
+mod doubt;
 mod gathering;
 mod changing;
 mod linking;
@@ -203,6 +204,10 @@ pub struct Membership {
     early: VecDeque<(NodeId, Message)>,
     /// Attempts that came to nothing, since the start.
     failures: u32,
+    /// Members that this node found standing still in this view (V9).
+    still: BTreeSet<NodeId>,
+    /// Members to whom the fabric's link broke.
+    doubts: BTreeMap<NodeId, doubt::Doubt>,
     /// Whom this node took for gone last, of each node one life.
     lost: BTreeMap<NodeId, Lost>,
     told: Vec<Absent>,
@@ -295,6 +300,8 @@ impl Membership {
             sought: now,
             early: VecDeque::new(),
             failures: 0,
+            still: BTreeSet::new(),
+            doubts: BTreeMap::new(),
             lost: BTreeMap::new(),
             told: Vec::new(),
             tell_at: Some(now.plus(PATIENCE)),
@@ -521,7 +528,10 @@ impl Membership {
                     return self.alone(now, Stopped::NoFabric(format!("{carrier}: {what}")));
                 }
                 self.sever(node);
-                self.gone(now, node, incarnation, &words);
+                match why {
+                    LinkDown::Broken(_) => self.doubt(now, node, incarnation, words),
+                    _ => self.gone(now, node, incarnation, &words),
+                }
             }
             _ => {}
         }

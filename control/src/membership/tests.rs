@@ -8,6 +8,7 @@
 //! deliver 1 2                          what 1 said to 2 arrives
 //! fabric 1 2                           the fabric links that both want come up
 //! fabric-down 1 2 WHY                  1 sees its fabric link to 2 go down
+//! still 1 2                            1 sees that 2's application has taken nothing for 200 ms
 //! crash 2                              it dies; its links break
 //! new                                  everything from the beginning
 //! later 500ms                          time passes
@@ -31,11 +32,11 @@ use consort_dataplane::names::{NodeId, Slot, Time, ViewId};
 
 use super::{Decision, Membership, Phase};
 use crate::change::{Frozen, Saying};
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, SlowPolicy};
 use crate::held::{Held, HeldTip};
 use crate::link::message::{Hello, Message, Standing};
 use crate::link::table::Random;
-use crate::orders::{LinkNumber, Order};
+use crate::orders::{LinkNumber, Order, Pulse};
 use crate::transfer::{Digest, Lesson, Pupil, Took};
 use crate::view::{Domain, Incarnation, Member, Role, Shard, ShardId, View};
 
@@ -101,6 +102,7 @@ impl World {
                 let why = match why.as_str() {
                     "closed" => LinkDown::Closed,
                     "corrupt" => LinkDown::Corrupt("a bad frame".to_owned()),
+                    "dead" => LinkDown::Dead("its process has ended".to_owned()),
                     "own" => LinkDown::Own("its card was removed".to_owned()),
                     _ => LinkDown::Broken(why),
                 };
@@ -108,6 +110,14 @@ impl World {
                     self.nodes.get_mut(&id(1)).and_then(|node| node.fabric.remove(&id(2)))
                 {
                     self.tell(id(1), |membership, now| membership.on_fabric_down(now, number, &why));
+                }
+            }
+            "still" => {
+                for after in [0, 200] {
+                    self.now = self.now.plus(Duration::from_millis(after));
+                    let takes = vec![(ShardId::MAIN, NodeId(id(2)), 1)];
+                    let pulse = Pulse { takes, beats: vec![(NodeId(id(2)), after)], sessions: Vec::new() };
+                    self.tell(id(1), |membership, now| membership.on_pulse(now, pulse));
                 }
             }
             "wedged" => self.wedged(id(1)),
@@ -210,6 +220,9 @@ impl World {
                     ("fabric", value) => config.fabric = value.to_owned(),
                     ("within", value) => {
                         config.start_within = Some(Duration::from_millis(value.parse().unwrap()));
+                    }
+                    ("slow", value) => {
+                        config.slow = SlowPolicy::Evict(Duration::from_millis(value.parse().unwrap()));
                     }
                     ("rejoin", value) => config.rejoin = value == "yes",
                     ("state", value) => config.state = value == "yes",
@@ -648,6 +661,26 @@ fn who_has_lost_its_own_card_is_out_and_takes_nobody_for_gone() {
 }
 
 // V6
+#[test]
+fn who_finds_another_slow_stays() {
+    golden("slow.txt");
+}
+
+#[test]
+fn a_broken_link_is_proof_when_its_time_is_over() {
+    golden("doubt.txt");
+}
+
+#[test]
+fn a_doubt_ends_in_time() {
+    let mut world = World::new();
+    for command in ["start 1 2 3", "settle", "fabric-down 2 3 connection reset by peer"] {
+        world.run(command);
+    }
+    let due = world.nodes[&2].membership.due().unwrap();
+    assert_eq!(due.since(world.now), Duration::from_millis(50));
+}
+
 #[test]
 fn a_witness_keeps_two_members_alive() {
     golden("witness.txt");

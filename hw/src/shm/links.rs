@@ -442,7 +442,7 @@ impl Links {
         let Some(link) = self.table[usize::from(slot.0)].as_ref() else { return };
         if matches!(link.phase, Phase::Up(_)) {
             let why = format!("process {} has ended", link.offer.process);
-            self.down(slot, LinkDown::Broken(why));
+            self.down(slot, LinkDown::Dead(why));
         }
     }
 

@@ -153,7 +153,7 @@ pub(super) fn a_killed_process_is_reported<R: RealRig>(seed: u64) {
     let (mut peer, mut fabric, mut reader) = under_way::<R>(seed, 1_000);
     peer.child.kill().unwrap();
     let why = down::<R>(&mut fabric, &mut reader);
-    assert!(matches!(why, LinkDown::Broken(_)), "{why:?} where the process was killed");
+    assert!(matches!(why, LinkDown::Dead(_) | LinkDown::Broken(_)), "{why:?} where the process was killed");
     let mirror = fabric.mirror(slot(0)).unwrap().clone();
     reader.read(&mirror);
     let last = picture(&mirror);

@@ -66,7 +66,7 @@ fn a_dead_process_whose_socket_lives_on_is_reported() {
         assert!(!held.is_empty(), "the child has a connection");
         peer.child.kill().unwrap();
         let why = down::<ShmRig>(&mut fabric, &mut reader);
-        assert!(matches!(&why, LinkDown::Broken(why) if why.contains("has ended")), "{why:?}");
+        assert!(matches!(&why, LinkDown::Dead(why) if why.contains("has ended")), "{why:?}");
     });
 }
 
@@ -77,7 +77,7 @@ fn nothing_is_renewed_for_the_dead() {
         let (mut peer, mut fabric, mut reader) = under_way::<ShmRig>(seed, 100);
         fabric.segment().store(8192, 7);
         peer.child.kill().unwrap();
-        assert!(matches!(down::<ShmRig>(&mut fabric, &mut reader), LinkDown::Broken(_)));
+        assert!(matches!(down::<ShmRig>(&mut fabric, &mut reader), LinkDown::Dead(_) | LinkDown::Broken(_)));
         peer.child.wait().unwrap();
         fabric.renew(8192..16384).unwrap();
         assert_eq!(fabric.segment().load(8192), 7, "it was down");

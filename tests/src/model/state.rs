@@ -273,7 +273,7 @@ impl State {
                 frozen: frozen.collect(),
                 linked: joiner.map(|_| world.member(world.roles.len()).incarnation).collect(),
                 busy: if it.free { Vec::new() } else { vec![NEXT] },
-                lacks: Vec::new(),
+                ..Report::default()
             };
             if let Some(change) = &mut it.change {
                 change.on_wedged(report);

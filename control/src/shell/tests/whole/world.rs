@@ -983,7 +983,7 @@ impl World {
         }
     }
 
-    /// Whether every node has all of every log, and so any majority has what one of them loses.
+    /// Whether all nodes are in one view, and each has all of every log: so any majority has what one of them loses.
     fn has_spare_logs(&self) -> bool {
         let mut views = BTreeSet::new();
         let all = (1..=self.members).all(|id| {
@@ -991,8 +991,9 @@ impl World {
             let (Some(plane), Some(host)) = (&self.nodes[at].plane, &self.nodes[at].host) else {
                 return false;
             };
+            let Some(view) = plane.view() else { return false }; // it may have been in a later one than the others are
             let sessions = host.driver.status().sessions;
-            views.extend(plane.view().map(|view| (view.id, view.members.len())));
+            views.insert((view.id, view.members.len()));
             host.driver.is_whole() && sessions.iter().all(|it| it.stage == Stage::Running)
         });
         let is_of_all = |(_, members): &(ViewId, usize)| *members == self.members as usize;
