@@ -21,7 +21,7 @@ const FAR: u64 = 1 << 20;
 const HALF: u64 = FAR / 2;
 
 /// A batch of more is one of a log for which bytes count. At a thousand flushes a second that is 32 MB/s.
-const SMALL: u64 = 32 << 10;
+pub(super) const SMALL: u64 = 32 << 10;
 
 /// What is written ahead shares no block with the last batch.
 const BLOCK: u64 = direct::BLOCK as u64;

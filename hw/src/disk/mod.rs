@@ -1,8 +1,9 @@
 //! A directory on a real disk, as a log needs it ([`consort_dataplane::log::disk::Disk`]).
 //!
 //! What the log submits is done by a thread of the directory's own, which begins with the first job and sleeps while there is none: so neither
-//! the write nor the flush is ever the engine's. A write goes past the kernel's cache of files, if that can be. It and its flush are one call of io_uring, linked: the
-//! flush begins only when all was written. Where io_uring is denied, two plain calls do the same.
+//! the write nor the flush is ever the engine's. A write goes past the kernel's cache of files, if that can be. A little is written there and flushed by one call
+//! (`RWF_DSYNC`). Any other write and its flush are one call of io_uring, linked: the flush begins only when all was written. Where io_uring is denied,
+//! two plain calls do the same.
 //!
 //! Files are made in their full size (`fallocate`), so that appending changes no length and a full disk is found when a segment is made, not
 //! in the middle of a batch; and the blocks in front of a log that takes little at a time are written beforehand, so that a flush is of its own bytes

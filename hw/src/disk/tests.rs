@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should say where")]
 
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::AtomicBool;
 
 use consort_dataplane::log::disk::{Batch, Piece};
@@ -177,6 +178,45 @@ fn a_file_that_is_not_finished_leaves_nothing() {
     });
     assert_eq!(failed.unwrap_err().what, "there is no more");
     assert_eq!(here.list().unwrap().into_iter().map(|(name, _)| name).collect::<Vec<_>>(), [LOCK]);
+}
+
+/// How often the device under a file was flushed, where the kernel counts that: it doesn't for a part of a device.
+fn device_flushes(path: &Path) -> Option<u64> {
+    let device = fs::metadata(path).ok()?.dev();
+    let sysfs = format!("/sys/dev/block/{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    let told = |name: &str| fs::read_to_string(format!("{sysfs}/{name}")).ok();
+    let has_cache = told("queue/write_cache")?.trim() == "write back" && told("queue/fua")?.trim() == "0";
+    has_cache.then(|| told("stat")?.split_whitespace().nth(15)?.parse().ok()).flatten()
+}
+
+// P2: a batch that is done has left the device's cache, too.
+#[test]
+fn every_batch_is_flushed_however_it_is_written() {
+    const BATCHES: usize = 20;
+    let place = Temporary::new("flushed");
+    let mut here = Directory::open(&place.0).unwrap();
+    if device_flushes(&place.0).is_none() {
+        println!("not run: the kernel doesn't count the flushes of this device");
+        return;
+    }
+    let most = ahead::SMALL as usize;
+    for (number, (len, ring)) in
+        [100, most, most + 1].into_iter().flat_map(|len| [(len, true), (len, false)]).enumerate()
+    {
+        let name = format!("{number}");
+        here.create(&name, (BATCHES * len) as u64 + 4096).unwrap();
+        let mut writer = Writer::with_ring(ring);
+        let before = device_flushes(&place.0).unwrap();
+        for at in 0..BATCHES {
+            let pieces = vec![Piece::Staged(0..len)];
+            let mut batch = Batch { name: name.clone(), at: (at * len) as u64, staged: vec![7; len], pieces };
+            writer.write(&here.named(&name), &mut batch).unwrap();
+        }
+        let flushes = device_flushes(&place.0).unwrap() - before;
+        assert!(flushes >= BATCHES as u64, "{flushes} flushes for {BATCHES} batches of {len}, ring: {ring}");
+        let content = fs::read(here.named(&name)).unwrap();
+        assert!(content[..BATCHES * len].iter().all(|byte| *byte == 7));
+    }
 }
 
 #[test]

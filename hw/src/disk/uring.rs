@@ -1,11 +1,11 @@
-//! Writing a batch and flushing it: in one call of io_uring, or in two plain ones.
+//! Writing a batch and flushing it: a little one by one plain call, any other in one call of io_uring, or in two plain ones.
 //!
 //! `unsafe` is allowed here (S2) for handing the kernel addresses: of blocks, of a batch's own bytes, and of ring memory that its pieces keep mapped. They
 //! are good until both operations are over, and this waits for that, or never lets the batch go.
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -13,7 +13,9 @@ use std::path::Path;
 use consort_dataplane::log::disk::Batch;
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, opcode, squeue};
+use rustix::io::{Errno, ReadWriteFlags, pwritev2, retry_on_intr};
 
+use super::ahead::SMALL;
 use super::direct::{self, Direct};
 
 /// Entries of a ring that has two operations at once.
@@ -75,17 +77,19 @@ impl Writer {
         let mut is_lost = false;
         let written = direct.write(path, batch, &mut |file, blocks, at, is_last| {
             let bytes = direct::bytes(blocks);
-            let mut done = 0;
-            if let Some(ring) = ring.as_mut().filter(|_| is_last) {
+            let mut written = Written::default();
+            let is_little = batch.len() as u64 <= SMALL; // so these are all of its blocks
+            if is_little && let Some(it) = write_flushed(file, bytes, at)? {
+                written = it;
+            } else if let Some(ring) = ring.as_mut().filter(|_| is_last) {
                 parts.clear();
                 parts.push(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
-                let written = write_linked(ring, file, parts, at).inspect_err(|_| is_lost = true)??;
-                if written.is_flushed {
-                    return Ok(());
-                }
-                done = written.bytes;
+                written = write_linked(ring, file, parts, at).inspect_err(|_| is_lost = true)??;
             }
-            file.write_all_at(&bytes[done..], at + done as u64)?;
+            if written.is_flushed {
+                return Ok(());
+            }
+            file.write_all_at(&bytes[written.bytes..], at + written.bytes as u64)?;
             if is_last { file.sync_data() } else { Ok(()) }
         });
         if is_lost {
@@ -116,7 +120,7 @@ impl Writer {
                     return Err(cause);
                 }
             },
-            None => Written { bytes: 0, is_flushed: false },
+            None => Written::default(),
         };
         if written.is_flushed {
             return Ok(());
@@ -127,7 +131,21 @@ impl Writer {
     }
 }
 
-/// What a linked write and flush came to.
+/// Writes a little and flushes that by one call. `None`, and nothing is written, if the system doesn't know such a call.
+///
+/// What counts for a little is how long it takes. io_uring has a flush done by another thread, which has to be woken and to get a processor. And a
+/// device that can writes this past its own cache, and has nothing to flush.
+fn write_flushed(file: &File, all: &[u8], at: u64) -> io::Result<Option<Written>> {
+    match retry_on_intr(|| pwritev2(file, &[IoSlice::new(all)], at, ReadWriteFlags::DSYNC)) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(None),
+        bytes => bytes
+            .map(|bytes| Some(Written { bytes, is_flushed: bytes == all.len() }))
+            .map_err(io::Error::from),
+    }
+}
+
+/// What a write and its flush came to.
+#[derive(Default)]
 struct Written {
     bytes: usize,
     is_flushed: bool,
