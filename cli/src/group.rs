@@ -108,8 +108,8 @@ pub(crate) fn drive(seat: &Seat) -> Result<DrivenNode, Failure> {
     builder(seat).driven().map_err(|error| not_started(seat.id, &error))
 }
 
-/// The name of a durable group beside the main one.
-pub(crate) const DURABLE: &str = "durable";
+/// The name of a group beside the main one.
+pub(crate) const BESIDE: &str = "beside";
 
 /// A node that this thread drives, with a durable group.
 ///
@@ -120,9 +120,10 @@ pub(crate) fn drive_durable(seat: &Seat, durable: &Durable) -> Result<DrivenNode
     let builder = match durable.which {
         WhichGroup::Measured => builder.guarantee(Guarantee::Durable),
         WhichGroup::MeasuredAhead => builder.guarantee(Guarantee::Logged),
-        WhichGroup::BesideIdle | WhichGroup::BesideLoaded => {
-            let group = GroupConfig::new(DURABLE).guarantee(Guarantee::Durable);
-            builder.group(group.ring_bytes(seat.ring_bytes))
+        WhichGroup::BesideIdle | WhichGroup::BesideLoaded | WhichGroup::BesideVolatile(_) => {
+            let is_volatile = matches!(durable.which, WhichGroup::BesideVolatile(_));
+            let guarantee = if is_volatile { seat.guarantee.into() } else { Guarantee::Durable };
+            builder.group(GroupConfig::new(BESIDE).guarantee(guarantee).ring_bytes(seat.ring_bytes))
         }
     };
     builder.driven().map_err(|error| not_started(seat.id, &error))

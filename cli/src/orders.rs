@@ -203,6 +203,8 @@ pub(crate) enum WhichGroup {
     BesideIdle,
     /// One beside it, in which as much is sent as it takes.
     BesideLoaded,
+    /// None: the one beside it is volatile, too, and in that so many messages a second are sent, by all members together.
+    BesideVolatile(u64),
 }
 
 /// See [`crate::bench::restart`].

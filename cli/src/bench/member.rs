@@ -124,13 +124,13 @@ struct Load {
 }
 
 impl Load {
-    fn new(task: &LoadTask, start: u64) -> Self {
-        let (stride, interval) = match task.pace {
+    fn new(pace: Pace, size: usize, start: u64) -> Self {
+        let (stride, interval) = match pace {
             Pace::OneOutstanding => (1, 0.0),
             Pace::Rate(per_second) => (1, 1e9 / per_second),
             Pace::Flood => (FLOOD_STRIDE, 0.0),
         };
-        Self { pace: task.pace, size: task.size, sent: Series::new(stride), interval, start, ended: false }
+        Self { pace, size, sent: Series::new(stride), interval, start, ended: false }
     }
 
     /// When message `number` of a rate is due.
@@ -203,35 +203,41 @@ fn whole(value: f64) -> u64 {
     value as u64
 }
 
-/// The durable group beside the one that is measured.
+/// The group beside the one that is measured.
 struct Beside {
     shard: ShardId,
     sender: Sender,
     harvest: Harvest,
-    /// Of a flood, if anything is sent.
     load: Option<Load>,
-    is_loaded: bool,
+    /// How is sent, if anything is.
+    pace: Option<Pace>,
 }
 
 impl Beside {
     fn new(task: &LoadTask, node: &DrivenNode) -> Option<Self> {
         let which = task.durable.as_ref()?.which;
-        let is_loaded = which == WhichGroup::BesideLoaded;
-        if matches!(which, WhichGroup::Measured | WhichGroup::MeasuredAhead) {
-            return None;
-        }
-        let (shard, sender) = node.sender_of(group::DURABLE, 0)?;
-        Some(Self { shard, sender, harvest: Harvest::new(task, FLOOD_STRIDE), load: None, is_loaded })
+        let pace = match which {
+            WhichGroup::Measured | WhichGroup::MeasuredAhead => return None,
+            WhichGroup::BesideIdle => None,
+            WhichGroup::BesideLoaded => Some(Pace::Flood),
+            WhichGroup::BesideVolatile(rate) => {
+                Some(Pace::Rate(as_f64(rate) / as_f64(task.seat.addresses.len() as u64)))
+            }
+        };
+        let (shard, sender) = node.sender_of(group::BESIDE, 0)?;
+        Some(Self { shard, sender, harvest: Harvest::new(task, FLOOD_STRIDE), load: None, pace })
     }
 
     fn begin(&mut self, task: &LoadTask, start: u64) {
-        self.load = self.is_loaded.then(|| Load::new(task, start));
+        self.load = self.pace.map(|pace| Load::new(pace, task.size, start));
     }
 
     /// Sends, until that is over; the time is within the run.
-    fn turn(&mut self, ends: bool) -> Result<bool, SendError> {
+    fn turn(&mut self, now: u64, ends: bool) -> Result<bool, SendError> {
         match &mut self.load {
             Some(load) if ends => load.end(&self.sender).map(|()| false),
+            // In batches, as a flood: by ones it would take more of the processors.
+            Some(load) if load.pace != Pace::Flood && load.are_due(now) < MESSAGES_A_TURN => Ok(false),
             Some(load) => load.turn(&self.sender, self.harvest.own),
             None => Ok(false),
         }
@@ -239,7 +245,7 @@ impl Beside {
 
     /// Whether everything that was sent has come, if all are to send.
     fn is_done(&self, members: usize) -> bool {
-        !self.is_loaded || self.harvest.ended == members
+        self.pace.is_none() || self.harvest.ended == members
     }
 }
 
@@ -308,7 +314,7 @@ pub(crate) fn run(task: &LoadTask, parent: &mut Parent) -> Result<(), Failure> {
                 if let Some(beside) = &mut beside
                     && now >= load.start
                 {
-                    busy |= beside.turn(now >= taken.end()).map_err(|error| lost(&error))?;
+                    busy |= beside.turn(now, now >= taken.end()).map_err(|error| lost(&error))?;
                 }
                 if now < taken.end() && now >= load.start {
                     if task.sends {
@@ -332,7 +338,7 @@ pub(crate) fn run(task: &LoadTask, parent: &mut Parent) -> Result<(), Failure> {
                     parent.say(&Said::Waiting { for_whom });
                 }
                 if let Some(Told::Go { at }) = parent.try_told() {
-                    load = Some(Load::new(task, at));
+                    load = Some(Load::new(task.pace, task.size, at));
                     if let Some(beside) = &mut beside {
                         beside.begin(task, at);
                     }

@@ -101,8 +101,14 @@ struct Volatile {
     loaded_msgs_per_s: f64,
     /// What it took.
     durable_msgs_per_s: f64,
+    /// While a volatile group carries as many messages as that did.
+    beside_volatile_msgs_per_s: f64,
+    /// What that carried.
+    volatile_msgs_per_s: f64,
     /// Loaded over alone.
     ratio: f64,
+    /// Loaded over beside a volatile group: what is lost because that one is durable.
+    durability_ratio: f64,
 }
 
 /// Of the one size.
@@ -293,8 +299,12 @@ impl Rounds<'_> {
     fn volatile(&mut self, round: &str, size: usize, loaded_first: bool) -> Result<Volatile, Failure> {
         self.place.flush()?; // with what was removed before
         let mut one = |which| {
-            let how = if which == WhichGroup::BesideIdle { "an idle" } else { "a loaded" };
-            self.status.show(&format!("{round}: a volatile group beside {how} durable one"));
+            let other = match which {
+                WhichGroup::BesideIdle => "an idle durable",
+                WhichGroup::BesideVolatile(_) => "a volatile",
+                _ => "a loaded durable",
+            };
+            self.status.show(&format!("{round}: a volatile group beside {other} one"));
             self.group(size, Pace::Flood, which)
         };
         let early = if loaded_first { Some(one(WhichGroup::BesideLoaded)?) } else { None };
@@ -303,10 +313,14 @@ impl Rounds<'_> {
             Some(run) => run,
             None => one(WhichGroup::BesideLoaded)?,
         };
+        let rate = loaded.beside_per_s.round() as u64; // far below 2^53, and positive
+        let (beside_volatile, _no_logs) = one(WhichGroup::BesideVolatile(rate))?;
         Ok(Volatile {
             alone_msgs_per_s: alone.msgs_per_s,
             loaded_msgs_per_s: loaded.msgs_per_s,
             durable_msgs_per_s: loaded.beside_per_s,
+            beside_volatile_msgs_per_s: beside_volatile.msgs_per_s,
+            volatile_msgs_per_s: beside_volatile.beside_per_s,
             ..Volatile::default()
         }
         .with_ratios())
@@ -404,11 +418,25 @@ impl Latency {
 
 impl Volatile {
     fn median(runs: &[Self]) -> Self {
-        medians!(runs, Self { alone_msgs_per_s, loaded_msgs_per_s, durable_msgs_per_s }).with_ratios()
+        medians!(
+            runs,
+            Self {
+                alone_msgs_per_s,
+                loaded_msgs_per_s,
+                durable_msgs_per_s,
+                beside_volatile_msgs_per_s,
+                volatile_msgs_per_s
+            }
+        )
+        .with_ratios()
     }
 
     fn with_ratios(self) -> Self {
-        Self { ratio: self.loaded_msgs_per_s / self.alone_msgs_per_s, ..self }
+        Self {
+            ratio: self.loaded_msgs_per_s / self.alone_msgs_per_s,
+            durability_ratio: self.loaded_msgs_per_s / self.beside_volatile_msgs_per_s,
+            ..self
+        }
     }
 }
 
@@ -489,13 +517,25 @@ fn describe(report: &Report) -> String {
         single.add_row(cells);
     }
     let beside = &report.volatile.median;
-    let mut volatile = table(&["volatile, beside", "messages/s", "ratio", "durable messages/s"]);
-    volatile.add_row(["an idle durable group", &text::rate(beside.alone_msgs_per_s), "", ""]);
+    let mut volatile =
+        table(&["volatile, beside", "messages/s", "messages/s there", "a loaded durable one's ratio"]);
+    volatile.add_row([
+        "an idle durable group",
+        &text::rate(beside.alone_msgs_per_s),
+        "",
+        &ratio(beside.ratio),
+    ]);
     volatile.add_row([
         "a loaded one",
         &text::rate(beside.loaded_msgs_per_s),
-        &ratio(beside.ratio),
         &text::rate(beside.durable_msgs_per_s),
+        "",
+    ]);
+    volatile.add_row([
+        "a volatile one with as many",
+        &text::rate(beside.beside_volatile_msgs_per_s),
+        &text::rate(beside.volatile_msgs_per_s),
+        &ratio(beside.durability_ratio),
     ]);
     let Report { members, fabric, engine, disk, wait, .. } = report;
     format!(
