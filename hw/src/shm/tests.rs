@@ -782,7 +782,7 @@ fn a_death_shows_before_the_hang_up() {
         dies(&actor);
         for sleeper in sleepers {
             let event = sleeper.join().unwrap();
-            assert!(matches!(&event, LinkEvent::Down(SLOT, LinkDown::Broken(_))), "{event:?}");
+            assert!(matches!(&event, LinkEvent::Down(SLOT, LinkDown::Dead(_))), "{event:?}");
         }
     });
     drop(ends); // the connections were open till here
