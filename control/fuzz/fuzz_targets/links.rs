@@ -131,7 +131,7 @@ impl World {
                 LinkNews::Said(node, message) => {
                     assert!(self.up.contains_key(&node), "{node} speaks and isn't up");
                     assert!(!matches!(
-                        message,
+                        *message,
                         Message::Hello(_)
                             | Message::Proof
                             | Message::Use
