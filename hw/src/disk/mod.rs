@@ -86,7 +86,7 @@ impl Directory {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => break,
                 // Somebody may only look whether it is in use.
-                Err(Errno::WOULDBLOCK) if Instant::now() < until => thread::sleep(LOOK / 20),
+                Err(Errno::WOULDBLOCK) if Instant::now() < until => thread::sleep(LOOK / 100),
                 Err(Errno::WOULDBLOCK) => {
                     let what = format!("{} is in use by another process", path.display());
                     return Err(DiskError::new(DiskTrouble::InUse, what));
