@@ -146,10 +146,15 @@ impl Load {
         usize::try_from(due.saturating_sub(self.sent.count())).unwrap_or(usize::MAX)
     }
 
+    /// So many are sent in a turn at most.
+    fn batch(&self) -> usize {
+        MESSAGES_A_TURN.min((BYTES_A_TURN / self.size).max(1))
+    }
+
     /// Sends what the pace allows. Returns whether anything was sent.
     fn turn(&mut self, sender: &Sender, delivered: u64) -> Result<bool, SendError> {
         let before = self.sent.count();
-        let most = MESSAGES_A_TURN.min((BYTES_A_TURN / self.size).max(1));
+        let most = self.batch();
         let sent = match self.pace {
             Pace::OneOutstanding if before > delivered => return Ok(false),
             Pace::OneOutstanding => self.one(sender),
@@ -237,7 +242,7 @@ impl Beside {
         match &mut self.load {
             Some(load) if ends => load.end(&self.sender).map(|()| false),
             // In batches, as a flood: by ones it would take more of the processors.
-            Some(load) if load.pace != Pace::Flood && load.are_due(now) < MESSAGES_A_TURN => Ok(false),
+            Some(load) if load.pace != Pace::Flood && load.are_due(now) < load.batch() => Ok(false),
             Some(load) => load.turn(&self.sender, self.harvest.own),
             None => Ok(false),
         }

@@ -6,7 +6,6 @@
 //! under way, and waits a moment. Then there is a view that ends the doubt; or the member's control link breaks, which it does at
 //! once where its process ended; or the moment is over, and the member taken for gone.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use consort_dataplane::names::{NodeId, Time};
@@ -40,12 +39,11 @@ impl Membership {
 
     /// Who still has no link when the moment is over is taken for gone.
     pub(super) fn end_doubts(&mut self, now: Time) {
-        let (due, others) =
-            std::mem::take(&mut self.doubts).into_iter().partition(|(_, doubt)| doubt.until <= now);
-        self.doubts = others;
-        let due: BTreeMap<_, _> = due;
-        for (node, Doubt { incarnation, why, .. }) in due {
-            self.gone(now, node, incarnation, &why);
+        let due = self.doubts.iter().filter(|(_, doubt)| doubt.until <= now).map(|(node, _)| *node);
+        for node in due.collect::<Vec<_>>() {
+            if let Some(Doubt { incarnation, why, .. }) = self.doubts.remove(&node) {
+                self.gone(now, node, incarnation, &why);
+            }
         }
     }
 

@@ -660,12 +660,13 @@ fn who_has_lost_its_own_card_is_out_and_takes_nobody_for_gone() {
     golden("card.txt");
 }
 
-// V6
+// V9
 #[test]
 fn who_finds_another_slow_stays() {
     golden("slow.txt");
 }
 
+// F5, V9
 #[test]
 fn a_broken_link_is_proof_when_its_time_is_over() {
     golden("doubt.txt");
@@ -681,6 +682,7 @@ fn a_doubt_ends_in_time() {
     assert_eq!(due.since(world.now), Duration::from_millis(50));
 }
 
+// V6
 #[test]
 fn a_witness_keeps_two_members_alive() {
     golden("witness.txt");
