@@ -56,6 +56,10 @@ impl Fabric for Here {
         self.mirrors.get(usize::from(slot.0)).filter(|_| self.linked.contains(slot))
     }
 
+    fn publishing_costs(&self) -> bool {
+        false
+    }
+
     fn publish_words(&mut self, _: Range<usize>, _: PeerSet) {}
 
     fn publish_ring(&mut self, _: Range<usize>, _: PeerSet) {}

@@ -79,6 +79,12 @@ pub trait Fabric {
     /// the value of each at some time from now on. Cheap: queued until [`Fabric::flush`].
     fn publish_words(&mut self, range: Range<usize>, peers: PeerSet);
 
+    /// Whether it costs something to publish, for each peer anew. In shared memory it does not: there a word is published by having
+    /// been written, and a session tells all members whatever it has to say at once.
+    fn publishing_costs(&self) -> bool {
+        true
+    }
+
     /// Makes the *ring bytes* in `range` visible to `peers`. They must not change until every one of `peers` has
     /// released them or was fenced: the fabric may send them from where they are. Queued until [`Fabric::flush`].
     fn publish_ring(&mut self, range: Range<usize>, peers: PeerSet);

@@ -314,6 +314,7 @@ impl RingSender {
     ///
     /// # Errors
     /// [`ReserveError::Full`] is back-pressure: try again when others have taken more. The others are final.
+    #[inline]
     pub fn try_reserve(&self, len: usize) -> Result<Reservation<&Self>, ReserveError> {
         Ok(Reservation { handle: self, room: self.try_claim(len)? })
     }

@@ -10,6 +10,19 @@
 //!    and to be delivered once all members have flushed it, or before (`durable`, P2);
 //! 5. *release*: what was delivered and not lent may be overwritten by its sender (D11).
 //!
+//! # Whom an acknowledgement is for
+//! Whether a message may be delivered each member finds out from the words of all. If each of n members tells each other, a message costs
+//! n·(n-1) acknowledgements; and where several members share a core they are done one after the other, while its sender waits.
+//! So where publishing costs something, those hear of it at once who have sent what was not delivered here: they wait for it. All others hear
+//! of it later ([`Session::settle_received`], [`Session::settle`], or with whatever goes to all), and mostly have no need to any more: by then a
+//! member that delivered the message, as its sender does first, has told how much it has *delivered*, with the next message it sends. What
+//! one member has delivered is ordered and stable (D6, D7), so every member has it here, and it is what comes first in the order of what is here: it is
+//! delivered on that word alone.
+//!
+//! A sender still waits for two hops, and misses no word: whatever is received here after a message of its own, until that one is delivered here, it is told of
+//! at once; what was received before went out with the acknowledgement of that message, which is the whole row.
+//! Of the other guarantees, what was delivered says too little (not stable) or comes too late (once it is written down): there all are told at once.
+//!
 //! # Invariants, checked as [`Frontiers::validate`]
 //! For every sender s, at every member: `released[s] ≤ delivered up to ≤ stable[s] ≤ received[s] ≤ head of s`
 //! (`delivered ≤ stable` for `Atomic` only), all monotone; `head of s - released[s] ≤ ring`.
@@ -41,7 +54,7 @@ use crate::layout::{Layout, ROW_BYTES, pack_head, unpack_head};
 use crate::loan::Loans;
 use crate::memory::{Mirror, Segment, WORD};
 use crate::names::{NodeId, PeerSet, Position, Rank, RankSet, Round, Seq, Slot};
-use crate::plan::{PlanError, SessionPlan, Topology};
+use crate::plan::{Guarantee, PlanError, SessionPlan, Topology};
 use crate::record::Kind;
 use crate::ring::{RingOwner, RingSender, Ticket};
 
@@ -117,6 +130,14 @@ pub enum Blame {
         /// What was read.
         to: u64,
     },
+    /// It took back what it said to have delivered.
+    #[error("it had delivered {from} messages of the session, and now says {to}")]
+    Delivered {
+        /// The last sound value.
+        from: Seq,
+        /// What was read.
+        to: Seq,
+    },
     /// It answered more questions than were asked.
     #[error("it answered {answered} questions of the {asked} that this node has asked")]
     Answered {
@@ -161,6 +182,8 @@ struct Peer {
     released: Position,
     /// How much of the session it has written down.
     persisted: u64,
+    /// How much of it it has delivered, as far as was looked.
+    delivered: Seq,
     /// How many of its questions for a read point were answered.
     answered: u64,
     /// The digest of its application's state that was read last.
@@ -252,6 +275,13 @@ pub struct Session {
     chain: Option<Box<chain::Chain>>,
     /// Others wait for what this member has received.
     hurries: bool,
+    /// Those who don't are told later; and some have not been told.
+    defers: bool,
+    deferred: bool,
+    /// Messages of this member were delivered, and the others, who are told of it with the next one, have not been told.
+    owes: bool,
+    /// Nothing was sent in the last exchange, and senders may be short of room.
+    is_short: bool,
     /// The peers that are unborn, as bits by rank.
     unborn: u64,
     streams: Vec<Stream>,
@@ -318,6 +348,10 @@ pub enum Mutant {
     LostCounts,
     /// P2: what this member has written down is delivered, whatever the others have.
     OwnLogOnly,
+    /// D7: what one member has delivered is delivered here as far as there is anything, not as far as it says.
+    ToldTooMuch,
+    /// A question is answered before what was received is told.
+    AnswersFirst,
 }
 
 impl Session {
@@ -369,6 +403,7 @@ impl Session {
                     received: vec![Position(0); n],
                     released: Position(0),
                     persisted: 0,
+                    delivered: Seq(0),
                     answered: 0,
                     digest: 0,
                 });
@@ -404,6 +439,14 @@ impl Session {
             ring_to: everyone,
             chain: None,
             hurries: plan.guarantee.stable(),
+            // Of two members the other one is the sender; along a chain it is not the sender who knows first.
+            defers: plan.guarantee == Guarantee::Atomic
+                && plan.topology == Topology::Direct
+                && n > 2
+                && fabric.publishing_costs(),
+            deferred: false,
+            owes: false,
+            is_short: false,
             unborn,
             streams,
             pending: 0,
@@ -569,14 +612,18 @@ impl Session {
         }
         // What the others wait for goes out at once; what they don't need for a delivery goes with it, or later.
         let wanted = sent || raised && self.plan.guarantee.ordered() || received && self.hurries;
-        if wanted {
+        if wanted && self.defers && !sent {
+            self.acknowledge(fabric);
+        } else if wanted {
             self.publish(fabric);
         } else {
             self.later |= raised || received;
         }
-        if self.ring.wants_room() {
+        let wants_room = self.ring.wants_room();
+        if wants_room {
             self.make_room()?;
         }
+        self.is_short = wants_room && !sent;
         let asked = self.look_for_reads(fabric)?;
         Ok(sent || received || raised || asked)
     }
@@ -666,10 +713,33 @@ impl Session {
         Ok(())
     }
 
+    /// Publishes the row to those who wait for it: who has sent what was not delivered here. The others are told later.
+    fn acknowledge<F: Fabric + ?Sized>(&mut self, fabric: &mut F) {
+        let mut to = PeerSet::EMPTY;
+        for peer in &self.peers {
+            if self.pending & 1 << peer.rank != 0
+                && let Some(slot) = peer.slot
+            {
+                to = to.with(slot);
+                // Nobody else waits for what this member released of its ring.
+                let stream = &mut self.streams[peer.rank];
+                stream.released_published = stream.released;
+            }
+        }
+        if to == self.everyone {
+            return self.publish(fabric);
+        }
+        if !to.is_empty() {
+            fabric.publish_words(self.words(self.layout.later_end()), to);
+        }
+        (self.later, self.deferred) = (true, true);
+    }
+
     /// Publishes the row: all of it if words that could wait have changed.
     fn publish<F: Fabric + ?Sized>(&mut self, fabric: &mut F) {
         let end = if self.later { self.layout.later_end() } else { self.layout.urgent_end() };
         fabric.publish_words(self.words(end), self.everyone);
+        (self.deferred, self.owes) = (false, false);
         if self.later {
             self.later = false;
             for stream in &mut self.streams {
@@ -694,6 +764,26 @@ impl Session {
         // Whoever asked something is not to wait for this member's sleep.
         self.answer();
         self.publish_reads(fabric);
+    }
+
+    /// The part of [`Session::settle`] that others wait for to deliver, if no message of another member tells them sooner: publishes
+    /// what was received, if not all have been told. Flush the fabric after it. Returns whether it published.
+    pub fn settle_received<F: Fabric + ?Sized>(&mut self, fabric: &mut F) -> bool {
+        let publishes = self.deferred && !self.is_wedged();
+        if publishes {
+            self.publish(fabric);
+        }
+        publishes
+    }
+
+    /// The part of it that comes first: publishes what was delivered here of this member's own messages, if no other message has taken that
+    /// along. Flush the fabric after it. Returns whether it published.
+    pub fn settle_delivered<F: Fabric + ?Sized>(&mut self, fabric: &mut F) -> bool {
+        let publishes = self.owes && !self.is_wedged();
+        if publishes {
+            self.publish(fabric);
+        }
+        publishes
     }
 
     /// The part of [`Session::settle`] that others may wait for: publishes if room was released that is no small part of a ring and that nobody

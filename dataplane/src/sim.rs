@@ -76,6 +76,8 @@ pub struct SimOptions {
     pub segment_bytes: usize,
     /// Bytes can be relayed (F6). A renewal changes nothing at the peers then.
     pub relays: bool,
+    /// What the fabric says of itself: [`Fabric::publishing_costs`].
+    pub publishing_costs: bool,
 }
 
 /// Words by their offsets, with their values.
@@ -647,6 +649,10 @@ impl Fabric for SimFabric {
 
     fn mirror(&self, of: Slot) -> Option<&Mirror> {
         self.mirrors.get(usize::from(of.0))?.as_ref()
+    }
+
+    fn publishing_costs(&self) -> bool {
+        self.lock().options.publishing_costs
     }
 
     fn publish_words(&mut self, range: Range<usize>, peers: PeerSet) {

@@ -80,6 +80,11 @@ fn sim_catches_delivery_before_stability() {
 }
 
 #[test]
+fn sim_catches_more_delivered_than_others_say() {
+    is_caught(Mutant::ToldTooMuch); // D7
+}
+
+#[test]
 fn sim_catches_room_released_too_early() {
     is_caught(Mutant::EarlyRelease); // D11
 }

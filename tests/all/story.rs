@@ -27,7 +27,7 @@ const CLOSE: &str = "```\n";
 fn the_worked_example_is_what_happens() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/protocol.md");
     let text = std::fs::read_to_string(&page).unwrap();
-    let mut stage = Stage::new();
+    let mut stage = Stage::new(false);
     let (mut told, mut rest) = (String::new(), text.as_str());
     let mut scenes = 0;
     while let Some((before, after)) = rest.split_once(OPEN) {
@@ -69,9 +69,10 @@ struct Stage {
 }
 
 impl Stage {
-    fn new() -> Self {
+    fn new(publishing_costs: bool) -> Self {
         let segment_bytes = SessionPlan::segment_bytes(RING);
-        let options = SimOptions { delay: (HOP, HOP), tearing: 0, segment_bytes, relays: false };
+        let options =
+            SimOptions { delay: (HOP, HOP), tearing: 0, segment_bytes, relays: false, publishing_costs };
         let view = ViewId(1);
         let nodes: Vec<_> = (1..=NAMES.len() as u32).map(NodeId).collect();
         let (network, mut fabrics) = SimNetwork::linked(1, &nodes, options);
@@ -102,6 +103,10 @@ impl Stage {
         let mut words = line.split_whitespace();
         let who = words.next().unwrap();
         let what = words.next().unwrap();
+        if (who, what) == ("publishing", "costs") {
+            *self = Self::new(true);
+            return String::new();
+        }
         let passes = match (who, what) {
             ("everything", "arrives") => HOP,
             ("half", "a") => HOP / 2,
@@ -126,6 +131,12 @@ impl Stage {
                 String::new()
             }
             "steps" => self.step(member),
+            "tells" => {
+                let told = self.sessions[member].settle_delivered(&mut self.fabrics[member]);
+                assert!(told, "{line}: it has nothing to tell");
+                self.fabrics[member].flush();
+                String::new()
+            }
             _ => panic!("no such line in a story: {line}"),
         }
     }

@@ -123,7 +123,7 @@ struct Wanted {
 }
 
 impl Plan {
-    fn choose(c: &mut Choices) -> Self {
+    fn choose(seed: u64, c: &mut Choices) -> Self {
         let members = 2 + c.below(4) as usize;
         let guarantee = match c.below(5) {
             0 => Guarantee::Fifo,
@@ -144,6 +144,7 @@ impl Plan {
                 tearing: if c.chance(50) { 40 } else { 0 },
                 segment_bytes: SessionPlan::segment_bytes(ring_bytes),
                 relays: topology == Topology::Chain,
+                publishing_costs: seed.is_multiple_of(2),
             },
             messages: (0..members).map(|_| c.below(most_messages + 1) as usize).collect(),
             longest: if c.chance(50) { 64 } else { ring_bytes as u64 / 2 - 64 },
@@ -216,7 +217,7 @@ pub fn run(seed: u64, mutant: Option<Mutant>) -> Result<Trouble, String> {
 impl Run {
     fn new(seed: u64, mutant: Option<Mutant>) -> Self {
         let mut choices = Choices::new(seed);
-        let plan = Plan::choose(&mut choices);
+        let plan = Plan::choose(seed, &mut choices);
         let n = plan.members;
         let nodes: Vec<_> = (0..n).map(node).collect();
         let (network, fabrics) = SimNetwork::linked(choices.any(), &nodes, plan.options);

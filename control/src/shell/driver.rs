@@ -23,7 +23,7 @@ use std::time::Duration;
 use consort_dataplane::fabric::{Fabric, LinkDown, LinkEvent};
 use consort_dataplane::log::LogCounts;
 use consort_dataplane::names::{Slot, Time, ViewId};
-use consort_dataplane::session::{Fault, Needed};
+use consort_dataplane::session::{Fault, Needed, Session};
 
 use super::clock;
 use super::control::Reports;
@@ -61,6 +61,10 @@ pub(super) const QUIET_A_TURN: usize = 4;
 /// A shard is looked at in every turn until nothing has happened in so many looks at it.
 const LOOKS_UNTIL_QUIET: u16 = 256;
 
+/// After so many turns in a row in which something happened, what is published when nothing does is published all the same: it may be
+/// that all this is in another group.
+const BUSY_TURNS: u32 = 16;
+
 /// Why a node stops whose engine panics.
 pub(crate) const PANICKED: &str = "the engine panicked; this is a bug of Consort (S4)";
 
@@ -91,6 +95,10 @@ pub(crate) struct Driver {
     asks: mpsc::Receiver<Ask>,
     reports: Reports,
     waiting: Waiting,
+    /// The caller rests after a turn of nothing, or did after the last one.
+    rests: bool,
+    /// Turns in a row in which something happened, up to [`BUSY_TURNS`].
+    busy_turns: u32,
     now: Time,
     turns: u32,
     beat_at: Time,
@@ -101,11 +109,6 @@ pub(crate) struct Driver {
     moved: bool,
     closing: Option<Closing>,
     stopped: Option<Stopped>,
-}
-
-/// Whether it costs something to publish: in shared memory a row is published by having been written.
-fn publishing_costs(fabric: &dyn Fabric) -> bool {
-    fabric.name() != "shm"
 }
 
 /// Whether a shard's application has stood still since this was asked last.
@@ -142,7 +145,7 @@ impl Driver {
             }
         }
         Self {
-            waiting: Waiting::new(config.wait, publishing_costs(&*fabric)),
+            waiting: Waiting::new(config.wait, fabric.publishing_costs()),
             streams,
             lively: Vec::new(),
             next: 0,
@@ -160,6 +163,8 @@ impl Driver {
             orders,
             asks,
             reports,
+            rests: false,
+            busy_turns: 0,
             now: clock::now(),
             turns: 0,
             beat_at: Time(0),
@@ -222,6 +227,17 @@ impl Driver {
         self.looks_at_all = !busy;
         if busy {
             self.waiting.busy();
+            self.busy_turns += 1;
+            if self.busy_turns == BUSY_TURNS {
+                self.busy_turns = 0;
+                self.release(true);
+            }
+        } else {
+            self.busy_turns = 0;
+            if !std::mem::take(&mut self.rests) {
+                // Nobody says when this thread will be back.
+                self.release(true);
+            }
         }
         match &self.stopped {
             Some(reason) => Err(reason.clone()),
@@ -345,6 +361,7 @@ impl Driver {
 
     /// As [`Driver::rest`]; before it sleeps, `latest` is told the time, and says until when at most.
     pub(crate) fn rest_until(&mut self, room: &dyn Fn() -> bool, latest: &mut dyn FnMut(Time) -> Time) {
+        self.rests = true;
         let rest = self.waiting.idle(|| {
             self.now = clock::now();
             self.now
@@ -360,7 +377,8 @@ impl Driver {
                 self.now = clock::now();
                 self.waiting.yielded(before, self.now);
             }
-            Rest::Release => self.release(),
+            Rest::Tell => self.publish(|session, fabric| session.settle_delivered(fabric)),
+            Rest::Release => self.release(self.waiting.is_alone()),
             Rest::Settle => self.settle(),
             Rest::Sleep => {
                 self.now = clock::now();
@@ -377,11 +395,21 @@ impl Driver {
         self.moved = true;
     }
 
-    /// Publishes room that somebody may wait for.
-    fn release(&mut self) {
+    /// Publishes room that somebody may wait for, and with `received` what came and not all were told of: they may deliver on it. Where members share
+    /// cores it is better left until an exchange is over: the next message tells them, and costs no more for it.
+    fn release(&mut self, received: bool) {
+        self.publish(|session, fabric| {
+            received && session.settle_received(fabric)
+                || session.settle_delivered(fabric)
+                || session.settle_room(fabric)
+        });
+    }
+
+    /// Has every session publish something, which says whether it did.
+    fn publish(&mut self, settle: impl Fn(&mut Session, &mut dyn Fabric) -> bool) {
         let mut any = false;
         for running in self.streams.iter_mut().flat_map(|stream| &mut stream.sessions) {
-            any |= running.session.settle_room(&mut *self.fabric);
+            any |= settle(&mut running.session, &mut *self.fabric);
         }
         if any {
             self.fabric.flush();
@@ -464,7 +492,7 @@ impl Driver {
         let mut any = false;
         while let Some(event) = self.fabric.poll_event() {
             any = true;
-            self.waiting.set_learns(publishing_costs(&*self.fabric));
+            self.waiting.set_learns(self.fabric.publishing_costs());
             let (LinkEvent::Up(slot) | LinkEvent::Down(slot, _)) = &event else { continue };
             let Some(number) = self.links.get(slot).copied() else { continue };
             self.reports.tell(match event {

@@ -41,6 +41,10 @@ const SPINS: u32 = 32;
 /// Yields in a row that must come back at once until the core counts as ours.
 const ALONE: u32 = 64;
 
+/// Where others want the core, they are told what was delivered when they have had it once: who is to send the next message, which tells them as well, may be
+/// among them.
+const TELL_AFTER: u32 = 1;
+
 /// What could wait is published after so many turns of nothing at least: late enough not to cost a message of its own in a busy exchange
 /// over shared memory, early enough for who waits for room. Where an exchange takes longer, it is found out, see [`Waiting::busy`], and
 /// then room is all that is published so early, where there is enough of it to be waited for.
@@ -56,7 +60,9 @@ pub(crate) enum Rest {
     Spin,
     /// Let others run; tell [`Waiting::yielded`] how long it took.
     Yield,
-    /// Publish room that somebody may wait for, then turn again.
+    /// Publish what was delivered of this node's own messages, then turn again.
+    Tell,
+    /// Publish what somebody may wait for, then turn again.
     Release,
     /// Publish what could wait, then turn again.
     Settle,
@@ -130,6 +136,9 @@ impl Waiting {
         if turn == SETTLE_AFTER {
             return Rest::Release;
         }
+        if turn == TELL_AFTER && !self.is_alone() {
+            return Rest::Tell;
+        }
         match self.strategy {
             WaitStrategy::Spin => Rest::Spin,
             WaitStrategy::Block => Rest::Sleep,
@@ -143,6 +152,11 @@ impl Waiting {
                 if sleep { Rest::Sleep } else { Rest::Yield }
             }
         }
+    }
+
+    /// Nobody else wants the core, as far as is known: its yields come back at once, or it takes the core for itself.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.strategy != WaitStrategy::Adaptive || self.shared == 0
     }
 
     /// A yield took from `before` to `after`.
@@ -174,7 +188,7 @@ mod tests {
                     now.0 += yield_ns;
                     waiting.yielded(before, *now);
                 }
-                Rest::Spin | Rest::Release | Rest::Settle => now.0 += 50,
+                Rest::Spin | Rest::Tell | Rest::Release | Rest::Settle => now.0 += 50,
             }
         }
         done
@@ -204,6 +218,16 @@ mod tests {
         let done = idle(&mut waiting, &mut now, 3_000);
         let after_notice = &done[SPINS as usize + 1..];
         assert!(!after_notice.contains(&Rest::Spin), "{after_notice:?}");
+    }
+
+    #[test]
+    fn it_tells_soon_only_where_others_want_the_core() {
+        let (mut waiting, mut now) = (Waiting::new(WaitStrategy::Adaptive, true), Time(0));
+        let tells = |done: &[Rest]| done.iter().position(|rest| *rest == Rest::Tell);
+        assert_eq!(tells(&idle(&mut waiting, &mut now, 3_000)), Some(1));
+        idle(&mut waiting, &mut now, 200);
+        assert_eq!(tells(&idle(&mut waiting, &mut now, 200)), None);
+        assert!(waiting.is_alone());
     }
 
     #[test]

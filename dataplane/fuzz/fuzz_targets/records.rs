@@ -28,6 +28,7 @@ fuzz_target!(|script: &[u8]| {
         tearing: 0,
         segment_bytes: SessionPlan::segment_bytes(RING),
         relays: false,
+        publishing_costs: true,
     };
     let nodes = [NodeId(1), NodeId(2), NodeId(3)];
     let (network, mut fabrics) = SimNetwork::linked(1, &nodes, options);

@@ -336,12 +336,55 @@ impl Session {
                 Some(trim) => (Key::NEVER, trim[rank]),
                 None => (self.ordered_below(promises, rank), self.deliverable(rank)?),
             };
-            let ran = self.run(rank, limit.min(records.second), end, sink)?;
+            let mut ran = self.run(rank, limit.min(records.second), end, sink)?;
+            if !ran.any && !ran.refused && self.defers && trim.is_none() {
+                ran = self.run_as_told(rank, records.second, sink)?;
+            }
             any |= ran.any;
+            self.owes |= ran.any && self.defers && rank == self.me;
             if ran.refused || !ran.any {
                 return Ok(any);
             }
         }
+    }
+
+    /// Delivers `rank`'s records, which come first of what is here, as far as another member says to have delivered the order.
+    fn run_as_told(&mut self, rank: usize, limit: Key, sink: &mut dyn Sink) -> Result<Run, Cold> {
+        let mut told = self.seq;
+        for at in 0..self.peers.len() {
+            let peer = &mut self.peers[at];
+            let (from, to) = (peer.delivered, Seq(peer.mirror.load(peer.base + self.layout.delivered())));
+            // S1: monotone. More can't be checked, as with what it received of others' rings; and no more is delivered here than there is.
+            if to < from {
+                return Err(self.blame(self.peers[at].rank, Blame::Delivered { from, to }));
+            }
+            peer.delivered = to;
+            told = told.max(to);
+        }
+        if told == self.seq {
+            return Ok(Run::default());
+        }
+        #[cfg(feature = "mutants")]
+        let told = if self.mutant == Some(super::Mutant::ToldTooMuch) { Seq(u64::MAX) } else { told };
+        let end = self.end_of(told.0 - self.seq.0, rank);
+        let ran = self.run(rank, limit, end, sink)?;
+        let stream = &mut self.streams[rank];
+        stream.stable = stream.stable.max(stream.at);
+        Ok(ran)
+    }
+
+    /// Where so many of `rank`'s messages end that are due next, or all that are here if those are fewer.
+    fn end_of(&self, messages: u64, rank: usize) -> Position {
+        let stream = &self.streams[rank];
+        let (mut at, mut left) = (stream.at, messages);
+        while left > 0 && at < stream.received {
+            let place = at.0 & (self.plan.ring_bytes as u64 - 1);
+            // S1: what is no header ends it; all else about these records is checked where they are delivered.
+            let Some(header) = Header::parse(stream.memory.load(stream.ring + place as usize)) else { break };
+            left -= u64::from(matches!(header.kind, Kind::Data | Kind::Addressed));
+            at.0 += header.size() as u64;
+        }
+        at.min(stream.received)
     }
 
     /// `Fifo`: every sender's records go as far as they are here.
@@ -655,7 +698,8 @@ impl Session {
     /// Stores what was delivered and released; publishes it once a sender may be short of room (D11).
     fn release<F: Fabric + ?Sized>(&mut self, fabric: &mut F) {
         let hurry = self.plan.ring_bytes as u64 / 8;
-        let mut hurried = false;
+        // Others deliver on this member's word; and while it can't send, no message takes that along.
+        let mut hurried = self.defers && self.is_short;
         // Of a durable session, what somebody has not flushed is needed yet; what is no message is not.
         let waits = !self.durable.is_empty();
         for (rank, stream) in self.streams.iter_mut().enumerate() {

@@ -249,6 +249,14 @@ impl Session {
             return false;
         }
         self.reads.dirty = false;
+        // Who is answered must see what was received before (F1); and nothing else may tell it.
+        #[cfg(feature = "mutants")]
+        let first = self.mutant != Some(super::Mutant::AnswersFirst);
+        #[cfg(not(feature = "mutants"))]
+        let first = true;
+        if first {
+            self.settle_received(fabric);
+        }
         let (from, to) = (self.base + self.layout.asked(), self.base + self.layout.end());
         fabric.publish_words(from..to, self.everyone);
         true

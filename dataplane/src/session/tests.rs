@@ -39,11 +39,21 @@ impl World {
     }
 
     fn of(n: usize, guarantee: Guarantee, topology: Topology) -> Self {
+        Self::with(n, guarantee, topology, false)
+    }
+
+    /// Over a fabric where it costs something to publish.
+    fn costly(n: usize) -> Self {
+        Self::with(n, Guarantee::Atomic, Topology::Direct, true)
+    }
+
+    fn with(n: usize, guarantee: Guarantee, topology: Topology, publishing_costs: bool) -> Self {
         let options = SimOptions {
             delay: (Duration::from_nanos(1), Duration::from_nanos(1)),
             tearing: 0,
             segment_bytes: SessionPlan::segment_bytes(RING),
             relays: true,
+            publishing_costs,
         };
         let nodes: Vec<_> = (1..=n as u32).map(NodeId).collect();
         let (network, fabrics) = SimNetwork::linked(1, &nodes, options);
@@ -145,6 +155,126 @@ fn concurrent_messages_are_delivered_in_one_order() {
     assert_eq!(w.delivered[0].len(), 2);
     assert_eq!(w.delivered[0], w.delivered[1]);
     assert_eq!(w.delivered[0], w.delivered[2]);
+}
+
+/// What `at` sees `of` say to have received of the first member's ring.
+fn seen_received(w: &World, at: usize, of: usize) -> u64 {
+    let peer = w.sessions[at].peers.iter().find(|peer| peer.rank == of).unwrap();
+    peer.mirror.load(peer.base + Layout::new(3).received(0))
+}
+
+// D7, D9: where publishing costs something, who waits for an acknowledgement gets it, after two hops as ever; the others deliver on the
+// sender's word, which comes with its next message, and get their acknowledgements once nothing else goes out.
+#[test]
+fn who_sent_a_message_is_told_and_tells_the_others() {
+    let mut w = World::costly(3);
+    w.settle();
+    w.send(0, b"1");
+    for at in [0, 1, 2, 0] {
+        w.step(at).unwrap();
+    }
+    w.pass();
+    assert_eq!(w.delivered[0].len(), 1, "two hops");
+    w.step(1).unwrap();
+    assert_eq!((seen_received(&w, 0, 2), seen_received(&w, 1, 2)), (16, 0), "it has no need to know yet");
+    assert!(w.delivered[1].is_empty());
+    w.send(0, b"2");
+    for at in [0, 1, 2] {
+        w.step(at).unwrap();
+    }
+    assert_eq!(
+        (w.delivered[1].len(), w.delivered[2].len()),
+        (1, 1),
+        "so far the sender says to have delivered"
+    );
+    assert_eq!(w.sessions[1].frontiers().senders[0].stable, Position(16));
+    w.step(0).unwrap();
+    assert_eq!(w.delivered[0].len(), 2);
+    // Without a third the acknowledgements go out by themselves.
+    for at in [1, 2] {
+        let fabric = &mut w.fabrics[at];
+        assert!(w.sessions[at].settle_received(fabric));
+        assert!(!w.sessions[at].settle_received(fabric), "once");
+        fabric.flush();
+    }
+    for at in [1, 2] {
+        w.step(at).unwrap();
+    }
+    assert_eq!((w.delivered[1].len(), w.delivered[2].len()), (2, 2));
+}
+
+// D7: what a sender has delivered it says to all, once, and only where they are not told with its next message.
+#[test]
+fn what_a_sender_has_delivered_is_told_once() {
+    let mut w = World::costly(3);
+    w.settle();
+    let tells = |w: &mut World, at: usize| {
+        let fabric = &mut w.fabrics[at];
+        let any = w.sessions[at].settle_delivered(fabric);
+        fabric.flush();
+        any
+    };
+    w.send(0, b"1");
+    for at in [0, 1, 2] {
+        w.step(at).unwrap();
+    }
+    assert!(!tells(&mut w, 0), "it is not delivered");
+    w.step(0).unwrap();
+    assert!(tells(&mut w, 0) && !tells(&mut w, 0));
+    for at in [1, 2] {
+        w.step(at).unwrap();
+    }
+    assert!(w.delivered.iter().all(|log| log.len() == 1));
+    assert!(!tells(&mut w, 1), "it sent nothing");
+    w.send(0, b"2");
+    for at in [0, 1, 2, 0] {
+        w.step(at).unwrap();
+    }
+    w.send(0, b"3");
+    w.step(0).unwrap();
+    assert!(!tells(&mut w, 0), "the next message told them");
+}
+
+// D7: a message waits for those that come before it as well, so its sender is told whatever is received until it is delivered here.
+#[test]
+fn who_waits_for_others_messages_is_told_of_them_too() {
+    let mut w = World::costly(3);
+    w.settle();
+    // The second member's message comes to the third before the first one's, which comes first in the order.
+    w.send(0, b"first");
+    w.send(1, b"second");
+    w.step(1).unwrap();
+    w.step(2).unwrap();
+    w.sessions[0].exchange(&mut w.fabrics[0]).unwrap(); // which has not looked what has come
+    w.fabrics[0].flush();
+    for at in [2, 1, 0, 1] {
+        w.step(at).unwrap();
+    }
+    let order = [(0, 0, b"first".to_vec()), (1, 1, b"second".to_vec())];
+    assert_eq!(
+        (&w.delivered[0][..], &w.delivered[1][..]),
+        (&order[..], &order[..]),
+        "and nobody has settled"
+    );
+}
+
+// D7: who has no room to send takes nobody along with its next message, so it says at once what it has delivered.
+#[test]
+fn a_sender_without_room_says_what_it_has_delivered() {
+    let mut w = World::costly(3);
+    w.settle();
+    w.send(0, &[0; 400]);
+    for at in [0, 1, 2] {
+        w.step(at).unwrap();
+    }
+    for long in [1600, 1800] {
+        w.send(0, &vec![1; long]);
+    }
+    assert_eq!(w.senders[0].try_reserve(400).unwrap_err(), ReserveError::Full);
+    for at in [0, 1, 2] {
+        w.step(at).unwrap();
+    }
+    assert!(w.delivered.iter().all(|log| log.len() == 1));
 }
 
 // D5: members that never send hold nobody back.
@@ -280,6 +410,21 @@ fn a_receipt_that_falls_is_blamed() {
     w.send(0, b"2");
     w.network.poke(1, 0, BASE + Layout::new(2).received(0), 0);
     assert!((0..3).any(|_| w.step(0).is_err()));
+}
+
+#[test]
+fn a_count_of_deliveries_that_falls_is_blamed() {
+    let mut w = World::costly(3);
+    for _ in 0..2 {
+        w.send(0, b"1");
+        w.settle();
+    }
+    w.send(1, b"2");
+    w.step(1).unwrap();
+    w.step(2).unwrap(); // it looks, since not everybody has this message
+    w.network.poke(0, 2, BASE + Layout::new(3).delivered(), 1);
+    let blame = Blame::Delivered { from: Seq(2), to: Seq(1) };
+    assert_eq!(w.step(2), Err(Fault::Peer { rank: Rank(0), node: NodeId(1), blame }));
 }
 
 // V2, V4: a wedged session is frozen, and then delivers exactly what lies below the trim.
@@ -949,6 +1094,7 @@ fn two_members_are_no_chain_and_a_chain_needs_relays() {
         tearing: 0,
         segment_bytes: SessionPlan::segment_bytes(RING),
         relays: false,
+        publishing_costs: true,
     };
     let (_, mut fabrics) = SimNetwork::linked(1, &[NodeId(1), NodeId(2)], options);
     let member = |node, slot| Member { node: NodeId(node), slot, base: BASE };
@@ -1132,6 +1278,40 @@ fn a_read_point_goes_by_what_the_rows_say_when_they_are_answered() {
     assert_eq!(asks_with_old_rows(|_| {}), [None, Some(1)]);
     #[cfg(feature = "mutants")]
     assert_eq!(asks_with_old_rows(|session| session.mutate(Mutant::EarlyFrontier)), [Some(1), None]);
+}
+
+/// Asks at a member that was told of nothing yet, of a message that its sender has delivered; returns what was due before it was delivered here.
+fn asks_who_was_not_told(prepare: impl Fn(&mut Session)) -> Option<u64> {
+    let mut w = World::costly(3);
+    w.settle();
+    w.sessions.iter_mut().for_each(prepare);
+    w.send(0, b"delivered elsewhere");
+    for at in [0, 1, 2, 0] {
+        w.step(at).unwrap();
+    }
+    assert_eq!((w.delivered[0].len(), w.delivered[1].len()), (1, 0));
+    assert!(w.sessions[1].want_read_point(1));
+    w.sessions[1].exchange(&mut w.fabrics[1]).unwrap();
+    w.fabrics[1].flush();
+    w.pass();
+    for at in [0, 2] {
+        (0..8).for_each(|_| {
+            w.sessions[at].exchange(&mut w.fabrics[at]).unwrap();
+        });
+        w.fabrics[at].flush();
+    }
+    w.pass();
+    w.sessions[1].exchange(&mut w.fabrics[1]).unwrap();
+    w.sessions[1].deliver(&mut w.fabrics[1], &mut |_: &mut Delivery<'_>| Verdict::Later).unwrap();
+    w.sessions[1].poll_read_point()
+}
+
+// Where an acknowledgement is owed, it goes before the answer: else the frontier would be lowered below what was delivered.
+#[test]
+fn a_read_point_is_answered_after_what_was_received() {
+    assert_eq!(asks_who_was_not_told(|_| {}), None);
+    #[cfg(feature = "mutants")]
+    assert_eq!(asks_who_was_not_told(|session| session.mutate(Mutant::AnswersFirst)), Some(1));
 }
 
 /// Keeps what it is given to write down, and what it is given to deliver.

@@ -8,6 +8,7 @@ const OPTIONS: SimOptions = SimOptions {
     tearing: 30,
     segment_bytes: 8192,
     relays: false,
+    publishing_costs: true,
 };
 
 /// Two words of a segment: the first is published before the second.

@@ -467,6 +467,10 @@ impl Fabric for MixedFabric {
         self.ways.get(usize::from(slot.0))?.as_ref()?.taken.map(Kind::name)
     }
 
+    fn publishing_costs(&self) -> bool {
+        self.name() != Kind::Shm.name()
+    }
+
     fn publish_words(&mut self, range: Range<usize>, peers: PeerSet) {
         self.publish(What::Words, range, peers);
     }

@@ -192,6 +192,10 @@ impl Fabric for ShmFabric {
         self.links.mirror(slot)
     }
 
+    fn publishing_costs(&self) -> bool {
+        false
+    }
+
     fn publish_words(&mut self, _: Range<usize>, peers: PeerSet) {
         // Segment::store has released the words in the order of the stores, which is the order of F1.
         self.dirty.0 |= peers.0;

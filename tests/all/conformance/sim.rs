@@ -26,6 +26,7 @@ impl Rig for SimRig {
             tearing: 30,
             segment_bytes,
             relays: true,
+            publishing_costs: true,
         };
         let ids: Vec<NodeId> = (0..count).map(id).collect();
         let (network, fabrics) = SimNetwork::new(self.seed, &ids, options);

@@ -9,4 +9,5 @@ mod orders;
 mod senders;
 mod states;
 mod threads;
+mod told;
 mod whole;

@@ -106,6 +106,7 @@ fn senders_on_any_thread_go_on_in_the_next_view() {
         tearing: 10,
         segment_bytes: SessionPlan::segment_bytes(RING),
         relays: false,
+        publishing_costs: true,
     };
     let network = SimNetwork::empty(1, options);
     network.advance_to(clock::now());

@@ -23,9 +23,9 @@ pub(super) const RING: usize = 4096;
 const PATIENCE: usize = 20_000;
 
 /// Of a node.
-fn config(id: NodeId, guarantee: Guarantee, groups: u32) -> NodeConfig {
+fn config(id: NodeId, guarantee: Guarantee, groups: u32, wait: WaitStrategy) -> NodeConfig {
     let mut config = NodeConfig::new(id);
-    (config.ring_bytes, config.guarantee, config.wait) = (RING, guarantee, WaitStrategy::Block);
+    (config.ring_bytes, config.guarantee, config.wait) = (RING, guarantee, wait);
     let group = |number| GroupConfig::new(&format!("{number}")).guarantee(guarantee).ring_bytes(RING);
     config.groups = (0..groups).map(group).collect();
     config
@@ -37,6 +37,7 @@ pub(super) struct World {
     pub(super) guarantee: Guarantee,
     /// Groups of all members, beside the main one.
     groups: u32,
+    wait: WaitStrategy,
     pub(super) hosts: BTreeMap<u32, Host>,
     pub(super) view: View,
     pub(super) now: Time,
@@ -57,11 +58,21 @@ impl World {
 
     /// With so many groups of all members beside the main one. Its view can't change.
     pub(super) fn with_groups(seed: u64, nodes: u32, guarantee: Guarantee, groups: u32) -> Self {
+        Self::with(seed, nodes, guarantee, groups, WaitStrategy::Block)
+    }
+
+    /// As [`World::new`], with drivers that wait like this, and without tearing: what comes is all seen in one turn.
+    pub(super) fn waiting(seed: u64, nodes: u32, guarantee: Guarantee, wait: WaitStrategy) -> Self {
+        Self::with(seed, nodes, guarantee, 0, wait)
+    }
+
+    fn with(seed: u64, nodes: u32, guarantee: Guarantee, groups: u32, wait: WaitStrategy) -> Self {
         let options = SimOptions {
             delay: (Duration::from_nanos(100), Duration::from_micros(30)),
-            tearing: 20,
-            segment_bytes: config(NodeId(1), guarantee, groups).segment_bytes(),
+            tearing: if wait == WaitStrategy::Block { 20 } else { 0 },
+            segment_bytes: config(NodeId(1), guarantee, groups, wait).segment_bytes(),
             relays: false,
+            publishing_costs: seed.is_multiple_of(2),
         };
         clock::pretend(Time(1));
         let mut world = Self {
@@ -69,6 +80,7 @@ impl World {
             choices: Choices::new(!seed),
             guarantee,
             groups,
+            wait,
             hosts: BTreeMap::new(),
             view: View::of(ViewId(0), Vec::new()),
             now: Time(1),
@@ -88,7 +100,7 @@ impl World {
 
     /// A node, not linked to anyone.
     pub(super) fn add(&mut self, id: u32) {
-        let config = config(NodeId(id), self.guarantee, self.groups);
+        let config = config(NodeId(id), self.guarantee, self.groups, self.wait);
         let network = self.network.clone();
         let make = move || -> MadeFabric { (Box::new(network.add(NodeId(id))), "sim") };
         self.lives += 1;

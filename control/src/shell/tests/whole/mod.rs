@@ -222,9 +222,9 @@ fn read_points_that_wait_for_nothing_are_caught() {
 fn who_says_that_it_has_flushed_what_it_has_not_is_caught() {
     let broken = Some(Broken::Driver(stream::Mutant::HastyFlush));
     let found = (0..200).find_map(|seed| run_world(|| World::durable(seed, broken)).err());
-    assert!(
-        found.is_some_and(|error| ["not flushed", "differs", "lost"].iter().any(|how| error.contains(how)))
-    );
+    assert!(found.is_some_and(|error| {
+        ["not flushed", "taken back", "differs", "lost"].iter().any(|how| error.contains(how))
+    }));
 }
 
 // P4: who fetches then finds a snapshot from behind the view that it is to come to.

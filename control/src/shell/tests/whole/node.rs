@@ -237,6 +237,10 @@ impl Fabric for OnMachine {
         self.inner.mirror(slot)
     }
 
+    fn publishing_costs(&self) -> bool {
+        self.inner.publishing_costs()
+    }
+
     fn publish_words(&mut self, range: Range<usize>, peers: PeerSet) {
         self.inner.publish_words(range, peers);
     }

@@ -474,6 +474,7 @@ impl World {
             tearing: choices.below(2) * choices.below(50),
             segment_bytes: config.segment_bytes(),
             relays: config.groups.iter().any(|group| group.topology == Topology::Chain),
+            publishing_costs: seed.is_multiple_of(2),
         };
         let mut wires = Wires::new(choices.any());
         wires.delays =
