@@ -271,6 +271,8 @@ fn a_sender_without_room_says_what_it_has_delivered() {
         w.send(0, &vec![1; long]);
     }
     assert_eq!(w.senders[0].try_reserve(400).unwrap_err(), ReserveError::Full);
+    w.sessions[0].exchange(&mut w.fabrics[0]).unwrap(); // which has not looked what has come
+    w.fabrics[0].flush();
     for at in [0, 1, 2] {
         w.step(at).unwrap();
     }
