@@ -15,7 +15,7 @@
 //! n·(n-1) acknowledgements; and where several members share a core they are done one after the other, while its sender waits.
 //! So where publishing costs something, those hear of it at once who have sent what was not delivered here: they wait for it. All others hear
 //! of it later ([`Session::settle_received`], [`Session::settle`], or with whatever goes to all), and mostly have no need to any more: by then a
-//! member that delivered the message, as its sender does first, has told how much it has *delivered*, with the next message it sends. What
+//! member that delivered the message, as its sender does first, has told how much it has *delivered*, with the next message it sends or, if there is none, by itself ([`Session::settle_delivered`]). What
 //! one member has delivered is ordered and stable (D6, D7), so every member has it here, and it is what comes first in the order of what is here: it is
 //! delivered on that word alone.
 //!
@@ -776,7 +776,7 @@ impl Session {
         publishes
     }
 
-    /// The part of it that comes first: publishes what was delivered here of this member's own messages, if no other message has taken that
+    /// Another part of [`Session::settle`], which comes sooner: publishes what was delivered here of this member's own messages, if no other message has taken that
     /// along. Flush the fabric after it. Returns whether it published.
     pub fn settle_delivered<F: Fabric + ?Sized>(&mut self, fabric: &mut F) -> bool {
         let publishes = self.owes && !self.is_wedged();

@@ -1247,20 +1247,25 @@ fn a_read_point_does_not_wait_for_what_is_on_its_way_along_a_chain() {
     assert!(w.delivered.iter().all(|log| log.len() == 1));
 }
 
-/// Asks at a member whose rows are old, of a message that another has delivered; returns what was due before and after it was delivered.
-fn asks_with_old_rows(prepare: impl FnOnce(&mut Session)) -> [Option<u64>; 2] {
-    let mut w = World::new(3, Guarantee::Atomic);
-    w.settle();
-    prepare(&mut w.sessions[1]);
+/// The first member delivers a message of its own; the second, which hasn't, asks for a read point.
+fn ask_of_what_another_delivered(w: &mut World) {
     w.send(0, b"delivered elsewhere");
     for at in [0, 1, 2, 0] {
         w.step(at).unwrap();
     }
     assert_eq!((w.delivered[0].len(), w.delivered[1].len()), (1, 0));
-    // The last row has come to member 0, and lies unseen at this one.
     assert!(w.sessions[1].want_read_point(1));
     w.sessions[1].exchange(&mut w.fabrics[1]).unwrap();
     w.fabrics[1].flush();
+}
+
+/// Asks at a member whose rows are old, of a message that another has delivered; returns what was due before and after it was delivered.
+fn asks_with_old_rows(prepare: impl FnOnce(&mut Session)) -> [Option<u64>; 2] {
+    let mut w = World::new(3, Guarantee::Atomic);
+    w.settle();
+    prepare(&mut w.sessions[1]);
+    // The last row has come to member 0, and lies unseen at this one.
+    ask_of_what_another_delivered(&mut w);
     for at in [0, 2] {
         w.step(at).unwrap();
         w.sessions[at].settle(&mut w.fabrics[at]);
@@ -1287,14 +1292,7 @@ fn asks_who_was_not_told(prepare: impl Fn(&mut Session)) -> Option<u64> {
     let mut w = World::costly(3);
     w.settle();
     w.sessions.iter_mut().for_each(prepare);
-    w.send(0, b"delivered elsewhere");
-    for at in [0, 1, 2, 0] {
-        w.step(at).unwrap();
-    }
-    assert_eq!((w.delivered[0].len(), w.delivered[1].len()), (1, 0));
-    assert!(w.sessions[1].want_read_point(1));
-    w.sessions[1].exchange(&mut w.fabrics[1]).unwrap();
-    w.fabrics[1].flush();
+    ask_of_what_another_delivered(&mut w);
     w.pass();
     for at in [0, 2] {
         (0..8).for_each(|_| {

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use consort_dataplane::names::Time;
 use consort_dataplane::plan::Guarantee;
 
 use super::world::World;
@@ -29,7 +28,7 @@ fn sent(world: &mut World) {
 
 /// What is under way arrives.
 fn hop(world: &mut World) {
-    world.now = Time(world.now.0).plus(HOP);
+    world.now = world.now.plus(HOP);
     clock::pretend(world.now);
     world.network.advance_to(world.now);
 }
